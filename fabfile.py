@@ -1,0 +1,112 @@
+"""The project script: `fab --list` shows every chore, `fab --help TASK` its options."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fabric import task
+from invoke.exceptions import Exit
+
+ROOT = Path(__file__).parent
+SOURCES = ("trainer", "networks", "tests", "data", "fabfile.py")
+PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip"
+
+
+def call(*command: str | Path) -> None:
+    """Run a command to its end with this terminal, pass signals on to it, and leave with its exit code if it fails."""
+    child = subprocess.Popen(list(command), cwd=ROOT, process_group=0)
+    before = {
+        number: signal.signal(number, lambda received, _: child.send_signal(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    code = child.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code:
+        raise Exit(code=code if code > 0 else 128 - code)
+
+
+def python(*arguments: str | Path, **options: str | None) -> None:
+    """Run Python with arguments and with those options that are given."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
+    call(sys.executable, *arguments, *given)
+
+
+@task(
+    help={
+        "variant": "name in variant_config.json; `fab variants` lists them",
+        "data": PATH_HELP,
+        "test-data": "separate rows to test on",
+        "validation-data": "separate rows to choose by",
+        "output": "folder that the package goes to",
+        "run": "name of the run; default: variant and time",
+    }
+)
+def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None):
+    """Train a variant and package it: fab train --variant=rnn_v1."""
+    paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
+    python("-m", "trainer", variant=variant, output=output, run=run, **paths)
+
+
+@task(help={"package": "zip of a run", "data": PATH_HELP, "out": "file to write, one JSON line per row"})
+def predict(c, package, data, out):
+    """Score rows with a package."""
+    python("-m", "trainer.prediction", "predict", package=package, data=data, out=out)
+
+
+@task(help={"package": "zip of a run", "data": PATH_HELP})
+def evaluate(c, package, data):
+    """Measure a package on labelled rows."""
+    python("-m", "trainer.prediction", "evaluate", package=package, data=data)
+
+
+@task(help={"variant": "name in variant_config.json"})
+def config(c, variant="deep_v1"):
+    """Show each setting of a variant: value, source and meaning."""
+    python("-m", "trainer.config", "settings", variant=variant)
+
+
+@task
+def variants(c):
+    """List the variants and how they differ from the defaults."""
+    python("-m", "trainer.config", "variants")
+
+
+@task(name="networks")
+def list_networks(c):
+    """List the registered networks."""
+    python("-m", "trainer.config", "networks")
+
+
+@task(help={"rows": "how many", "out": "file to write", "seed": "another number, other rows"})
+def sample(c, rows=2000, out="data/sample_2k.json", seed=0):
+    """Make generated rows with a known truth (default: the checked-in sample)."""
+    python("data/make_sample.py", rows=str(rows), out=out, seed=str(seed))
+
+
+@task(help={"only": "pytest's -k: tests whose names match"})
+def test(c, only=None):
+    """Run all tests."""
+    call(sys.executable, "-m", "pytest", *(["-k", only] if only else []))
+
+
+@task
+def lint(c):
+    """Check style and types."""
+    call(sys.executable, "-m", "ruff", "check", *SOURCES)
+    call(sys.executable, "-m", "ruff", "format", "--check", *SOURCES)
+    call(sys.executable, "-m", "mypy")
+
+
+@task(help={"rows": "generated rows to measure on"})
+def bench(c, rows=200_000):
+    """Measure speed against Keras fit, and quality against the known truth."""
+    python("-m", "tests.benchmarks.speed", rows=str(rows))
+    python("-m", "tests.benchmarks.quality", rows=str(rows))
+
+
+@task(pre=[lint, test])
+def ci(c):
+    """What the CI server runs: lint, types, all tests."""

@@ -1,0 +1,31 @@
+"""The registered networks: one file each, its file name is its name.
+
+A network file defines
+
+    class Config(NetConfig)                                  its own settings, each with a default
+    def build_graph(net_config, dataset_shapes) -> keras.Model
+
+The model takes the features of a batch as a dict, one entry per feature column (`trainer.preprocessing` has their
+shapes), and returns logits, float32 [batch, dataset_shapes.outputs]. It is pure Keras 3: layers and `keras.ops`.
+"""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from trainer.errors import ConfigError
+
+
+def names() -> list[str]:
+    """The names of all networks: the Python files of this folder, and of any other folder on its `__path__`."""
+    files = sorted(path for folder in __path__ for path in Path(folder).glob("[!_]*.py"))
+    for first, second in ((a, b) for a in files for b in files if a < b and a.stem == b.stem):
+        raise ConfigError(f"Two networks have the name {first.stem!r}: {first} and {second}. Rename one of the files.")
+    return sorted(path.stem for path in files)
+
+
+def load(name: str) -> ModuleType:
+    """The module of one network."""
+    if name not in names():
+        raise ConfigError(f"There is no network {name!r}. Registered in networks/: {', '.join(names())}.")
+    return importlib.import_module(f"networks.{name}")

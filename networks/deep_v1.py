@@ -1,0 +1,36 @@
+"""deep_v1: embeddings, the mean of the title's word vectors and the numbers, through dense layers.
+
+The wide workhorse of click prediction ("Deep Neural Networks for YouTube Recommendations", Covington et al. 2016,
+section 3): fast to train and to serve, blind to the order of words.
+"""
+
+from dataclasses import dataclass
+
+import keras
+
+from trainer.config import NetConfig, setting
+from trainer.layers import Embedding, MaskedMean, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.preprocessing import DatasetShapes
+
+
+@dataclass(frozen=True)
+class Config(NetConfig):
+    """The settings of deep_v1."""
+
+    embedding_dim: int = setting(16, "width of the embedding of a category", low=1, high=4096)
+    text_embedding_dim: int = setting(32, "width of the embedding of a token", low=1, high=4096)
+    hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
+    dropout: float = setting(0.1, "share of hidden units dropped in training", low=0, below=1)
+    batch_norm: bool = setting(False, "normalise each dense layer over the batch")
+
+
+def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:
+    """The network: features by column -> logits, float32 [batch, outputs]."""
+    inputs = feature_inputs(dataset_shapes)
+    vectors = feature_vectors(inputs, dataset_shapes, net_config.embedding_dim)
+    for column, (size, _) in dataset_shapes.text.items():
+        words = Embedding(size, net_config.text_embedding_dim, name=f"{column}_embeddings")(inputs[column])
+        vectors.append(MaskedMean(name=f"{column}_mean")(words, inputs[column]))
+    x = keras.layers.Concatenate(name="features")(vectors)
+    x = dense_layers(x, net_config.hidden_units, dropout=net_config.dropout, batch_norm=net_config.batch_norm)
+    return keras.Model(inputs, logits(x, dataset_shapes), name="deep_v1")

@@ -1,0 +1,44 @@
+"""rnn_v1: as deep_v1, but the title is read word by word by a recurrent layer, so that order counts.
+
+GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder"; LSTM: Hochreiter and Schmidhuber 1997.
+The layers keep the arguments with which Keras picks the cuDNN kernel on a GPU, and padding is on the right, as that
+kernel wants it.
+"""
+
+from dataclasses import dataclass
+
+import keras
+
+from trainer.config import NetConfig, setting
+from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.preprocessing import DatasetShapes
+
+CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+
+
+@dataclass(frozen=True)
+class Config(NetConfig):
+    """The settings of rnn_v1."""
+
+    embedding_dim: int = setting(16, "width of the embedding of a category", low=1, high=4096)
+    text_embedding_dim: int = setting(32, "width of the embedding of a token", low=1, high=4096)
+    cell: str = setting("gru", "kind of recurrent layer", choices=tuple(CELLS))
+    rnn_units: int = setting(64, "width of the recurrent layer, per direction", low=1, high=65_536)
+    bidirectional: bool = setting(False, "read the title in both directions")
+    hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
+    dropout: float = setting(0.1, "share of hidden units dropped in training", low=0, below=1)
+
+
+def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:
+    """The network: features by column -> logits, float32 [batch, outputs]."""
+    inputs = feature_inputs(dataset_shapes)
+    vectors = feature_vectors(inputs, dataset_shapes, net_config.embedding_dim)
+    for column, (size, _) in dataset_shapes.text.items():
+        words = Embedding(size, net_config.text_embedding_dim, name=f"{column}_embeddings")(inputs[column])
+        reader = CELLS[net_config.cell](net_config.rnn_units, name=f"{column}_{net_config.cell}")
+        if net_config.bidirectional:
+            reader = keras.layers.Bidirectional(reader, name=f"{column}_both_directions")
+        vectors.append(reader(words, mask=NotPadding(name=f"{column}_mask")(inputs[column])))
+    x = keras.layers.Concatenate(name="features")(vectors)
+    x = dense_layers(x, net_config.hidden_units, dropout=net_config.dropout, batch_norm=False)
+    return keras.Model(inputs, logits(x, dataset_shapes), name="rnn_v1")

@@ -1,0 +1,1 @@
+"""From rows to a trained, verified and packaged model. `python -m trainer --help` is the way in."""

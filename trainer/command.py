@@ -1,0 +1,49 @@
+"""How every command of the trainer ends: with a documented exit code, and for an expected fault with one message."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from trainer.errors import ResourceError, TrainerError
+from trainer.system import interruptible
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command and leave the process with its exit code (see `trainer.errors`)."""
+    try:
+        with interruptible():
+            main()
+    except TrainerError as error:
+        end(f"error: {error}", error.exit_code)
+    except MemoryError:
+        end("error: Out of memory. Use fewer rows, or a machine with more memory.", ResourceError.exit_code)
+    except BrokenPipeError:
+        end("", 0)  # the reader of our output went away, as `head` does
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            crash()
+        end(f"error: No space left on the disk of {error.filename or 'the output'}.", ResourceError.exit_code)
+    except Exception as error:
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
+            end("error: The device is out of memory. Lower batch_size.", ResourceError.exit_code)
+        crash()
+
+
+def crash() -> None:
+    """Our own bug: the whole traceback."""
+    traceback.print_exc()
+    end("This is a bug of the trainer; please report it with the lines above.", TrainerError.exit_code)
+
+
+def end(message: str, code: int) -> None:
+    """Leave at once: after a full disk or an interrupt, libraries may crash while the interpreter winds down."""
+    if message:
+        print(message, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+    os._exit(code)

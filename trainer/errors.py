@@ -1,0 +1,55 @@
+"""The faults a user can cause or meet, each with the exit code that the command ends with.
+
+    TrainerError
+    ├── ConfigError    2   a setting, a variant, an argument
+    ├── DataError      3   rows, columns, labels
+    ├── StorageError   4   a path that is missing, taken, unreadable or unwritable
+    ├── DivergedError  5   NaN or infinity in loss or weights
+    ├── ResourceError  6   memory or disk used up, device missing
+    └── Interrupted   75   stopped by a signal
+
+A message says what, where and what to do; the command prints it without a traceback.
+Anything else that is raised is our own bug and ends with exit code 1 and its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TrainerError(Exception):
+    exit_code = 1
+
+
+class ConfigError(TrainerError):
+    exit_code = 2
+
+
+class DataError(TrainerError):
+    exit_code = 3
+
+
+class StorageError(TrainerError):
+    exit_code = 4
+
+
+class DivergedError(TrainerError):
+    exit_code = 5
+
+
+class ResourceError(TrainerError):
+    exit_code = 6
+
+
+class Interrupted(TrainerError):
+    exit_code = 75
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest known name, or lists all of them."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.6) or get_close_matches(
+        name.lower(), known, n=1, cutoff=0.6
+    )
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(known) or 'none'}."

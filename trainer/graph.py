@@ -1,0 +1,172 @@
+"""The model with its compiled operations: train steps, evaluate, predict.
+
+A whole run of steps is one `tf.function` over tensors that stay in memory: shuffled order, gather of a batch, forward,
+backward and update never return to Python. That is many times faster than feeding batches from outside.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import networks
+from trainer import objectives
+from trainer.config import NetConfig
+from trainer.metrics import Metrics
+from trainer.optimizer import Optimizer, learning_rate_at, sum_duplicates
+from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes
+
+EVALUATION_BATCH = 8192  # rows; larger ones gain nothing on a CPU
+
+
+class Table(NamedTuple):
+    """Examples as four tensors, so that a batch is four gathers however many features there are."""
+
+    ids: tf.Tensor  # int32 [rows, all id columns]
+    numbers: tf.Tensor  # float32 [rows, 2 * numeric columns]
+    labels: tf.Tensor  # as in Examples
+    weights: tf.Tensor  # float32 [rows], their mean is 1
+
+    @property
+    def rows(self) -> int:
+        return int(self.weights.shape[0])
+
+
+def set_deterministic(seed: int, deterministic: bool | None) -> None:
+    """Seed everything; make every TensorFlow operation repeat its bits, which is the default on a CPU."""
+    keras.utils.set_random_seed(seed)
+    if deterministic or (deterministic is None and not tf.config.list_physical_devices("GPU")):
+        tf.config.experimental.enable_op_determinism()
+
+
+def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":
+    """The configured network with its operations, weights drawn from the configured seed."""
+    set_deterministic(net_config.seed, net_config.deterministic)
+    model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
+    return OpsWrapper(model, net_config, dataset_shapes)
+
+
+class OpsWrapper(tf.Module):  # type: ignore[misc]
+    """A Keras model and what the training loop does with it."""
+
+    def __init__(self, model: keras.Model, net_config: NetConfig, dataset_shapes: DatasetShapes) -> None:
+        super().__init__(name="ops")
+        self.model = model
+        self.config = net_config
+        self.shapes = dataset_shapes
+        self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
+        label = (dataset_shapes.outputs, dataset_shapes.label_mean, dataset_shapes.label_std)
+        self.metrics = Metrics(net_config.objective, *label)
+        table, number = self._table_spec(), tf.TensorSpec((), tf.int32)
+        # Signatures without a number of rows: one trace serves every table.
+        self.train_steps = tf.function(
+            self._train_steps, input_signature=[table, tf.TensorSpec([None], tf.int32), number, number, number]
+        )
+        self._evaluate_rows = tf.function(self._evaluate, input_signature=[table])
+        self._predict_rows = tf.function(self._predict, input_signature=[table.ids, table.numbers])
+
+    def _table_spec(self) -> Table:
+        multilabel, multiclass = self.config.objective == "multilabel", self.config.objective == "multiclass"
+        return Table(
+            tf.TensorSpec([None, sum(self._id_widths().values())], tf.int32),
+            tf.TensorSpec([None, 2 * len(self.shapes.numeric)], tf.float32),
+            tf.TensorSpec(
+                [None, None] if multilabel else [None], tf.int32 if multilabel or multiclass else tf.float32
+            ),
+            tf.TensorSpec([None], tf.float32),
+        )
+
+    def table(self, examples: Mapping[str, np.ndarray]) -> Table:
+        """Examples -> tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
+        rows = len(next(iter(examples.values())))
+        ids = [examples[column].reshape(rows, -1) for column in self._id_widths()]
+        numbers = [examples[column] for column in self.shapes.numeric]
+        weights = examples.get(WEIGHT, np.ones(rows, np.float32))
+        return Table(
+            tf.constant(np.concatenate(ids, axis=1) if ids else np.zeros((rows, 0), np.int32)),
+            tf.constant(np.concatenate(numbers, axis=1) if numbers else np.zeros((rows, 0), np.float32)),
+            tf.constant(examples.get(LABEL, np.zeros(rows, np.float32))),
+            tf.constant(weights / max(weights.mean(dtype=np.float64), 1e-30), dtype=tf.float32),
+        )
+
+    def evenly_spaced(self, table: Table, most: int) -> Table:
+        """At most `most` rows of a table, at equal distances."""
+        if table.rows <= most:
+            return table
+        rows = tf.constant(np.linspace(0, table.rows - 1, most).astype(np.int32))
+        return Table(*(tf.gather(column, rows) for column in table))
+
+    def _id_widths(self) -> dict[str, int]:
+        shapes = self.shapes
+        widths = dict.fromkeys(shapes.categorical, 1)
+        return widths | {column: width for column, (_, width) in (shapes.multi_categorical | shapes.text).items()}
+
+    def features(self, ids: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The columns of a packed batch, as the model takes them."""
+        widths = self._id_widths()
+        columns = dict(zip(widths, tf.split(ids, list(widths.values()), axis=1), strict=True)) if widths else {}
+        columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}
+        return columns | {column: numbers[:, 2 * i : 2 * i + 2] for i, column in enumerate(self.shapes.numeric)}
+
+    def shuffled(self, rows: int, epoch: int) -> tf.Tensor:
+        """The order of the training rows in an epoch, int32 [rows]: a function of the seed and the epoch alone."""
+        return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=[self.config.seed, epoch])
+
+    def _train_steps(
+        self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
+    ) -> tf.Tensor:
+        """Steps `first` to `stop` of an epoch in the given order of rows; the sum of their losses, float32 []."""
+        total = tf.constant(0.0)
+        for step in tf.range(first, stop):
+            rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
+            batch = Table(*(tf.gather(column, rows) for column in table))
+            total += self._train_step(batch, steps_in_all)
+        return total
+
+    def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
+        config = self.config
+        with tf.GradientTape() as tape:
+            logits = self.model(self.features(batch.ids, batch.numbers), training=True)
+            loss = tf.reduce_mean(batch.weights * objectives.row_loss(config.objective, logits, batch.labels))
+        gradients = tape.gradient(loss, self.optimizer.variables_)
+        rate = self.learning_rate(steps_in_all)
+        self.optimizer.apply([sum_duplicates(g) for g in gradients], rate, config.clip_norm)
+        return loss
+
+    def learning_rate(self, steps_in_all: int | tf.Tensor) -> tf.Tensor:
+        """The learning rate of the next step, float32 []."""
+        config = self.config
+        return learning_rate_at(
+            self.optimizer.steps, base=config.learning_rate, warmup_steps=config.warmup_steps,
+            decay=config.decay, total_steps=steps_in_all,
+        )  # fmt: skip
+
+    def evaluate(self, table: Table) -> dict[str, float]:
+        """The metrics of the model on labelled rows; `self.metrics` then still holds their curve."""
+        self.metrics.reset()
+        self._evaluate_rows(table)
+        return self.metrics.result()
+
+    def _evaluate(self, table: Table) -> None:
+        for start in tf.range(0, tf.shape(table.weights)[0], EVALUATION_BATCH):
+            batch = Table(*(column[start : start + EVALUATION_BATCH] for column in table))
+            logits = self.model(self.features(batch.ids, batch.numbers), training=False)
+            self.metrics.update(logits, batch.labels, batch.weights)
+
+    def predict(self, table: Table) -> np.ndarray:
+        """float32 [rows], or [rows, classes]: probabilities, or the number of a regression."""
+        starts = range(0, table.rows, EVALUATION_BATCH)
+        parts = [self._predict_rows(*(column[s : s + EVALUATION_BATCH] for column in table[:2])) for s in starts]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def _predict(self, ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        return self.predictions(self.features(ids, numbers))
+
+    def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Features by column -> predictions, inside a graph."""
+        logits = self.model(features, training=False)
+        return objectives.predictions(
+            self.config.objective, logits, self.shapes.label_mean, self.shapes.label_std
+        )

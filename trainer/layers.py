@@ -1,0 +1,133 @@
+"""The blocks that networks are built from: pure Keras 3, so that they run on every backend.
+
+Ids are those of preprocessing: 0 is padding and stands for no value in any mean or recurrence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from trainer.preprocessing import DatasetShapes
+
+Tensor = Any  # a symbolic or concrete tensor of any Keras backend
+Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable("flatfab")
+class Embedding(keras.layers.Layer):
+    """A table looked up by a plain gather: int32 ids [...] -> float32 [..., width].
+
+    Its gradient touches only the rows that were looked up, so that an optimizer can update just those.
+    """
+
+    def __init__(self, size: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+        self.width = width
+
+    def build(self, input_shape: Shape) -> None:
+        initializer = keras.initializers.RandomNormal(stddev=0.05)
+        self.table = self.add_weight(shape=(self.size, self.width), initializer=initializer, name="table")
+
+    def call(self, ids: Tensor) -> Tensor:
+        return ops.take(self.table, ids, axis=0)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape, self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size, "width": self.width}
+
+
+@keras.saving.register_keras_serializable("flatfab")
+class ColumnOffsets(keras.layers.Layer):
+    """Ids of several columns -> row numbers of one table that holds the columns below each other.
+
+    A list of int32 [batch], one per column with `sizes[i]` ids, becomes int32 [batch, columns]. One table means one
+    gather, one gradient and one update in a training step instead of one per column.
+    """
+
+    def __init__(self, sizes: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sizes = list(sizes)
+
+    def call(self, ids: Sequence[Tensor]) -> Tensor:
+        offsets = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        return ops.stack(list(ids), axis=1) + ops.convert_to_tensor(offsets, dtype="int32")
+
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
+        return (input_shape[0][0], len(self.sizes))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "sizes": self.sizes}
+
+
+@keras.saving.register_keras_serializable("flatfab")
+class MaskedMean(keras.layers.Layer):
+    """The mean over the vectors whose id is not padding: float32 [batch, n, width], int32 [batch, n] -> [batch, width].
+
+    A row of padding alone (an empty text) gives zeros.
+    """
+
+    def call(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        mask = ops.cast(ops.not_equal(ids, 0), vectors.dtype)
+        total = ops.matmul(ops.expand_dims(mask, 1), vectors)  # a sum over n, faster than reducing a masked copy
+        return ops.squeeze(total, 1) / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
+
+    def compute_output_shape(self, vectors_shape: Shape, ids_shape: Shape) -> Shape:
+        return (vectors_shape[0], vectors_shape[2])
+
+
+@keras.saving.register_keras_serializable("flatfab")
+class NotPadding(keras.layers.Layer):
+    """int32 ids [batch, n] -> bool [batch, n], the mask of a recurrent layer. Padding is always on the right."""
+
+    def call(self, ids: Tensor) -> Tensor:
+        return ops.not_equal(ids, 0)
+
+    def compute_output_spec(self, ids: Tensor) -> Tensor:
+        return keras.KerasTensor(ids.shape, dtype="bool")
+
+
+def feature_inputs(shapes: DatasetShapes) -> dict[str, Tensor]:
+    """The inputs of a network, by feature column: int32 [batch] or [batch, n] of ids, float32 [batch, 2] of numbers."""
+    widths: dict[str, Shape] = dict.fromkeys(shapes.categorical, ())
+    widths |= {column: (values,) for column, (_, values) in shapes.multi_categorical.items()}
+    widths |= {column: (tokens,) for column, (_, tokens) in shapes.text.items()}
+    inputs = {column: keras.Input(width, dtype="int32", name=column) for column, width in widths.items()}
+    return inputs | {column: keras.Input((2,), dtype="float32", name=column) for column in shapes.numeric}
+
+
+def feature_vectors(inputs: Mapping[str, Tensor], shapes: DatasetShapes, width: int) -> list[Tensor]:
+    """Everything but text as vectors [batch, n]: embedded categories, mean of embedded lists, numbers."""
+    vectors = []
+    if shapes.categorical:
+        sizes = list(shapes.categorical.values())
+        rows = ColumnOffsets(sizes, name="category_rows")([inputs[column] for column in shapes.categorical])
+        embedded = Embedding(sum(sizes), width, name="category_embeddings")(rows)
+        vectors.append(keras.layers.Reshape((len(sizes) * width,), name="categories")(embedded))
+    for column, (size, _) in shapes.multi_categorical.items():
+        embedded = Embedding(size, width, name=f"{column}_embeddings")(inputs[column])
+        vectors.append(MaskedMean(name=f"{column}_mean")(embedded, inputs[column]))
+    return vectors + [inputs[column] for column in shapes.numeric]
+
+
+def dense_layers(x: Tensor, units: Sequence[int], *, dropout: float, batch_norm: bool) -> Tensor:
+    """Dense -> (batch norm) -> ReLU -> dropout, once for each entry of `units`."""
+    for number, width in enumerate(units, start=1):
+        x = keras.layers.Dense(width, use_bias=not batch_norm, name=f"dense_{number}")(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(name=f"batch_norm_{number}")(x)
+        x = keras.layers.ReLU(name=f"relu_{number}")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"dropout_{number}")(x)
+    return x
+
+
+def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
+    """The last layer, float32 [batch, outputs]; it starts at the best constant prediction."""
+    best_constant = keras.initializers.Constant(np.array(shapes.output_bias, dtype="float32"))
+    return keras.layers.Dense(shapes.outputs, bias_initializer=best_constant, dtype="float32", name="logits")(x)

@@ -1,0 +1,147 @@
+"""Scores from a package alone: `python -m trainer.prediction predict|evaluate --package=ZIP --data=PATH`.
+
+The network is rebuilt from the registered code and the package's configuration, then given the package's weights;
+nothing in a package is run.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pandas as pd
+import tensorflow as tf
+
+from trainer import config as configuration
+from trainer import dataset, packaging, preprocessing, serving, system
+from trainer.errors import StorageError
+from trainer.graph import OpsWrapper, build_model_graph
+from trainer.command import run_command
+
+PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
+BLOCK = 65_536  # rows turned into JSON at a time
+
+
+class Predictor(NamedTuple):
+    """A package that is ready to score rows."""
+
+    settings: configuration.Configuration
+    preprocessing: preprocessing.Preprocessing
+    ops: OpsWrapper
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Predictions for the rows of a loaded dataset: float32 [rows], or [rows, classes]."""
+        features = frame[list(configuration.feature_roles(self.settings.config))]
+        return self.ops.predict(self.ops.table(preprocessing.apply(self.preprocessing, features)))
+
+
+def load_predictor(members: Mapping[str, bytes]) -> Predictor:
+    """The predictor that a package's checked members describe."""
+    settings = configuration.from_json(members["config.json"])
+    learnt = preprocessing.Preprocessing.from_json(members["preprocessing.json"])
+    ops = build_model_graph(settings.config, learnt.shapes())
+    set_weights(ops, packaging.weights_from_bytes(members["weights.npz"]))
+    return Predictor(settings, learnt, ops)
+
+
+def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
+    """All weights of a model by their path: layer/weight."""
+    return {weight.path: weight.numpy() for weight in ops.model.weights}
+
+
+def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
+    """Give a model its weights; they must be exactly its own, by path, shape and dtype."""
+    own = {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in ops.model.weights}
+    given = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
+    if own != given:
+        wrong = sorted(path for path in own.keys() | given.keys() if own.get(path) != given.get(path))
+        raise StorageError(f"The package's weights are not those of its network: {', '.join(wrong[:5])}.")
+    for weight in ops.model.weights:
+        weight.assign(weights[weight.path])
+
+
+def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
+    """Read a package back and score raw rows with it, as a predictor and as a SavedModel.
+
+    Returns the largest difference to the expected predictions (for a regression in standard deviations of the label);
+    a StorageError where it is more than 1e-6.
+    """
+    members = packaging.read_package(package)
+    predictor = load_predictor(members)
+    with tempfile.TemporaryDirectory() as folder:
+        packaging.extract({name: members[name] for name in members if name.startswith("saved_model/")}, Path(folder))
+        served = tf.saved_model.load(f"{folder}/saved_model").signatures["serving_default"]
+        answers = {
+            "predictor": predictor.predict(frame),
+            "SavedModel": served(**serving.raw_features(frame, predictor.preprocessing))["prediction"].numpy(),
+        }
+    scale = predictor.preprocessing.shapes().label_std
+    worst = {name: float(np.max(np.abs(answer - expected))) / scale for name, answer in answers.items()}
+    for name, difference in worst.items():
+        if not difference <= PARITY:
+            raise StorageError(
+                f"The {name} of {package} differs from the trained model by {difference:.2g}; at most {PARITY} is the "
+                "same. Do not use the package; please report this."
+            )
+    return max(worst.values())
+
+
+def evaluate_rows(predictor: Predictor, frame: pd.DataFrame) -> dict[str, float]:
+    """The objective's metrics of a package on labelled rows."""
+    examples = preprocessing.apply(predictor.preprocessing, frame)
+    return predictor.ops.evaluate(predictor.ops.table(examples))
+
+
+def prediction_rows(predictor: Predictor, frame: pd.DataFrame) -> Iterator[bytes]:
+    """One JSON line per row: its key columns, then its prediction.
+
+    binary and regression: `prediction`, a number. multiclass: `prediction`, the likeliest class, and `probabilities`
+    by class. multilabel: `prediction`, the classes above 0.5, and `probabilities` by class.
+    """
+    keys = list(predictor.settings.config.key_columns)
+    for start in range(0, len(frame), BLOCK):
+        block = frame.iloc[start : start + BLOCK]
+        scores = predictor.predict(block).astype(np.float64)
+        for key, score in zip(block[keys].itertuples(index=False, name=None), scores, strict=True):
+            named = {name: None if pd.isna(value) else value for name, value in zip(keys, key, strict=True)}
+            yield orjson.dumps(named | described(predictor, score), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def described(predictor: Predictor, score: Any) -> dict[str, Any]:
+    objective = predictor.settings.config.objective
+    if objective in ("binary", "regression"):
+        return {"prediction": float(score)}
+    probabilities = dict(zip(predictor.preprocessing.classes, score.tolist(), strict=True))
+    likely = [name for name, probability in probabilities.items() if probability > 0.5]
+    best = max(probabilities, key=probabilities.__getitem__)
+    return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score or evaluate the rows of a dataset with a package."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.prediction", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("task", choices=("predict", "evaluate"))
+    parser.add_argument("--package", type=Path, required=True, help="the zip of a run")
+    parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob")
+    parser.add_argument("--out", type=Path, help="predict: file to write, one JSON line per row")
+    arguments = parser.parse_args(argv)
+    if (arguments.task == "predict") != (arguments.out is not None):
+        parser.error("--out=FILE goes with predict, and only with it")
+
+    predictor = load_predictor(packaging.read_package(arguments.package))
+    kinds = configuration.column_kinds(predictor.settings.config, labelled=arguments.task == "evaluate")
+    frame = dataset.load(arguments.data, kinds).frame
+    if arguments.task == "evaluate":
+        print(json.dumps(evaluate_rows(predictor, frame), indent=2))
+        return
+    with system.atomic_path(arguments.out) as temporary, temporary.open("wb") as out:
+        out.writelines(prediction_rows(predictor, frame))
+    print(f"{len(frame):,} predictions in {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)
