@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, ndtri, xlog1py, xlogy
@@ -48,7 +49,6 @@ ODD_TITLES = (
     " ".join(["{}"] * 40),
 )
 MIN_WORDS, MAX_WORDS = 4, 16
-ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&"}
 BLOCK_ROWS = 2**15  # rows in memory at a time
 
 # Standard deviations and heights of the effects on the logit.
@@ -266,14 +266,14 @@ def to_export_form(frame: pd.DataFrame, pad_bytes: int = 0) -> bytes:
     lines = ["{" + "".join(values)[1:] + "}\n" for values in zip(*fields, strict=True)]
     if pad_bytes:
         lines = [f'{line[:-2]},"padding":"{"x" * (pad_bytes - len(line))}"}}\n' for line in lines]
-    return "".join(lines).encode()
+    return "".join(lines).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026").encode()
 
 
 def _json_fields(column: pd.Series) -> NDArray[np.object_]:
     """`,"name":value` for each row, nothing where missing. Each distinct value is written once, for speed."""
     codes, uniques = pd.factorize(column)
     values = uniques.tolist() if column.dtype != np.int64 else map(str, uniques)
-    texts = [f',"{column.name}":{json.dumps(value, ensure_ascii=False).translate(ESCAPES)}' for value in values]
+    texts = [f',"{column.name}":{orjson.dumps(value).decode()}' for value in values]
     return np.array([*texts, ""], dtype=object)[codes]
 
 

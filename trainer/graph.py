@@ -4,8 +4,8 @@ A whole run of steps is one `tf.function` over tensors that stay in memory: shuf
 backward and update never return to Python. That is many times faster than feeding batches from outside.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -48,6 +48,11 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     return OpsWrapper(model, net_config, dataset_shapes)
 
 
+def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+    """The function as a graph, traced once for all sizes that the signature allows."""
+    return tf.function(function, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+
+
 class OpsWrapper(tf.Module):  # type: ignore[misc]
     """A Keras model and what the training loop does with it."""
 
@@ -58,14 +63,12 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
         self.shapes = dataset_shapes
         self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
         label = (dataset_shapes.outputs, dataset_shapes.label_mean, dataset_shapes.label_std)
-        self.metrics = Metrics(net_config.objective, *label)
+        self.metrics = Metrics(net_config.objective, *label, center=dataset_shapes.output_bias[0])
         table, number = self._table_spec(), tf.TensorSpec((), tf.int32)
         # Signatures without a number of rows: one trace serves every table.
-        self.train_steps = tf.function(
-            self._train_steps, input_signature=[table, tf.TensorSpec([None], tf.int32), number, number, number]
-        )
-        self._evaluate_rows = tf.function(self._evaluate, input_signature=[table])
-        self._predict_rows = tf.function(self._predict, input_signature=[table.ids, table.numbers])
+        self.train_steps = compiled(self._train_steps, table, tf.TensorSpec([None], tf.int32), number, number, number)
+        self._evaluate_rows = compiled(self._evaluate, table)
+        self._predict_rows = compiled(self._predict, table.ids, table.numbers)
 
     def _table_spec(self) -> Table:
         multilabel, multiclass = self.config.objective == "multilabel", self.config.objective == "multiclass"
@@ -118,12 +121,13 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
         self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
     ) -> tf.Tensor:
         """Steps `first` to `stop` of an epoch in the given order of rows; the sum of their losses, float32 []."""
-        total = tf.constant(0.0)
-        for step in tf.range(first, stop):
+
+        def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
             batch = Table(*(tf.gather(column, rows) for column in table))
-            total += self._train_step(batch, steps_in_all)
-        return total
+            return step + 1, total + self._train_step(batch, steps_in_all)
+
+        return tf.while_loop(lambda step, _: step < stop, train_step, (first, 0.0), parallel_iterations=1)[1]
 
     def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
         config = self.config
@@ -150,10 +154,15 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
         return self.metrics.result()
 
     def _evaluate(self, table: Table) -> None:
-        for start in tf.range(0, tf.shape(table.weights)[0], EVALUATION_BATCH):
+        rows = tf.shape(table.weights)[0]
+
+        def add_batch(start: tf.Tensor) -> tuple[tf.Tensor]:
             batch = Table(*(column[start : start + EVALUATION_BATCH] for column in table))
             logits = self.model(self.features(batch.ids, batch.numbers), training=False)
             self.metrics.update(logits, batch.labels, batch.weights)
+            return (start + EVALUATION_BATCH,)
+
+        tf.while_loop(lambda start: start < rows, add_batch, (0,), parallel_iterations=1)
 
     def predict(self, table: Table) -> np.ndarray:
         """float32 [rows], or [rows, classes]: probabilities, or the number of a regression."""

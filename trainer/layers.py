@@ -33,7 +33,9 @@ class Embedding(keras.layers.Layer):
         self.table = self.add_weight(shape=(self.size, self.width), initializer=initializer, name="table")
 
     def call(self, ids: Tensor) -> Tensor:
-        return ops.take(self.table, ids, axis=0)
+        # A TensorFlow variable whose rows are updated in place copies itself whenever it is read as a whole.
+        read_rows = getattr(self.table.value, "sparse_read", None)
+        return read_rows(ids) if read_rows else ops.take(self.table, ids, axis=0)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.width)

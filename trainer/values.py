@@ -1,113 +1,306 @@
-"""One value of a setting: given in JSON or as the text of an environment variable, held to a type and a range.
+"""The JSON values of one column -> an Arrow array -> a pandas column, as the column's kind demands.
 
-The types are those that a flat configuration needs: bool, int, float, str, tuple[str, ...], tuple[int, ...], each also
-with `| None`. The functions raise ValueError with the end of a sentence ("is out of range"); the caller begins it.
+    kind          JSON values                                         pandas column
+    category      string, INTEGER (bare or in quotes), boolean        category of str; missing: NaN
+    categories    a list of such values                               ArrowDtype(list<string>)
+    text          string of at most MAX_TEXT characters               str
+    number        number, or in quotes: "12", "1.5", "NaN"            float64; missing: NaN
+    key           as category                                         str, the exact text
+    time          INTEGER, or text of DATE, DATETIME or TIMESTAMP     Int64, datetime64[us], datetime64[us, UTC]
+    probability   as number, or boolean; in [0, 1], required          float64
+    target        as number; required                                 float64
+    class         as category; required                               as category
+    classes       as categories; required, [] allowed                 as categories
+    weight        as number; >= 0, required                           float64
+
+Categories, keys and times are exact. Numbers are float64: integers beyond 2**53 and NUMERIC round to the nearest one;
+what is infinite or beyond float32 is refused, since features, labels and weights are float32 later on.
+A column of categories, keys or times has one form in all its rows, that of its first value: no type is ever guessed.
+Where the table's schema is known, it decides which kinds a column can have, and values must be of its type.
 """
 
-import json
-import math
 import re
-import types
-import typing
-import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from types import NoneType
+from typing import Any, NamedTuple
 
-from trainer import strict_json
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-_TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-_INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
-_FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+from trainer.errors import DataError, did_you_mean
 
+MAX_TEXT = 1_000_000
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-def from_json(value: Any, kind: Any) -> Any:
-    """A decoded JSON value as a value of the type `kind`. Nothing is converted but a whole number to a float."""
-    kind, optional = _without_none(kind)
-    if value is None and optional:
-        return None
-    if typing.get_origin(kind) is tuple and type(value) is list:
-        return tuple(from_json(item, typing.get_args(kind)[0]) for item in value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError("has the wrong type")
-    if kind is str:
-        _check_text(value)
-    return value
+NUMERIC_KINDS = {"number", "probability", "target", "weight"}
+LIST_KINDS = {"categories", "classes"}
+LABEL_KINDS = {"probability", "target", "class", "classes", "weight"}
 
+ALIASES = {
+    "INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "DECIMAL": "NUMERIC",
+    "BIGDECIMAL": "BIGNUMERIC",
+}  # fmt: skip
+DISCRETE_TYPES = {"STRING", "INTEGER", "BOOLEAN", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP"}
+NUMBER_TYPES = {"INTEGER", "FLOAT", "NUMERIC", "BIGNUMERIC"}
+TYPES_OF_KIND = {
+    **dict.fromkeys(("category", "categories", "key", "class", "classes"), DISCRETE_TYPES),
+    **dict.fromkeys(("number", "target", "weight"), NUMBER_TYPES),
+    "text": {"STRING"},
+    "probability": NUMBER_TYPES | {"BOOLEAN"},
+    "time": {"INTEGER", "DATE", "DATETIME", "TIMESTAMP"},
+}
 
-def from_text(text: str, kind: Any) -> Any:
-    """The text of an environment variable as a value of the type `kind`; a list is written as in JSON, None as null."""
-    kind, optional = _without_none(kind)
-    _check_text(text)
-    if optional and text == "null":
-        return None
-    if kind is bool and text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    if kind is int and _INTEGER.fullmatch(text):
-        return int(text)
-    if kind is float and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
-        return float(text)
-    if kind is str:
-        return text
-    if typing.get_origin(kind) is tuple:
-        try:
-            return from_json(strict_json.loads(text), kind)
-        except ValueError:
-            raise ValueError("is not such a list, written as in JSON") from None
-    raise ValueError(f"is not a {_TYPES[kind]}" if kind is not bool else "is neither true nor false")
+# Grammars, ASCII only. JSON's own for numbers: no "+1", "007", "1_000", " 5 ", "0x10".
+INTEGER = r"(0|-?[1-9][0-9]*)"
+NUMBER = r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|NaN|-?Infinity)"
+BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+DATETIME = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+UTC = r" ?(UTC|Z|\+00(:?00)?)"
+
+JSON_TYPE = {str: "string", int: "integer", float: "fraction", bool: "boolean", list: "list", dict: "object"}
+PYTHON_TYPE = {"string": str, "integer": int, "boolean": bool}
+TIME_FORMS = {"INTEGER": INTEGER, "DATE": DATE, "DATETIME": DATETIME, "TIMESTAMP": DATETIME + UTC}
+TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC")}
 
 
-def check_range(value: Any, limits: Mapping[str, Any]) -> None:
-    """ValueError unless the value, or each item of a tuple, keeps the limits that `setting` declares."""
-    for item in value if isinstance(value, tuple) else (value,):
-        if limits["choices"] and item not in limits["choices"]:
-            raise ValueError("is not one of the choices")
-        if isinstance(item, int | float) and not isinstance(item, bool) and not _in_range(item, limits):
-            raise ValueError("is out of range")
+class Field(NamedTuple):
+    """A column of a BigQuery table: its type in the old names (INTEGER, FLOAT, BOOLEAN, RECORD) and its mode."""
+
+    type: str
+    mode: str
 
 
-def allowed(kind: Any, limits: Mapping[str, Any]) -> str:
-    """What a setting accepts, in words: `whole number, 1 <= x <= 8, or null`."""
-    kind, optional = _without_none(kind)
-    is_list = typing.get_origin(kind) is tuple
-    name = _TYPES[typing.get_args(kind)[0] if is_list else kind]
-    if limits["choices"]:
-        name = "one of " + ", ".join(limits["choices"])
-    lower = f"{limits['low']} <= " if limits["low"] is not None else f"{limits['above']} < "
-    upper = f" <= {limits['high']}" if limits["high"] is not None else f" < {limits['below']}"
-    bounds = (lower + "x" + upper).replace("None < ", "").replace(" < None", "")
-    parts = [f"list, each: {name}" if is_list else name, bounds if bounds != "x" else "", "or null" if optional else ""]
-    return ", ".join(part for part in parts if part)
+@dataclass
+class Column:
+    """A column to read. `form` is what all its values look like in JSON; its first value settles it."""
+
+    name: str
+    kind: str
+    type: str = ""
+    required: bool = False
+    form: str = ""
 
 
-def shown(value: Any) -> str:
-    """A value as JSON in at most 40 characters, for messages; control characters are escaped."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
+    """The columns to read, held against the table's fields where those are known.
+
+    Raises DataError for a column that the table does not have or that cannot be of its kind.
+    """
+    assert set(kinds.values()) <= set(TYPES_OF_KIND), f"unknown kind among {kinds}"
+    if fields is None:
+        return [Column(name, kind, required=kind in LABEL_KINDS) for name, kind in kinds.items()]
+    return [_plan_column(name, kind, fields) for name, kind in kinds.items()]
 
 
-def _without_none(kind: Any) -> tuple[Any, bool]:
-    """(int, True) for `int | None`, (int, False) for `int`."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        (inner,) = (member for member in typing.get_args(kind) if member is not type(None))
-        return inner, True
-    return kind, False
+def _plan_column(name: str, kind: str, fields: Mapping[str, Field]) -> Column:
+    if name not in fields:
+        raise DataError(f"the table has no column {name!r}. {did_you_mean(name, fields)}")
+    field = fields[name]
+    repeated = field.mode == "REPEATED"
+    allowed = TYPES_OF_KIND[kind]
+    if field.type not in allowed or repeated != (kind in LIST_KINDS):
+        mode = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
+        raise DataError(
+            f"column {name!r} is {field.mode} {field.type}; {kind!r} takes {mode} {', '.join(sorted(allowed))}. "
+            "Give it another role, or cast it in the query"
+        )
+    # BigQuery knows no NULL list: it may leave an empty one out.
+    required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
+    return Column(name, kind, field.type, required, _form_of_type(kind, field.type))
 
 
-def _check_text(text: str) -> None:
-    if not text:
-        raise ValueError("is empty")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-        raise ValueError("holds a line break, a control character or half of a surrogate pair")
+def _form_of_type(kind: str, field_type: str) -> str:
+    if kind == "time":
+        return "" if field_type == "INTEGER" else field_type
+    return {"INTEGER": "", "BOOLEAN": "boolean"}.get(field_type, "string")
 
 
-def _in_range(number: float, limits: Mapping[str, Any]) -> bool:
-    low, above, high, below = (limits[name] for name in ("low", "above", "high", "below"))
-    return (
-        (low is None or number >= low)
-        and (above is None or number > above)
-        and (high is None or number <= high)
-        and (below is None or number < below)
-    )
+def to_arrow(values: list[Any], column: Column) -> pa.Array:
+    """The values of some rows as an array; numbers have NaN for what is missing, all others null.
+
+    Raises ValueError with the reason, without saying which value, if any of them is refused. Gives the same for a
+    list of values as for its parts, one after the other.
+    """
+    if column.required and None in values:
+        raise ValueError("is missing")
+    if column.kind in NUMERIC_KINDS:
+        return pa.array(_numbers(values, column))
+    if column.kind in LIST_KINDS:
+        return _lists(values, column)
+    if column.kind == "time":
+        return _times(values, column)
+    texts = _texts(values, column)
+    if column.kind == "text" and (pc.max(pc.utf8_length(texts)).as_py() or 0) > MAX_TEXT:
+        raise ValueError(f"has a text of more than {MAX_TEXT:,} characters")
+    return texts.dictionary_encode() if column.kind in ("category", "class") else texts
+
+
+def refused(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
+    """Index and reason of each value that `to_arrow` refuses, in order, found by halving."""
+    try:
+        to_arrow(values, column)
+    except ValueError as error:
+        if len(values) == 1:
+            yield 0, str(error)
+            return
+        half = len(values) // 2
+        yield from refused(values[:half], column)
+        yield from ((half + index, reason) for index, reason in refused(values[half:], column))
+
+
+def to_pandas(arrays: list[pa.Array], column: Column) -> Any:
+    """The arrays of all rows, one after the other, as a pandas column."""
+    if column.kind == "time":
+        final = TIME_TYPES.get(column.form, pa.int64())
+        times = pa.chunked_array([array.cast(final) for array in arrays])  # arrays before the first value: null
+        return pd.Int64Dtype().__from_arrow__(times) if final == pa.int64() else times.to_pandas()
+    chunks = pa.chunked_array(arrays)
+    if column.kind in NUMERIC_KINDS:
+        return chunks.to_numpy()
+    if column.kind in LIST_KINDS:
+        return pd.array(chunks, dtype=pd.ArrowDtype(chunks.type))
+    if column.kind in ("category", "class"):
+        return _categorical(chunks)
+    return pd.array(chunks, dtype="str")
+
+
+def _categorical(chunks: pa.ChunkedArray) -> pd.Categorical:
+    """Categories in the order of their code points, so that the order of the rows does not show."""
+    merged = chunks.unify_dictionaries().combine_chunks()
+    order = pc.sort_indices(merged.dictionary).to_numpy()
+    ranks = np.full(len(order) + 1, -1)  # the last one is what the code -1 of a missing value finds
+    ranks[order] = np.arange(len(order))
+    codes = ranks[merged.indices.fill_null(-1).to_numpy()]
+    return pd.Categorical.from_codes(codes, categories=pd.Index(pd.array(merged.dictionary.take(order), dtype="str")))
+
+
+def _settle_form(values: Iterable[Any], column: Column) -> None:
+    if not column.form:
+        first = next((value for value in values if value is not None), None)
+        if first is not None:
+            column.form = _form(first, column.kind)
+
+
+def _form(value: Any, kind: str) -> str:
+    form = JSON_TYPE[type(value)]
+    if kind == "time" and form == "string":
+        form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "other text")
+    allowed = {"time": ["integer", *TIME_FORMS], "text": ["string"]}.get(kind, list(PYTHON_TYPE))
+    if form not in allowed:
+        raise ValueError(f"holds a JSON {form}; {kind!r} takes {', '.join(allowed)}")
+    return form
+
+
+def _check_types(values: Iterable[Any], expected: type, form: str) -> None:
+    for wrong in set(map(type, values)) - {expected, NoneType}:
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where all rows need to have the same: {form}")
+
+
+def _matched(texts: pa.Array, grammar: str, what: str) -> pa.Array:
+    if pc.all(pc.match_substring_regex(texts, f"^({grammar})$")).as_py() is False:
+        raise ValueError(f"is not {what}")
+    return texts
+
+
+def _cast(texts: pa.Array, target: pa.DataType, what: str) -> pa.Array:
+    try:
+        return texts.cast(target)
+    except pa.ArrowInvalid:  # its text holds the value
+        raise ValueError(f"is not {what}") from None
+
+
+def _int64(texts: pa.Array) -> pa.Array:
+    what = "an INTEGER within 64 bits"
+    return _cast(_matched(texts, INTEGER, what), pa.int64(), what)
+
+
+def _bare_int64(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.int64())
+    except OverflowError:
+        raise ValueError("is not an INTEGER within 64 bits") from None
+
+
+def _texts(values: list[Any], column: Column) -> pa.Array:
+    _settle_form(values, column)
+    form = column.form or "string"
+    _check_types(values, PYTHON_TYPE[form], form)
+    if form == "integer":
+        return _bare_int64(values).cast(pa.string())
+    if form == "boolean":
+        return pa.array(values, pa.bool_()).cast(pa.string())
+    texts = pa.array(values, pa.string())
+    if column.type == "INTEGER":
+        _int64(texts)
+    elif column.type == "BYTES":
+        _matched(texts, BASE64, "base64, as BYTES are written")
+    return texts
+
+
+def _lists(values: list[Any], column: Column) -> pa.Array:
+    _check_types(values, list, "list")
+    flat = list(chain.from_iterable(filter(None, values)))
+    if None in flat:
+        raise ValueError("holds a list with null in it")
+    offsets = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, _texts(flat, column), mask=pa.array([value is None for value in values]))
+
+
+def _times(values: list[Any], column: Column) -> pa.Array:
+    _settle_form(values, column)
+    if not column.form:
+        return pa.nulls(len(values))
+    if column.form == "integer":
+        _check_types(values, int, column.form)
+        return _bare_int64(values)
+    _check_types(values, str, column.form)
+    texts = pa.array(values, pa.string())
+    if column.form == "INTEGER":
+        return _int64(texts)
+    what = f"a {column.form} as all rows need to have"
+    texts = _matched(texts, TIME_FORMS[column.form], what)
+    if column.form == "TIMESTAMP":
+        texts = pc.replace_substring_regex(texts, f"{UTC}$", "")
+    return _cast(texts, pa.timestamp("us"), what).cast(TIME_TYPES[column.form])
+
+
+def _numbers(values: list[Any], column: Column) -> np.ndarray:
+    allowed = {"INTEGER": {int, str}, "BOOLEAN": {bool}}.get(column.type, {int, float, str})
+    if column.kind == "probability" and not column.type:
+        allowed = allowed | {bool}
+    types = set(map(type, values)) - {NoneType}
+    for wrong in types - allowed:
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not take")
+    bare = [None if type(value) is str else value for value in values] if str in types else values
+    if column.type == "INTEGER":
+        _bare_int64(bare)
+    numbers = np.array(bare, dtype=np.float64)  # None becomes NaN
+    if str in types:
+        quoted = pa.array([value if type(value) is str else None for value in values], pa.string())
+        numbers = np.where(quoted.is_valid(), _quoted_numbers(quoted, column), numbers)
+    _check_range(numbers, column)
+    return numbers
+
+
+def _quoted_numbers(texts: pa.Array, column: Column) -> np.ndarray:
+    if column.type == "INTEGER":
+        _int64(texts)
+    return _cast(_matched(texts, NUMBER, "a number"), pa.float64(), "a number").to_numpy(zero_copy_only=False)
+
+
+def _check_range(numbers: np.ndarray, column: Column) -> None:
+    if column.kind in LABEL_KINDS and np.isnan(numbers).any():
+        raise ValueError("is NaN, but every row needs a number")
+    if np.isinf(numbers).any():
+        raise ValueError("is infinite")
+    if (np.abs(numbers) > FLOAT32_MAX).any():
+        raise ValueError(f"is beyond what float32 holds ({FLOAT32_MAX:.7g})")
+    if column.kind == "probability" and not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError("is a binary label outside [0, 1]")
+    if column.kind == "weight" and (numbers < 0).any():
+        raise ValueError("is a negative weight")

@@ -1,0 +1,279 @@
+"""Rows as BigQuery exports them, newline-delimited JSON in shards -> a typed DataFrame.
+
+A row is one strict JSON object (RFC 8259, no key twice) on one line; a missing key is NULL. What a column becomes is
+decided by its kind (`trainer.values` has the table) and, where the table's schema.json lies with the shards, by that.
+Blank lines, CRLF and a byte order mark are accepted; all else that no export contains is refused, by shard and line.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pandas as pd
+import pyarrow as pa
+
+from trainer.errors import DataError, StorageError, did_you_mean
+from trainer.shards import Tally, find_shards, read_lines
+from trainer.values import ALIASES, Column, Field, plan_columns, refused, to_arrow, to_pandas
+
+BLOCK_ROWS = 2**14  # turned into columns at a time; decides memory and speed, never the result
+KEY_END = re.compile(rb'"[ \t\r\n]*:')
+
+
+class Shard(NamedTuple):
+    """One file that was read: its size in bytes, the rows taken from it, the SHA-256 of its bytes as stored."""
+
+    name: str
+    bytes: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows in the order of shards and lines, what they were read from, and how many were left out."""
+
+    frame: pd.DataFrame
+    shards: tuple[Shard, ...]
+    bad_rows: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.frame)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' hashes, whatever their names and order."""
+        return hashlib.sha256("\n".join(sorted(shard.sha256 for shard in self.shards)).encode()).hexdigest()
+
+
+class _Fault(NamedTuple):
+    """Why a row is refused, and the value at fault in short."""
+
+    reason: str
+    value: str = ""
+
+
+class _Block(NamedTuple):
+    """Some rows of a shard with their line numbers, and the lines between them that are none."""
+
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    faults: dict[int, _Fault]
+
+
+def load(
+    path: str | Path, kinds: Mapping[str, str], *, max_bad_rows: int = 0, bad_rows_path: Path | None = None
+) -> Dataset:
+    """Reads the columns in `kinds` (name -> kind, see `trainer.values`) of a file, a folder of shards or a glob.
+
+    Up to `max_bad_rows` rows that are no strict JSON, or hold a value that is refused, are left out and counted; their
+    shard, line and reason (no value) go to `bad_rows_path` as JSON lines. Raises DataError naming shard, line and
+    column for the first one beyond that, for damaged shards and for no row at all, StorageError for an unreadable file.
+    """
+    paths = find_shards(path)
+    folder = Path(os.path.commonpath([shard.absolute().parent for shard in paths]))
+    fields = _read_schema(folder)
+    table = _Table(plan_columns(kinds, fields), fields, max_bad_rows)
+    shards = tuple(_read_shard(shard, os.path.relpath(shard, folder), table) for shard in paths)
+    frame = table.frame(str(path))
+    if bad_rows_path and table.bad_rows:
+        _write_json_lines(bad_rows_path, table.bad_rows)
+    return Dataset(frame, shards, len(table.bad_rows))
+
+
+def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
+    """How many rows share their key, the values of all `key_columns`, with another row."""
+    return int(frame.duplicated(list(key_columns), keep=False).sum())
+
+
+def parse_row(line: bytes) -> dict[str, Any]:
+    """One row; raises ValueError with the reason, which shows no value."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(_explain(line, error)) from None
+    if type(row) is not dict:
+        raise ValueError("not a JSON object but another JSON value")
+    # Each key is followed by a colon: as many colons as keys, no key twice. Values with colons need a closer look.
+    if line.count(b":") != len(row) and len(KEY_END.findall(line)) != len(row):
+        _check_keys(line)
+    return row
+
+
+def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
+    start = line.lstrip()[:1]
+    if re.search(rb"[\x00-\x08\x0e-\x1f]", line) and start != b"{":
+        return "not a JSON object but binary data, perhaps encrypted"
+    if start == b"<":
+        return "not a JSON object but HTML or XML"
+    if start == b"[":
+        return "not a JSON object on one line but a JSON list"
+    if start != b"{" and re.search(rb"[,;\t]", line) and not line.rstrip().endswith(b"}"):
+        return "not a JSON object but text that looks like CSV"
+    try:
+        line.decode()
+    except UnicodeDecodeError as bad:
+        return f"invalid UTF-8 at byte {bad.start + 1} of the line"
+    return f"not a JSON object: {error.msg}, column {error.colno}"
+
+
+def _check_keys(line: bytes) -> None:
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"key {_short(max(names, key=names.count))} occurs twice")
+
+    try:
+        json.loads(line, object_pairs_hook=unique, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _read_shard(path: Path, name: str, table: "_Table") -> Shard:
+    tally = Tally()
+    before = table.rows
+    for block in _read_blocks(path, name, tally):
+        table.add(block, name)
+    return Shard(name, tally.bytes, table.rows - before, tally.sha256.hexdigest())
+
+
+def _read_blocks(path: Path, name: str, tally: Tally) -> Iterator[_Block]:
+    block = _Block([], [], {})
+    number = 0
+    for lines in read_lines(path, name, tally):
+        for line in lines:
+            number += 1
+            try:
+                block.rows.append(parse_row(line))
+                block.lines.append(number)
+            except ValueError as error:
+                if line.strip(b" \t\r"):
+                    block.faults[number] = _Fault(str(error))
+        if len(block.rows) + len(block.faults) >= BLOCK_ROWS:
+            yield block
+            block = _Block([], [], {})
+    yield block
+
+
+def _read_schema(folder: Path) -> dict[str, Field] | None:
+    """The table's fields by name: schema.json beside the shards or, where a split has folders, one level up."""
+    path = next((place / "schema.json" for place in (folder, folder.parent) if (place / "schema.json").is_file()), None)
+    if path is None:
+        return None
+    try:
+        entries = orjson.loads(path.read_bytes())
+        fields = {entry["name"]: _field(entry) for entry in entries}
+        if len(fields) < len(entries):
+            raise ValueError("a name occurs twice")
+    except OSError as error:
+        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f'{str(path)!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
+            "...]. Export it again, or remove it: types then follow from the roles alone."
+        ) from error
+    return fields
+
+
+def _field(entry: dict[str, str]) -> Field:
+    field_type = entry["type"].upper()
+    return Field(ALIASES.get(field_type, field_type), entry.get("mode", "NULLABLE").upper())
+
+
+class _Table:
+    """The columns of the rows read so far, and the rows left out of them."""
+
+    def __init__(self, columns: list[Column], fields: Mapping[str, Field] | None, max_bad_rows: int) -> None:
+        self.columns = columns
+        self.fields = fields
+        self.max_bad_rows = max_bad_rows
+        self.bad_rows: list[dict[str, str | int]] = []
+        self.arrays: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
+        self.names: set[str] = set()
+        self.rows = 0
+
+    def add(self, block: _Block, shard: str) -> None:
+        """Takes the good rows of a block; raises DataError at one bad row too many."""
+        self.names.update(*block.rows)
+        arrays, faults = self._convert(block.rows)
+        numbered = block.faults | {block.lines[index]: fault for index, fault in faults.items()}
+        for line in sorted(numbered):
+            self._leave_out(shard, line, numbered[line])
+        if faults:
+            arrays, _ = self._convert([row for index, row in enumerate(block.rows) if index not in faults])
+        for name, array in arrays.items():
+            self.arrays[name].append(array)
+        self.rows += len(block.rows) - len(faults)
+
+    def _convert(self, rows: list[dict[str, Any]]) -> tuple[dict[str, pa.Array], dict[int, _Fault]]:
+        """The columns of the rows; those in which a value is refused are missing, and its row is at fault."""
+        arrays: dict[str, pa.Array] = {}
+        faults = self._unknown_fields(rows)
+        most = self.max_bad_rows - len(self.bad_rows) + 1
+        for column in self.columns:
+            column_values = [row.get(column.name) for row in rows]
+            try:
+                arrays[column.name] = to_arrow(column_values, column)
+            except ValueError:
+                for index, reason in islice(refused(column_values, column), most):
+                    hint = "" if column.name in self.names else f" ({did_you_mean(column.name, self.names)})"
+                    value = column_values[index]
+                    fault = _Fault(f"column {column.name!r} {reason}{hint}", "" if value is None else _short(value))
+                    faults.setdefault(index, fault)
+        return arrays, faults
+
+    def _unknown_fields(self, rows: list[dict[str, Any]]) -> dict[int, _Fault]:
+        if self.fields is None or self.names <= self.fields.keys():
+            return {}
+        unknown = (
+            (index, next((name for name in row if name not in self.fields), None)) for index, row in enumerate(rows)
+        )
+        return {
+            index: _Fault(f"field {_short(name)} is not in schema.json") for index, name in unknown if name is not None
+        }
+
+    def _leave_out(self, shard: str, line: int, fault: _Fault) -> None:
+        self.bad_rows.append({"shard": shard, "line": line, "reason": fault.reason})
+        if len(self.bad_rows) <= self.max_bad_rows:
+            return
+        value = f": {fault.value}" if fault.value else ""
+        first = self.bad_rows[0]
+        advice = (
+            f"max_bad_rows={self.max_bad_rows} are left out already, the first in {first['shard']}, line {first['line']}."
+            if self.max_bad_rows
+            else "Correct the export, or set max_bad_rows to leave such rows out."
+        )
+        raise DataError(f"{shard}, line {line}: {fault.reason}{value}. {advice}")
+
+    def frame(self, path: str) -> pd.DataFrame:
+        """All columns, in the order of their kinds."""
+        if not self.rows:
+            raise DataError(f"0 rows in {path!r} ({len(self.bad_rows)} bad ones left out): there is nothing to read.")
+        for column in self.columns:
+            # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
+            if self.fields is None and column.name not in self.names:
+                raise DataError(
+                    f"No row of {path!r} has the column {column.name!r}. {did_you_mean(column.name, self.names)}"
+                )
+        data = {column.name: to_pandas(self.arrays[column.name], column) for column in self.columns}
+        return pd.DataFrame(data, index=pd.RangeIndex(self.rows), copy=False)
+
+
+def _write_json_lines(path: Path, entries: list[dict[str, str | int]]) -> None:
+    try:
+        path.write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
+    except OSError as error:
+        raise StorageError(f"Cannot write {str(path)!r}: {error.strerror}.") from error

@@ -1,0 +1,154 @@
+"""The files of a dataset -> their lines: plain or gzip by their first bytes, whatever the name, in bounded memory.
+
+A damaged, doubly compressed or foreign file is refused by name; nothing is skipped or repaired.
+"""
+
+import codecs
+import glob
+import hashlib
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import DataError, StorageError
+
+MAX_LINE = 16 * 2**20
+READ_BYTES = 2**18
+INFLATE_BYTES = 2**20
+
+# Deflate cannot do better than 1032:1; rows of a dataset are far from it, but a few that repeat are not.
+BOMB_BYTES = 64 * 10**6
+BOMB_RATIO = 1000
+
+SHARD = re.compile(r".*\.(json|ndjson|jsonl)(\.gz)?")
+NO_SHARD = re.compile(r"\..*|schema\.json|dataset\.json|.*\.truth\.json")
+
+GZIP = b"\x1f\x8b"
+FORMATS = {
+    GZIP: "gzip inside gzip", b"Obj\x01": "Avro", b"PAR1": "Parquet", b"ORC": "ORC", b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"%PDF": "PDF",
+    codecs.BOM_UTF16_LE: "UTF-16 text", codecs.BOM_UTF16_BE: "UTF-16 text",
+}  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """What has been read of a file so far: bytes as stored and their hash."""
+
+    bytes: int = 0
+    sha256: Any = field(default_factory=hashlib.sha256)
+
+
+def find_shards(path: str | Path) -> list[Path]:
+    """The files of a dataset, sorted: the file itself, the shards in a folder, or what a glob pattern matches.
+
+    The shards of a folder end in .json, .ndjson or .jsonl, with or without .gz; hidden files and those that describe
+    the data (schema.json, dataset.json, *.truth.json) are none. Raises StorageError if there is nothing of that name,
+    DataError if there is no shard.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            shards = [child for child in path.iterdir() if SHARD.fullmatch(child.name)]
+        else:
+            shards = [Path(match) for match in glob.glob(str(path))]
+            if not shards:
+                raise StorageError(f"There is no file, folder or match {str(path)!r}. {_listing(path.parent)}")
+        shards = sorted(shard for shard in shards if shard.is_file() and not NO_SHARD.fullmatch(shard.name))
+        if not shards:
+            folder = path if path.is_dir() else path.parent
+            raise DataError(
+                f"{str(path)!r} has no shard: *.json, *.ndjson, *.jsonl or these with .gz. {_listing(folder)}"
+            )
+        return shards
+    except OSError as error:
+        raise StorageError(f"Cannot look into {str(path)!r}: {error.strerror}.") from error
+
+
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"There is no folder {str(folder)!r} either."
+    names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir())
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{str(folder)!r} holds {', '.join(names[:10]) or 'nothing'}{more}."
+
+
+def read_lines(path: Path, name: str, tally: Tally) -> Iterator[list[bytes]]:
+    """The lines of a shard in order, without their end and without the byte order mark, some at a time.
+
+    Raises DataError with the shard's name for a foreign format, damaged gzip data or a line above MAX_LINE bytes (at
+    most that much is held in memory), StorageError if the file cannot be read.
+    """
+    tail = b""
+    done = 0
+    for text in _text(path, name, tally):
+        lines = (tail + text).split(b"\n")
+        longest = max(lines, key=len)
+        if len(longest) > MAX_LINE:
+            number = done + lines.index(longest) + 1
+            raise DataError(
+                f"{name}, line {number}: longer than {MAX_LINE >> 20} MiB. A dataset has one row on a line."
+            )
+        if not done:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        tail = lines.pop()
+        done += len(lines)
+        yield lines
+    if tail:
+        yield [tail]
+
+
+def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
+    stored = _stored(path, tally)
+    head = next(stored, b"")
+    if not head and path.suffix == ".gz":
+        raise DataError(f"{name} is an empty file, no gzip data: its copy or export was cut short. Fetch it again.")
+    text = chain([head], stored)
+    if head.startswith(GZIP) or head == GZIP[:1]:
+        text = _gunzip(text, name)
+    head = next(text, b"")
+    for magic, what in FORMATS.items():
+        if head.startswith(magic):
+            raise DataError(f"{name} is {what}, not newline-delimited JSON. Export it as JSON, plain or with GZIP.")
+    yield head
+    yield from text
+
+
+def _stored(path: Path, tally: Tally) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(READ_BYTES):
+                tally.bytes += len(piece)
+                tally.sha256.update(piece)
+                yield piece
+    except OSError as error:
+        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+
+
+def _gunzip(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """All members, one after the other; what follows the last one, zeros included, is an error."""
+    member = zlib.decompressobj(wbits=31)
+    stored = inflated = 0
+    for piece in pieces:
+        stored += len(piece)
+        while piece:
+            if member.eof:
+                member = zlib.decompressobj(wbits=31)
+            try:
+                text = member.decompress(piece, INFLATE_BYTES)
+            except zlib.error as error:
+                raise DataError(f"{name}: damaged gzip data after {inflated:,} bytes of text ({error}).") from error
+            piece = member.unused_data if member.eof else member.unconsumed_tail
+            inflated += len(text)
+            if inflated > BOMB_BYTES and inflated > BOMB_RATIO * (stored - len(piece)):
+                raise DataError(f"{name} inflates more than {BOMB_RATIO}:1, as no dataset does: a decompression bomb.")
+            if text:
+                yield text
+    if not member.eof:
+        raise DataError(f"{name}: the gzip data is cut off after {inflated:,} bytes of text. Fetch or export it again.")
