@@ -1,6 +1,5 @@
 """The project script: `fab --list` shows every chore, `fab --help TASK` its options."""
 
-import os
 import signal
 import subprocess
 import sys

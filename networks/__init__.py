@@ -18,10 +18,11 @@ from trainer.errors import ConfigError
 
 def names() -> list[str]:
     """The names of all networks: the Python files of this folder, and of any other folder on its `__path__`."""
-    files = sorted(path for folder in __path__ for path in Path(folder).glob("[!_]*.py"))
-    for first, second in ((a, b) for a in files for b in files if a < b and a.stem == b.stem):
-        raise ConfigError(f"Two networks have the name {first.stem!r}: {first} and {second}. Rename one of the files.")
-    return sorted(path.stem for path in files)
+    files = {path: path.stem for folder in __path__ for path in sorted(Path(folder).glob("[!_]*.py"))}
+    twice = {str(path) for path, name in files.items() if list(files.values()).count(name) > 1}
+    if twice:
+        raise ConfigError(f"Networks of the same name: {', '.join(sorted(twice))}. Rename one of the files.")
+    return sorted(files.values())
 
 
 def load(name: str) -> ModuleType:

@@ -1,17 +1,17 @@
 """rnn_v1: as deep_v1, but the title is read word by word by a recurrent layer, so that order counts.
 
-GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder"; LSTM: Hochreiter and Schmidhuber 1997.
-The layers keep the arguments with which Keras picks the cuDNN kernel on a GPU, and padding is on the right, as that
-kernel wants it.
+GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder". LSTM: Hochreiter and Schmidhuber
+1997, "Long Short-Term Memory".
+The layers keep the arguments with which Keras picks the cuDNN kernel on a GPU; padding is on the right, as it wants.
 """
 
 from dataclasses import dataclass
 
 import keras
+from trainer.preprocessing import DatasetShapes
 
 from trainer.config import NetConfig, setting
 from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits
-from trainer.preprocessing import DatasetShapes
 
 CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
 

@@ -1,5 +1,6 @@
 """How every command of the trainer ends: with a documented exit code, and for an expected fault with one message."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -42,8 +43,6 @@ def end(message: str, code: int) -> None:
     if message:
         print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError):
             stream.flush()
-        except OSError:
-            pass
     os._exit(code)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow as pa
 
 from trainer.errors import DataError, StorageError, did_you_mean
+from trainer.schema import Column, Field, plan_column, read_schema
 from trainer.shards import Tally, find_shards, read_lines
-from trainer.values import ALIASES, Column, Field, plan_columns, refused, to_arrow, to_pandas
+from trainer.values import refused, to_arrow, to_pandas
 
 BLOCK_ROWS = 2**14  # turned into columns at a time; decides memory and speed, never the result
-KEY_END = re.compile(rb'"[ \t\r\n]*:')
 
 
 class Shard(NamedTuple):
@@ -46,6 +46,7 @@ class Dataset:
 
     @property
     def rows(self) -> int:
+        """How many rows the frame has."""
         return len(self.frame)
 
     @property
@@ -62,9 +63,9 @@ class _Fault(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Some rows of a shard with their line numbers, and the lines between them that are none."""
+    """The values of some rows of a shard by column, the rows' line numbers, and the lines that are no good row."""
 
-    rows: list[dict[str, Any]]
+    columns: dict[str, list[Any]]
     lines: list[int]
     faults: dict[int, _Fault]
 
@@ -80,9 +81,10 @@ def load(
     """
     paths = find_shards(path)
     folder = Path(os.path.commonpath([shard.absolute().parent for shard in paths]))
-    fields = _read_schema(folder)
-    table = _Table(plan_columns(kinds, fields), fields, max_bad_rows)
-    shards = tuple(_read_shard(shard, os.path.relpath(shard, folder), table) for shard in paths)
+    fields = read_schema(folder)
+    columns = [plan_column(name, kind, fields) for name, kind in kinds.items()]
+    table = _Table(columns, fields, max_bad_rows)
+    shards = tuple(table.read(shard, os.path.relpath(shard, folder)) for shard in paths)
     frame = table.frame(str(path))
     if bad_rows_path and table.bad_rows:
         _write_json_lines(bad_rows_path, table.bad_rows)
@@ -102,8 +104,9 @@ def parse_row(line: bytes) -> dict[str, Any]:
         raise ValueError(_explain(line, error)) from None
     if type(row) is not dict:
         raise ValueError("not a JSON object but another JSON value")
-    # Each key is followed by a colon: as many colons as keys, no key twice. Values with colons need a closer look.
-    if line.count(b":") != len(row) and len(KEY_END.findall(line)) != len(row):
+    # Each key ends in a colon, and in `":` once there is no white space. As many of these as keys: no key is there twice.
+    # More of them may also come from values.
+    if line.count(b":") != len(row) and line.translate(None, b" \t\r").count(b'":') != len(row):
         _check_keys(line)
     return row
 
@@ -142,57 +145,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _read_shard(path: Path, name: str, table: "_Table") -> Shard:
-    tally = Tally()
-    before = table.rows
-    for block in _read_blocks(path, name, tally):
-        table.add(block, name)
-    return Shard(name, tally.bytes, table.rows - before, tally.sha256.hexdigest())
-
-
-def _read_blocks(path: Path, name: str, tally: Tally) -> Iterator[_Block]:
-    block = _Block([], [], {})
-    number = 0
-    for lines in read_lines(path, name, tally):
-        for line in lines:
-            number += 1
-            try:
-                block.rows.append(parse_row(line))
-                block.lines.append(number)
-            except ValueError as error:
-                if line.strip(b" \t\r"):
-                    block.faults[number] = _Fault(str(error))
-        if len(block.rows) + len(block.faults) >= BLOCK_ROWS:
-            yield block
-            block = _Block([], [], {})
-    yield block
-
-
-def _read_schema(folder: Path) -> dict[str, Field] | None:
-    """The table's fields by name: schema.json beside the shards or, where a split has folders, one level up."""
-    path = next((place / "schema.json" for place in (folder, folder.parent) if (place / "schema.json").is_file()), None)
-    if path is None:
-        return None
-    try:
-        entries = orjson.loads(path.read_bytes())
-        fields = {entry["name"]: _field(entry) for entry in entries}
-        if len(fields) < len(entries):
-            raise ValueError("a name occurs twice")
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(
-            f'{str(path)!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
-            "...]. Export it again, or remove it: types then follow from the roles alone."
-        ) from error
-    return fields
-
-
-def _field(entry: dict[str, str]) -> Field:
-    field_type = entry["type"].upper()
-    return Field(ALIASES.get(field_type, field_type), entry.get("mode", "NULLABLE").upper())
-
-
 class _Table:
     """The columns of the rows read so far, and the rows left out of them."""
 
@@ -205,54 +157,83 @@ class _Table:
         self.names: set[str] = set()
         self.rows = 0
 
-    def add(self, block: _Block, shard: str) -> None:
-        """Takes the good rows of a block; raises DataError at one bad row too many."""
-        self.names.update(*block.rows)
-        arrays, faults = self._convert(block.rows)
-        numbered = block.faults | {block.lines[index]: fault for index, fault in faults.items()}
-        for line in sorted(numbered):
-            self._leave_out(shard, line, numbered[line])
-        if faults:
-            arrays, _ = self._convert([row for index, row in enumerate(block.rows) if index not in faults])
+    def read(self, path: Path, name: str) -> Shard:
+        """Takes the rows of one shard; raises DataError at one bad row too many."""
+        tally = Tally()
+        rows_before = self.rows
+        for block in self._blocks(read_lines(path, name, tally)):
+            self._add(block, name)
+        return Shard(name, tally.bytes, self.rows - rows_before, tally.sha256.hexdigest())
+
+    def _blocks(self, shard: Iterable[list[bytes]]) -> Iterator[_Block]:
+        block = self._empty_block()
+        done = 0
+        for lines in shard:
+            self._parse(lines, done, block)
+            done += len(lines)
+            if len(block.lines) + len(block.faults) >= BLOCK_ROWS:
+                yield block
+                block = self._empty_block()
+        yield block
+
+    def _empty_block(self) -> _Block:
+        return _Block({column.name: [] for column in self.columns}, [], {})
+
+    def _parse(self, lines: list[bytes], done: int, block: _Block) -> None:
+        """Adds the rows on some lines to a block; only their values are kept, which halves time and memory."""
+        rows = []
+        for number, line in enumerate(lines, start=done + 1):
+            try:
+                rows.append(parse_row(line))
+                block.lines.append(number)
+            except ValueError as error:
+                if line.strip(b" \t\r"):
+                    block.faults[number] = _Fault(str(error))
+        self.names.update(*rows)
+        if self.fields is not None and not self.names <= self.fields.keys():
+            for number, row in zip(block.lines[len(block.lines) - len(rows) :], rows, strict=True):
+                if unknown := row.keys() - self.fields.keys():
+                    block.faults[number] = _Fault(f"field {_short(min(unknown))} is not in schema.json")
+        for name, values in block.columns.items():
+            values.extend([row.get(name) for row in rows])
+
+    def _add(self, block: _Block, shard: str) -> None:
+        arrays, faults = self._convert(block)
+        for line in sorted(faults):
+            self._leave_out(shard, line, faults[line])
+        kept = [line not in faults for line in block.lines]
+        if not all(kept):
+            columns = {name: list(compress(values, kept)) for name, values in block.columns.items()}
+            arrays, _ = self._convert(_Block(columns, [], {}))
         for name, array in arrays.items():
             self.arrays[name].append(array)
-        self.rows += len(block.rows) - len(faults)
+        self.rows += sum(kept)
 
-    def _convert(self, rows: list[dict[str, Any]]) -> tuple[dict[str, pa.Array], dict[int, _Fault]]:
-        """The columns of the rows; those in which a value is refused are missing, and its row is at fault."""
+    def _convert(self, block: _Block) -> tuple[dict[str, pa.Array], dict[int, _Fault]]:
+        """The columns of a block, but for those in which a value is refused; the faults by line."""
         arrays: dict[str, pa.Array] = {}
-        faults = self._unknown_fields(rows)
+        faults = dict(block.faults)
         most = self.max_bad_rows - len(self.bad_rows) + 1
         for column in self.columns:
-            column_values = [row.get(column.name) for row in rows]
+            values = block.columns[column.name]
             try:
-                arrays[column.name] = to_arrow(column_values, column)
+                arrays[column.name] = to_arrow(values, column)
             except ValueError:
-                for index, reason in islice(refused(column_values, column), most):
-                    hint = "" if column.name in self.names else f" ({did_you_mean(column.name, self.names)})"
-                    value = column_values[index]
-                    fault = _Fault(f"column {column.name!r} {reason}{hint}", "" if value is None else _short(value))
-                    faults.setdefault(index, fault)
+                hint = "" if column.name in self.names else f" ({did_you_mean(column.name, self.names)})"
+                for index, reason in islice(refused(values, column), most):
+                    value = "" if values[index] is None else _short(values[index])
+                    fault = _Fault(f"column {column.name!r} {reason}{hint}", value)
+                    faults.setdefault(block.lines[index], fault)
         return arrays, faults
-
-    def _unknown_fields(self, rows: list[dict[str, Any]]) -> dict[int, _Fault]:
-        if self.fields is None or self.names <= self.fields.keys():
-            return {}
-        unknown = (
-            (index, next((name for name in row if name not in self.fields), None)) for index, row in enumerate(rows)
-        )
-        return {
-            index: _Fault(f"field {_short(name)} is not in schema.json") for index, name in unknown if name is not None
-        }
 
     def _leave_out(self, shard: str, line: int, fault: _Fault) -> None:
         self.bad_rows.append({"shard": shard, "line": line, "reason": fault.reason})
         if len(self.bad_rows) <= self.max_bad_rows:
             return
-        value = f": {fault.value}" if fault.value else ""
         first = self.bad_rows[0]
+        value = f": {fault.value}" if fault.value else ""
         advice = (
-            f"max_bad_rows={self.max_bad_rows} are left out already, the first in {first['shard']}, line {first['line']}."
+            f"max_bad_rows={self.max_bad_rows} are left out already, from {first['shard']}, line {first['line']} on."
             if self.max_bad_rows
             else "Correct the export, or set max_bad_rows to leave such rows out."
         )
@@ -261,13 +242,12 @@ class _Table:
     def frame(self, path: str) -> pd.DataFrame:
         """All columns, in the order of their kinds."""
         if not self.rows:
-            raise DataError(f"0 rows in {path!r} ({len(self.bad_rows)} bad ones left out): there is nothing to read.")
+            raise DataError(f"0 rows in {path!r}, {len(self.bad_rows)} bad ones left out. Export the table again.")
         for column in self.columns:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
             if self.fields is None and column.name not in self.names:
-                raise DataError(
-                    f"No row of {path!r} has the column {column.name!r}. {did_you_mean(column.name, self.names)}"
-                )
+                hint = did_you_mean(column.name, self.names)
+                raise DataError(f"No row of {path!r} has the column {column.name!r}. {hint}")
         data = {column.name: to_pandas(self.arrays[column.name], column) for column in self.columns}
         return pd.DataFrame(data, index=pd.RangeIndex(self.rows), copy=False)
 

@@ -40,16 +40,14 @@ class ResourceError(TrainerError):
     exit_code = 6
 
 
-class Interrupted(TrainerError):
+class Interrupted(TrainerError):  # noqa: N818 - an order, not an error
     exit_code = 75
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest known name, or lists all of them."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.6) or get_close_matches(
-        name.lower(), known, n=1, cutoff=0.6
-    )
+    near = get_close_matches(name, known, n=1, cutoff=0.6) or get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(known) or 'none'}."

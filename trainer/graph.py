@@ -75,9 +75,7 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
         return Table(
             tf.TensorSpec([None, sum(self._id_widths().values())], tf.int32),
             tf.TensorSpec([None, 2 * len(self.shapes.numeric)], tf.float32),
-            tf.TensorSpec(
-                [None, None] if multilabel else [None], tf.int32 if multilabel or multiclass else tf.float32
-            ),
+            tf.TensorSpec([None, None] if multilabel else [None], tf.int32 if multilabel or multiclass else tf.float32),
             tf.TensorSpec([None], tf.float32),
         )
 
@@ -176,6 +174,4 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
     def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Features by column -> predictions, inside a graph."""
         logits = self.model(features, training=False)
-        return objectives.predictions(
-            self.config.objective, logits, self.shapes.label_mean, self.shapes.label_std
-        )
+        return objectives.predictions(self.config.objective, logits, self.shapes.label_mean, self.shapes.label_std)

@@ -59,7 +59,13 @@ class Metrics(tf.Module):  # type: ignore[misc]
         # float64 throughout: vectorised and scalar float32 kernels round differently, so the place of a row in its
         # batch would show.
         logits, weights = tf.cast(logits, tf.float64), tf.cast(weights, tf.float64)
-        columns = getattr(self, f"_add_{self.objective}")(logits, labels, weights)
+        add = {
+            "binary": self._add_binary,
+            "regression": self._add_regression,
+            "multiclass": self._add_multiclass,
+            "multilabel": self._add_multilabel,
+        }[self.objective]
+        columns = add(logits, labels, weights)
         loss = row_loss(self.objective, logits, labels)
         rows = tf.ones_like(weights)
         terms = tf.stack([rows, weights, *(weights * column for column in [loss, *columns])])
@@ -69,7 +75,13 @@ class Metrics(tf.Module):  # type: ignore[misc]
         """The metrics by name, beginning with loss; `rows` and `weight` come last."""
         rows, weight, *sums = self._state["sums"].numpy()
         means = {name: _ratio(value, weight) for name, value in zip(WEIGHTED_SUMS[self.objective], sums, strict=True)}
-        metrics = getattr(self, f"_{self.objective}_metrics")(means)
+        summary = {
+            "binary": self._binary_metrics,
+            "regression": self._regression_metrics,
+            "multiclass": self._multiclass_metrics,
+            "multilabel": self._multilabel_metrics,
+        }[self.objective]
+        metrics = summary(means)
         return {name: float(value) for name, value in (metrics | {"rows": rows, "weight": weight}).items()}
 
     def curve(self, bins: int = 20) -> dict[str, list[float]]:
@@ -143,8 +155,9 @@ class Metrics(tf.Module):  # type: ignore[misc]
         self._state["histogram"].scatter_add(tf.IndexedSlices(sides, index))
 
     def _bin_middles(self) -> Floats:
-        place = (np.arange(BINS) + 0.5 - BINS / 2) / SCALE
-        return self.center + np.sign(place) * FINEST * np.expm1(np.abs(place))
+        place: Floats = (np.arange(BINS) + 0.5 - BINS / 2) / SCALE
+        middles: Floats = self.center + np.sign(place) * FINEST * np.expm1(np.abs(place))
+        return middles
 
     def _auc(self) -> float:
         """Area under the ROC curve, pairs within a bin counted half; nan without both classes or with a nan logit."""
@@ -221,4 +234,5 @@ def _entropy(probability: float) -> float:
 
 
 def _sigmoid(logits: Floats) -> Floats:
-    return 0.5 * (1 + np.tanh(logits / 2))
+    probabilities: Floats = np.exp(-np.logaddexp(0.0, -logits))
+    return probabilities

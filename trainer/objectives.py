@@ -26,18 +26,15 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     multiclass: softmax cross-entropy. multilabel: sigmoid cross-entropy, mean over the classes.
     logits: float [batch, outputs]; labels: as in `Examples`.
     """
-    match objective:
-        case "binary":
-            return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits[:, 0])
-        case "regression":
-            return tf.math.squared_difference(logits[:, 0], tf.cast(labels, logits.dtype))
-        case "multiclass":
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        case "multilabel":
-            targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
-            return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
-        case _:
-            raise AssertionError(f"unknown objective {objective!r}")
+    if objective == "binary":
+        return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits[:, 0])
+    if objective == "regression":
+        return tf.math.squared_difference(logits[:, 0], tf.cast(labels, logits.dtype))
+    if objective == "multiclass":
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    assert objective == "multilabel"
+    targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
 
 
 def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std: float) -> tf.Tensor:
@@ -45,14 +42,11 @@ def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std:
 
     Returns [batch] for binary and regression, [batch, classes] for multiclass (each row sums to 1) and multilabel.
     """
-    match objective:
-        case "binary":
-            return tf.sigmoid(logits[:, 0])
-        case "regression":
-            return label_mean + label_std * logits[:, 0]
-        case "multiclass":
-            return tf.nn.softmax(logits)
-        case "multilabel":
-            return tf.sigmoid(logits)
-        case _:
-            raise AssertionError(f"unknown objective {objective!r}")
+    if objective == "binary":
+        return tf.sigmoid(logits[:, 0])
+    if objective == "regression":
+        return label_mean + label_std * logits[:, 0]
+    if objective == "multiclass":
+        return tf.nn.softmax(logits)
+    assert objective == "multilabel"
+    return tf.sigmoid(logits)

@@ -54,9 +54,7 @@ class Optimizer(tf.Module):  # type: ignore[misc]
                 lr=rate, beta1=BETA_1, beta2=BETA_2, epsilon=EPSILON, grad=g,
             )  # fmt: skip
         elif self.rule == "adagrad":
-            tf.raw_ops.ResourceApplyAdagradV2(
-                var=variable.handle, accum=handles[0], lr=rate, epsilon=EPSILON, grad=g
-            )
+            tf.raw_ops.ResourceApplyAdagradV2(var=variable.handle, accum=handles[0], lr=rate, epsilon=EPSILON, grad=g)
         else:
             variable.assign_sub(rate * g)
 

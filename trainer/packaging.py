@@ -1,4 +1,4 @@
-"""The package: a zip of a listed set of members, each with its SHA-256, written whole or not at all and read with suspicion.
+"""The package: a zip of listed members, each with its SHA-256, written whole or not at all and read with suspicion.
 
 A package may come from anywhere. Reading checks names, sizes and hashes before any member is used, and nothing in a
 package is code: weights are plain arrays, everything else is text.
@@ -9,6 +9,7 @@ import io
 import json
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same members make the same bytes, whenever they are packed
 MAX_MEMBERS = 10_000
 MAX_BYTES = 64 * 2**30
+NOT_A_PACKAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError, RuntimeError)
 MAX_RATIO = 1000  # of unpacked to packed size; weights and JSON stay far below
 
 
@@ -72,7 +74,7 @@ def read_package(path: Path) -> dict[str, bytes]:
         raise StorageError(f"There is no package at {path}.") from None
     except OSError as error:
         raise StorageError(f"Reading {path} failed: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError) as error:
+    except NOT_A_PACKAGE as error:
         raise StorageError(f"{path} is not a package: {error}.") from error
     if version != FORMAT_VERSION:
         raise StorageError(f"{path} has package format {version!r}; this code reads {FORMAT_VERSION}. Update the code.")

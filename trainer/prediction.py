@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import dataset, packaging, preprocessing, serving, system
+from trainer.command import run_command
 from trainer.errors import StorageError
 from trainer.graph import OpsWrapper, build_model_graph
-from trainer.command import run_command
 
 PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
 BLOCK = 65_536  # rows turned into JSON at a time

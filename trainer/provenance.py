@@ -1,4 +1,4 @@
-"""Where a package comes from: the versions, the commit and the machine that made it. Never an environment variable's value."""
+"""Where a package comes from: versions, commit, machine. Never the value of an environment variable."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ def installed(package: str) -> str | None:
 def git(root: Path, *arguments: str) -> str | None:
     """What git prints, or None where there is no git or no repository, as in an image."""
     try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

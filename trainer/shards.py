@@ -4,7 +4,6 @@ A damaged, doubly compressed or foreign file is refused by name; nothing is skip
 """
 
 import codecs
-import glob
 import hashlib
 import re
 import zlib
@@ -57,7 +56,7 @@ def find_shards(path: str | Path) -> list[Path]:
         if path.is_dir():
             shards = [child for child in path.iterdir() if SHARD.fullmatch(child.name)]
         else:
-            shards = [Path(match) for match in glob.glob(str(path))]
+            shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             if not shards:
                 raise StorageError(f"There is no file, folder or match {str(path)!r}. {_listing(path.parent)}")
         shards = sorted(shard for shard in shards if shard.is_file() and not NO_SHARD.fullmatch(shard.name))
@@ -109,7 +108,7 @@ def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
     head = next(stored, b"")
     if not head and path.suffix == ".gz":
         raise DataError(f"{name} is an empty file, no gzip data: its copy or export was cut short. Fetch it again.")
-    text = chain([head], stored)
+    text: Iterator[bytes] = chain([head], stored)
     if head.startswith(GZIP) or head == GZIP[:1]:
         text = _gunzip(text, name)
     head = next(text, b"")
@@ -137,16 +136,17 @@ def _gunzip(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
     stored = inflated = 0
     for piece in pieces:
         stored += len(piece)
-        while piece:
+        rest = piece
+        while rest:
             if member.eof:
                 member = zlib.decompressobj(wbits=31)
             try:
-                text = member.decompress(piece, INFLATE_BYTES)
+                text = member.decompress(rest, INFLATE_BYTES)
             except zlib.error as error:
                 raise DataError(f"{name}: damaged gzip data after {inflated:,} bytes of text ({error}).") from error
-            piece = member.unused_data if member.eof else member.unconsumed_tail
+            rest = member.unused_data if member.eof else member.unconsumed_tail
             inflated += len(text)
-            if inflated > BOMB_BYTES and inflated > BOMB_RATIO * (stored - len(piece)):
+            if inflated > BOMB_BYTES and inflated > BOMB_RATIO * (stored - len(rest)):
                 raise DataError(f"{name} inflates more than {BOMB_RATIO}:1, as no dataset does: a decompression bomb.")
             if text:
                 yield text

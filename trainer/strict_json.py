@@ -38,13 +38,13 @@ def read(path: Path) -> Any:
         raise ConfigError(f"There is no file {path}. JSON files in {path.parent}: {there}.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_BYTES:,} bytes.")
     return decode(data, str(path))
 
 
 def decode(data: bytes | str, where: str) -> Any:
     """The value of a JSON text; ConfigError that begins with `where`, line and column if it is not strict JSON."""
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{where} has more than {MAX_BYTES:,} bytes.")
     text = data if isinstance(data, str) else _utf8(data, where)
     if not text.strip():
         raise ConfigError(f"{where} is empty.")
@@ -63,14 +63,14 @@ def loads(text: str) -> Any:
 
 
 def _utf8(data: bytes, where: str) -> str:
+    """The text without a byte order mark; ConfigError with the offset of the first byte that is not UTF-8 text."""
     try:
-        zero = data.index(0) if 0 in data else None
-        if zero is not None and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-            raise UnicodeDecodeError("utf-8", data, zero, zero + 1, "zero byte")
         text = data.decode("utf-8")
+        offset = data.find(0)  # UTF-16 without a mark is valid UTF-8 with a zero byte in each letter
     except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise ConfigError(f"{where} is not UTF-8 text: byte {byte:#04x} at offset {error.start}. Save it as UTF-8.") from None
+        offset = error.start
+    if offset >= 0:
+        raise ConfigError(f"{where} is not UTF-8 text: byte {data[offset]:#04x} at offset {offset}. Save it as UTF-8.")
     return text.removeprefix("\ufeff")
 
 

@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync(path.parent)
     except OSError as error:
         raise storage_error("writing", path, error) from error

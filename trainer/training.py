@@ -139,10 +139,7 @@ def progress(epoch: int, epochs: int, rows: int) -> Iterator[Progressing]:
             last = now
             rate = rows_done / (now - began)
             left = (rows - rows_done) / rate
-            print(
-                f"epoch {epoch}/{epochs}: {rows_done / rows:4.0%}  loss {loss:.4f}  {rate:,.0f} rows/s  {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            figures = f"loss {loss:.4f}  {rate:,.0f} rows/s  {left:,.0f} s left"
+            print(f"epoch {epoch}/{epochs} {rows_done / rows:4.0%}  {figures}", file=sys.stderr, flush=True)
 
     yield tell

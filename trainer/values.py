@@ -20,39 +20,20 @@ Where the table's schema is known, it decides which kinds a column can have, and
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.errors import DataError, did_you_mean
+from trainer.schema import LABEL_KINDS, LIST_KINDS, NUMERIC_KINDS, Column
 
 MAX_TEXT = 1_000_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-NUMERIC_KINDS = {"number", "probability", "target", "weight"}
-LIST_KINDS = {"categories", "classes"}
-LABEL_KINDS = {"probability", "target", "class", "classes", "weight"}
-
-ALIASES = {
-    "INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "DECIMAL": "NUMERIC",
-    "BIGDECIMAL": "BIGNUMERIC",
-}  # fmt: skip
-DISCRETE_TYPES = {"STRING", "INTEGER", "BOOLEAN", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP"}
-NUMBER_TYPES = {"INTEGER", "FLOAT", "NUMERIC", "BIGNUMERIC"}
-TYPES_OF_KIND = {
-    **dict.fromkeys(("category", "categories", "key", "class", "classes"), DISCRETE_TYPES),
-    **dict.fromkeys(("number", "target", "weight"), NUMBER_TYPES),
-    "text": {"STRING"},
-    "probability": NUMBER_TYPES | {"BOOLEAN"},
-    "time": {"INTEGER", "DATE", "DATETIME", "TIMESTAMP"},
-}
 
 # Grammars, ASCII only. JSON's own for numbers: no "+1", "007", "1_000", " 5 ", "0x10".
 INTEGER = r"(0|-?[1-9][0-9]*)"
@@ -66,58 +47,6 @@ JSON_TYPE = {str: "string", int: "integer", float: "fraction", bool: "boolean", 
 PYTHON_TYPE = {"string": str, "integer": int, "boolean": bool}
 TIME_FORMS = {"INTEGER": INTEGER, "DATE": DATE, "DATETIME": DATETIME, "TIMESTAMP": DATETIME + UTC}
 TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC")}
-
-
-class Field(NamedTuple):
-    """A column of a BigQuery table: its type in the old names (INTEGER, FLOAT, BOOLEAN, RECORD) and its mode."""
-
-    type: str
-    mode: str
-
-
-@dataclass
-class Column:
-    """A column to read. `form` is what all its values look like in JSON; its first value settles it."""
-
-    name: str
-    kind: str
-    type: str = ""
-    required: bool = False
-    form: str = ""
-
-
-def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
-    """The columns to read, held against the table's fields where those are known.
-
-    Raises DataError for a column that the table does not have or that cannot be of its kind.
-    """
-    assert set(kinds.values()) <= set(TYPES_OF_KIND), f"unknown kind among {kinds}"
-    if fields is None:
-        return [Column(name, kind, required=kind in LABEL_KINDS) for name, kind in kinds.items()]
-    return [_plan_column(name, kind, fields) for name, kind in kinds.items()]
-
-
-def _plan_column(name: str, kind: str, fields: Mapping[str, Field]) -> Column:
-    if name not in fields:
-        raise DataError(f"the table has no column {name!r}. {did_you_mean(name, fields)}")
-    field = fields[name]
-    repeated = field.mode == "REPEATED"
-    allowed = TYPES_OF_KIND[kind]
-    if field.type not in allowed or repeated != (kind in LIST_KINDS):
-        mode = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
-        raise DataError(
-            f"column {name!r} is {field.mode} {field.type}; {kind!r} takes {mode} {', '.join(sorted(allowed))}. "
-            "Give it another role, or cast it in the query"
-        )
-    # BigQuery knows no NULL list: it may leave an empty one out.
-    required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
-    return Column(name, kind, field.type, required, _form_of_type(kind, field.type))
-
-
-def _form_of_type(kind: str, field_type: str) -> str:
-    if kind == "time":
-        return "" if field_type == "INTEGER" else field_type
-    return {"INTEGER": "", "BOOLEAN": "boolean"}.get(field_type, "string")
 
 
 def to_arrow(values: list[Any], column: Column) -> pa.Array:
@@ -158,7 +87,7 @@ def to_pandas(arrays: list[pa.Array], column: Column) -> Any:
     if column.kind == "time":
         final = TIME_TYPES.get(column.form, pa.int64())
         times = pa.chunked_array([array.cast(final) for array in arrays])  # arrays before the first value: null
-        return pd.Int64Dtype().__from_arrow__(times) if final == pa.int64() else times.to_pandas()
+        return times.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     chunks = pa.chunked_array(arrays)
     if column.kind in NUMERIC_KINDS:
         return chunks.to_numpy()
@@ -270,7 +199,9 @@ def _times(values: list[Any], column: Column) -> pa.Array:
 
 
 def _numbers(values: list[Any], column: Column) -> np.ndarray:
-    allowed = {"INTEGER": {int, str}, "BOOLEAN": {bool}}.get(column.type, {int, float, str})
+    allowed: set[type] = {int, float, str}
+    if column.type in ("INTEGER", "BOOLEAN"):
+        allowed = {int, str} if column.type == "INTEGER" else {bool}
     if column.kind == "probability" and not column.type:
         allowed = allowed | {bool}
     types = set(map(type, values)) - {NoneType}
@@ -290,7 +221,8 @@ def _numbers(values: list[Any], column: Column) -> np.ndarray:
 def _quoted_numbers(texts: pa.Array, column: Column) -> np.ndarray:
     if column.type == "INTEGER":
         _int64(texts)
-    return _cast(_matched(texts, NUMBER, "a number"), pa.float64(), "a number").to_numpy(zero_copy_only=False)
+    numbers = _cast(_matched(texts, NUMBER, "a number"), pa.float64(), "a number")
+    return np.asarray(numbers.to_numpy(zero_copy_only=False))
 
 
 def _check_range(numbers: np.ndarray, column: Column) -> None:
