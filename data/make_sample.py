@@ -11,7 +11,6 @@ the sign of an effect: what a model that averages words can never know.
 import argparse
 import gzip
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +28,12 @@ COUNTRIES = ("US", "GB", "DE", "FR", "JP", "BR", "IN", "IL", "MX", "NA", "NO", "
 DEVICES = ("mobile", "desktop", "tablet")
 QUESTIONS = ("how", "why", "what", "when", "where", "which")
 PROMISES = ("best", "free", "new", "secret", "simple", "quick")
-WORDS = tuple(
-    first + second
-    for first in "sun moon sea wind rain snow fire stone wood gold river star night day hill".split()
-    for second in "light house boat bird road field song walk gate garden ship fall town maker path line".split()
-)
+FIRST = ("sun", "moon", "sea", "wind", "rain", "snow", "fire", "stone", "gold", "river", "star", "night", "day", "hill")
+SECOND = ("light", "boat", "bird", "road", "field", "song", "walk", "gate", "garden", "ship", "fall", "town", "path")
+WORDS = tuple(first + second for first in FIRST for second in SECOND)
 ODD_TITLES = (
     "",
-    "   ",
+    "  {}  ",
     "<b>{}</b> & more",
     'they said: "{}"',
     "it's 100% \\ {} / C:\\new",
@@ -49,7 +46,7 @@ ODD_TITLES = (
     " ".join(["{}"] * 40),
 )
 MIN_WORDS, MAX_WORDS = 4, 16
-BLOCK_ROWS = 2**15  # rows in memory at a time
+BLOCK_ROWS = 2**16  # rows in memory at a time
 
 # Standard deviations and heights of the effects on the logit.
 BIAS = -2.3
@@ -126,11 +123,10 @@ def known_losses(frame: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
     Means over the rows, weighted by impressions, in nats (cross_entropy) and squared ctr (mse). The constant is the
     weighted mean of these rows. order_share: the part of the gap constant - possible that only word order can close.
     """
-    return _as_losses(_loss_sums(frame, seed))
+    return _as_losses(_loss_sums(frame, truth_of(frame, seed)))
 
 
-def _loss_sums(frame: pd.DataFrame, seed: int) -> Floats:
-    truth = truth_of(frame, seed)
+def _loss_sums(frame: pd.DataFrame, truth: Truth) -> Floats:
     label, weight = frame["ctr"].to_numpy("float64"), frame["impressions"].to_numpy("float64")
     terms = [np.ones_like(label), label, label**2]
     for chance in (truth.blind, truth.chance):
@@ -150,11 +146,14 @@ def _as_losses(sums: Floats) -> dict[str, Any]:
 
 
 def make_rows(rows: int, seed: int = 0) -> pd.DataFrame:
-    """The rows as a frame: str columns (missing: NaN), int64 hour, position, impressions and clicks, float64 age, ctr."""
-    return pd.concat(_blocks(rows, seed), ignore_index=True)
+    """The rows as a frame.
+
+    int64: row_id, hour, position, impressions, clicks; float64: age (missing: NaN), ctr; all else str (missing: NaN).
+    """
+    return pd.concat((frame for frame, _ in _blocks(rows, seed)), ignore_index=True)
 
 
-def _blocks(rows: int, seed: int) -> Iterator[pd.DataFrame]:
+def _blocks(rows: int, seed: int) -> Iterator[tuple[pd.DataFrame, Truth]]:
     world = _make_world(rows, np.random.default_rng([0, seed]))
     for start in range(0, rows, BLOCK_ROWS):
         row_ids = np.arange(start, min(rows, start + BLOCK_ROWS))
@@ -162,7 +161,7 @@ def _blocks(rows: int, seed: int) -> Iterator[pd.DataFrame]:
 
 
 def _make_world(rows: int, rng: np.random.Generator) -> World:
-    # At 2,000 / 200,000 / 5,000,000 rows: 111 / 1,936 / 14,239 items, 26 / 190 / 760 publishers, 11 / 50 / 139 campaigns.
+    # Of 2,000, 200,000 and 5,000,000 rows: 111, 1,936, 14,239 items; 26, 190, 760 publishers; 11, 50, 139 campaigns.
     items, publishers, campaigns = (round(rows**growth) for growth in (0.62, 0.43, 0.32))
     titles = _make_titles(3 * items, rng)
     shared = np.empty(len(titles), dtype=np.int64)
@@ -178,7 +177,8 @@ def _make_world(rows: int, rng: np.random.Generator) -> World:
 
 
 def _make_titles(count: int, rng: np.random.Generator) -> NDArray[np.object_]:
-    words = np.array(rng.permutation(WORDS), dtype=object)[rng.choice(len(WORDS), (count, MAX_WORDS), p=_zipf(len(WORDS)))]
+    vocabulary = rng.permutation(np.array(WORDS, dtype=object))
+    words = vocabulary[rng.choice(len(WORDS), (count, MAX_WORDS), p=_zipf(len(WORDS)))]
     lengths = rng.integers(MIN_WORDS, MAX_WORDS, size=count, endpoint=True)
     has_pair = rng.random(count) < 0.6
     markers = np.stack([rng.choice(QUESTIONS, count), rng.choice(PROMISES, count)], axis=1)
@@ -192,7 +192,9 @@ def _make_titles(count: int, rng: np.random.Generator) -> NDArray[np.object_]:
     return titles
 
 
-def _draw_rows(world: World, row_ids: NDArray[np.int64], rng: np.random.Generator, seed: int) -> pd.DataFrame:
+def _draw_rows(
+    world: World, row_ids: NDArray[np.int64], rng: np.random.Generator, seed: int
+) -> tuple[pd.DataFrame, Truth]:
     count, items = len(row_ids), len(world.item_shares)
     item = rng.choice(items, count, p=world.item_shares)
     creative = item + items * rng.integers(3, size=count)
@@ -221,9 +223,10 @@ def _draw_rows(world: World, row_ids: NDArray[np.int64], rng: np.random.Generato
     )
     for column, share in (("publisher", 0.02), ("title", 0.005), ("thumbnail", 0.01), ("age", 0.03)):
         frame[column] = frame[column].mask(rng.random(count) < share)
-    frame["clicks"] = rng.binomial(frame["impressions"], truth_of(frame, seed).chance)
+    truth = truth_of(frame, seed)
+    frame["clicks"] = rng.binomial(frame["impressions"], truth.chance)
     frame["ctr"] = frame["clicks"] / frame["impressions"]
-    return frame
+    return frame, truth
 
 
 def _names(kind: str, count: int) -> NDArray[np.object_]:
@@ -231,8 +234,8 @@ def _names(kind: str, count: int) -> NDArray[np.object_]:
 
 
 def _zipf(count: int, exponent: float = 1.0) -> Floats:
-    shares = np.arange(1.0, count + 1) ** -exponent
-    return shares / shares.sum()
+    shares = np.power(np.arange(1.0, count + 1), -exponent)
+    return np.asarray(shares / shares.sum())
 
 
 def write_sample(path: Path, rows: int, *, seed: int = 0, pad_bytes: int = 0) -> dict[str, Any]:
@@ -247,13 +250,13 @@ def write_sample(path: Path, rows: int, *, seed: int = 0, pad_bytes: int = 0) ->
         # No file name and no time inside: the same rows are the same bytes.
         out = gzip.GzipFile("", "wb", 1, raw, mtime=0) if path.suffix == ".gz" else raw
         with out:
-            for frame in _blocks(rows, seed):
+            for frame, truth in _blocks(rows, seed):
                 out.write(to_export_form(frame, pad_bytes))
-                sums += _loss_sums(frame, seed)
-    os.replace(part, path)
-    truth = {"rows": rows, "seed": seed} | _as_losses(sums)
-    truth_path(path).write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
-    return truth
+                sums += _loss_sums(frame, truth)
+    part.replace(path)
+    known = {"rows": rows, "seed": seed} | _as_losses(sums)
+    truth_path(path).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    return known
 
 
 def truth_path(path: Path) -> Path:
@@ -266,7 +269,7 @@ def to_export_form(frame: pd.DataFrame, pad_bytes: int = 0) -> bytes:
     lines = ["{" + "".join(values)[1:] + "}\n" for values in zip(*fields, strict=True)]
     if pad_bytes:
         lines = [f'{line[:-2]},"padding":"{"x" * (pad_bytes - len(line))}"}}\n' for line in lines]
-    return "".join(lines).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026").encode()
+    return "".join(lines).encode().replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
 
 
 def _json_fields(column: pd.Series) -> NDArray[np.object_]:
@@ -280,9 +283,9 @@ def _json_fields(column: pd.Series) -> NDArray[np.object_]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "sample_2k.json", help="gzip if it ends in .gz")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "sample_2k.json", help="*.gz: gzip")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pad-bytes", type=int, default=0, help="an unused column fills each row up to about so many bytes")
+    parser.add_argument("--pad-bytes", type=int, default=0, help="fill rows up to so many bytes")
     args = parser.parse_args()
     if args.rows < 1:
         parser.error(f"--rows={args.rows}: at least 1")

@@ -1,8 +1,7 @@
 """rnn_v1: as deep_v1, but the title is read word by word by a recurrent layer, so that order counts.
 
-GRU: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder". LSTM: Hochreiter and Schmidhuber
-1997, "Long Short-Term Memory".
-The layers keep the arguments with which Keras picks the cuDNN kernel on a GPU; padding is on the right, as it wants.
+`trainer.recurrent` names the papers. On a GPU Keras picks the cuDNN kernel: the layers keep the arguments, and padding
+the side, that it asks for.
 """
 
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from trainer.preprocessing import DatasetShapes
 
 from trainer.config import NetConfig, setting
 from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.recurrent import GRU, LSTM
 
-CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+CELLS = {"gru": GRU, "lstm": LSTM}
 
 
 @dataclass(frozen=True)

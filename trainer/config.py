@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import networks
 from trainer import strict_json
 from trainer.errors import ConfigError, did_you_mean
 from trainer.settings import Level, resolve, shown, typed, value_from_json, value_from_text
+from trainer.settings import setting as setting  # networks declare their settings with it
 
 ENV_PREFIX = "NET_"
 VARIANT_FILE = Path(__file__).resolve().parent.parent / "variant_config.json"
@@ -42,21 +43,6 @@ STOPPING_METRICS: dict[str, dict[str, str]] = {
     | dict.fromkeys(("accuracy", "top_5_accuracy", "macro_f1"), "max"),
     "multilabel": {"loss": "min"} | dict.fromkeys(("auc", "micro_f1", "macro_f1"), "max"),
 }
-
-
-def setting(
-    default: Any,
-    meaning: str,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A dataclass field with its meaning and its range: low <= value <= high, above < value < below."""
-    limits = {"low": low, "above": above, "high": high, "below": below, "choices": choices}
-    return field(default=default, metadata={"meaning": meaning, **limits})
 
 
 @dataclass(frozen=True)
@@ -302,20 +288,16 @@ def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
     record = strict_json.decode(data, where)
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
-        raise ConfigError(
-            f"{where} has format version {shown(version)}; this code reads {FORMAT_VERSION}. Use the release that wrote it."
-        )
+        reads = f"this code reads {FORMAT_VERSION}. Use the release that wrote it"
+        raise ConfigError(f"{where} has format version {shown(version)}; {reads}.")
     try:
         variant, network, entries = record["variant"], record["network"], record["settings"]
         given = {name: entry["value"] for name, entry in entries.items()}
-        origin = {name: str(entry["source"]) for name, entry in entries.items()}
-    except (KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"{where} is damaged: it lacks a variant, a network or a setting's value and source."
-        ) from None
-    if given.get("network") != network:
-        raise ConfigError(
-            f"{where} is damaged: it names the networks {shown(network)} and {shown(given.get('network'))}."
-        )
+        sources = {name: entry["source"] for name, entry in entries.items()}
+        if given["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, ValueError):
+        parts = "a variant, a network, and settings with a value and a source each"
+        raise ConfigError(f"{where} is damaged: it must hold {parts}.") from None
     check_name(variant, "variant")
-    return settle(variant, (Level(given, where, str, value_from_json, origin.__getitem__),))
+    return settle(variant, (Level(given, where, str, value_from_json, sources.__getitem__),))

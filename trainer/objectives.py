@@ -12,11 +12,10 @@ def multi_hot(ids: tf.Tensor, classes: int) -> tf.Tensor:
 
     ids: int32 [batch, max_labels], class ids from 1, right-padded with 0. Returns float32 [batch, classes].
     """
-    # Binary bincount: no [batch, max_labels, classes] in between, and duplicate ids count once.
-    counts = tf.raw_ops.DenseBincount(
-        input=ids, size=classes + 1, weights=tf.constant([], tf.float32), binary_output=True
-    )
-    return counts[:, 1:]
+    rows, width = tf.unstack(tf.shape(ids))
+    cells = tf.stack([tf.repeat(tf.range(rows), width), tf.reshape(ids, [-1])], axis=1)
+    # An update, not a sum: duplicate ids count once. It also has a deterministic form on every device.
+    return tf.tensor_scatter_nd_update(tf.zeros([rows, classes + 1]), cells, tf.ones([rows * width]))[:, 1:]
 
 
 def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -32,9 +31,10 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.math.squared_difference(logits[:, 0], tf.cast(labels, logits.dtype))
     if objective == "multiclass":
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    assert objective == "multilabel"
-    targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
+    if objective == "multilabel":
+        targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
+    raise ValueError(objective)
 
 
 def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std: float) -> tf.Tensor:
@@ -48,5 +48,6 @@ def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std:
         return label_mean + label_std * logits[:, 0]
     if objective == "multiclass":
         return tf.nn.softmax(logits)
-    assert objective == "multilabel"
-    return tf.sigmoid(logits)
+    if objective == "multilabel":
+        return tf.sigmoid(logits)
+    raise ValueError(objective)

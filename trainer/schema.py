@@ -47,7 +47,7 @@ class Column:
 
 
 def read_schema(folder: Path) -> dict[str, Field] | None:
-    """The fields of the table by name, from the schema.json in the shards' folder or in the one above; None: no such file.
+    """The table's fields by name, from the schema.json in the shards' folder or in the one above; None without one.
 
     Raises DataError if it is not BigQuery's list of fields, StorageError if it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The values of settings: given at a level as JSON or as text, held to the type and the range of the setting.
+"""Settings in general: how one is declared, and how a value given as JSON or as text is held to its type and range.
 
 A level is the variant or the environment. The types are those that a flat configuration needs: bool, int, float, str,
 tuple[str, ...], tuple[int, ...], each also with `| None`.
@@ -11,7 +11,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any, NamedTuple
 
 from trainer import strict_json
@@ -21,6 +21,21 @@ _TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "nu
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
 _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its meaning and its range: low <= value <= high, above < value < below."""
+    limits = {"low": low, "above": above, "high": high, "below": below, "choices": choices}
+    return field(default=default, metadata={"meaning": meaning, **limits})
 
 
 class Level(NamedTuple):

@@ -68,6 +68,8 @@ def find_shards(path: str | Path) -> list[Path]:
         return shards
     except OSError as error:
         raise StorageError(f"Cannot look into {str(path)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise StorageError(f"{str(path)!r} is no file, folder or pattern: {error}.") from error
 
 
 def _listing(folder: Path) -> str:

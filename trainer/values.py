@@ -177,7 +177,8 @@ def _lists(values: list[Any], column: Column) -> pa.Array:
     if None in flat:
         raise ValueError("holds a list with null in it")
     offsets = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, _texts(flat, column), mask=pa.array([value is None for value in values]))
+    missing = pa.array([value is None for value in values], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, _texts(flat, column), mask=missing)
 
 
 def _times(values: list[Any], column: Column) -> pa.Array:

@@ -1,0 +1,172 @@
+"""The contract of every network in the folder: a new file gets all of these tests without being named here."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import networks
+from trainer.graph import OpsWrapper, build_model_graph
+from trainer.preprocessing import LABEL, DatasetShapes
+
+SHAPES = DatasetShapes(
+    categorical={"item": 12, "country": 7},
+    multi_categorical={"tags": (9, 4)},
+    text={"title": (20, 6)},
+    numeric=("age",),
+    outputs=1,
+    output_bias=(-0.5,),
+    label_mean=0.0,
+    label_std=1.0,
+)
+ROWS = 512
+
+
+def examples(rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Random features whose label follows from each of them: item, tags, words and number all carry signal."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 7, rows)
+    title = random.integers(3, 20, (rows, 6)) * (np.arange(6) < lengths[:, None])
+    item, tags = random.integers(3, 12, rows), random.integers(3, 9, (rows, 4))
+    age = random.normal(size=rows)
+    signal = (item % 2) * 2.0 - 1 + ((title == 5).any(1) * 2.0 - 1) + (tags[:, 0] > 5) + age
+    return {
+        "item": item.astype(np.int32),
+        "country": random.integers(3, 7, rows).astype(np.int32),
+        "tags": tags.astype(np.int32),
+        "title": title.astype(np.int32),
+        "age": np.stack([age, np.zeros(rows)], axis=1).astype(np.float32),
+        LABEL: (signal > signal.mean()).astype(np.float32),
+    }
+
+
+def built(name: str, shapes: DatasetShapes = SHAPES, **settings: object) -> OpsWrapper:
+    config = networks.load(name).Config(network=name, batch_size=64, learning_rate=0.01, **settings)
+    return build_model_graph(config, shapes)
+
+
+def trained(ops: OpsWrapper, epochs: int) -> OpsWrapper:
+    table = ops.table(examples())
+    for epoch in range(epochs):
+        ops.train_steps(table, ops.shuffled(ROWS, epoch), 0, ROWS // 64, 1000)
+    return ops
+
+
+@pytest.fixture(scope="module", params=networks.names())
+def ops(request: pytest.FixtureRequest) -> OpsWrapper:
+    return trained(built(request.param), epochs=25)
+
+
+def test_learns_a_planted_signal(ops: OpsWrapper) -> None:
+    assert ops.evaluate(ops.table(examples()))["auc"] > 0.97
+
+
+def test_returns_logits_and_starts_at_the_best_constant() -> None:
+    for name in networks.names():
+        predictions = built(name).predict(built(name).table(examples()))
+        np.testing.assert_allclose(predictions, 1 / (1 + np.exp(0.5)), atol=0.05)
+
+
+def test_saves_and_reloads_to_equal_predictions(ops: OpsWrapper, tmp_path: Path) -> None:
+    ops.model.save(tmp_path / "model.keras")
+    features = {name: array for name, array in examples().items() if name != LABEL}
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(ops.model.predict(features, verbose=0), again.predict(features, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item": 2, "country": 2, "tags": 2, "title": 2},  # all out of vocabulary
+        {"item": 1, "country": 1, "tags": [1, 0, 0, 0], "title": [1, 0, 0, 0, 0, 0], "age": [0.0, 1.0]},  # all missing
+        {"title": 0},  # empty text
+    ],
+    ids=["oov", "missing", "empty text"],
+)
+def test_predicts_finite_numbers_for_rows_of_nothing_known(ops: OpsWrapper, change: dict[str, object]) -> None:
+    rows = examples(5)
+    for name, value in change.items():
+        rows[name] = np.broadcast_to(np.asarray(value, rows[name].dtype), rows[name].shape).copy()
+    assert np.isfinite(ops.predict(ops.table(rows))).all()
+
+
+def test_a_row_is_scored_alike_alone_and_among_others(ops: OpsWrapper) -> None:
+    together = ops.predict(ops.table(examples()))
+    for row in (0, 100):
+        alone = ops.predict(ops.table({name: array[row : row + 1] for name, array in examples().items()}))
+        np.testing.assert_allclose(alone, together[row : row + 1], atol=1e-6)
+
+
+def test_padding_does_not_count(ops: OpsWrapper) -> None:
+    rows = examples()
+    wide = dataclasses.replace(SHAPES, text={"title": (20, 9)}, multi_categorical={"tags": (9, 6)})
+    wider = built(ops.config.network, wide)
+    for weight, value in zip(wider.model.weights, ops.model.weights, strict=True):
+        weight.assign(value)
+    padded = rows | {"title": np.pad(rows["title"], ((0, 0), (0, 3))), "tags": np.pad(rows["tags"], ((0, 0), (0, 2)))}
+    np.testing.assert_allclose(wider.predict(wider.table(padded)), ops.predict(ops.table(rows)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize(
+    ("objective", "outputs", "label"),
+    [
+        ("regression", 1, np.linspace(-1, 1, ROWS, dtype=np.float32)),
+        ("multiclass", 3, np.arange(ROWS, dtype=np.int32) % 3),
+        ("multilabel", 3, np.stack([np.arange(ROWS) % 4, np.zeros(ROWS)], axis=1).astype(np.int32)),
+    ],
+)
+def test_every_objective_lowers_its_training_loss(name: str, objective: str, outputs: int, label: np.ndarray) -> None:
+    shapes = dataclasses.replace(SHAPES, outputs=outputs, output_bias=(0.0,) * outputs)
+    metric = {"multiclass": "accuracy", "multilabel": "auc"}.get(objective, "loss")
+    ops = built(name, shapes, objective=objective, dropout=0.0)
+    table = ops.table(examples() | {LABEL: label})
+    before = ops.evaluate(table)
+    for epoch in range(10):
+        ops.train_steps(table, ops.shuffled(ROWS, epoch), 0, ROWS // 64, 1000)
+    after = ops.evaluate(table)
+    assert after["loss"] < 0.9 * before["loss"]
+    assert metric in after
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_two_builds_with_one_seed_train_to_the_same_bits(name: str) -> None:
+    first, second = (trained(built(name), epochs=2).model.get_weights() for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    other_seed = trained(built(name, seed=1), epochs=2).model.get_weights()
+    assert any(not np.array_equal(one, other) for one, other in zip(first, other_seed, strict=True))
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_layers_and_weights_have_names_of_their_own(name: str) -> None:
+    paths = [weight.path for weight in built(name).model.trainable_weights]
+    assert len(set(paths)) == len(paths)
+    assert not [path for path in paths if path.split("/")[0].rstrip("_0123456789") in ("dense", "embedding", "gru")]
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_holds_no_code_that_a_package_could_carry(name: str) -> None:
+    model = built(name).model
+    assert not [layer.name for layer in model.layers if isinstance(layer, keras.layers.Lambda)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cell": "lstm"}, {"bidirectional": True}, {"cell": "lstm", "bidirectional": True}]
+)
+def test_rnn_v1_reads_order_with_every_cell(settings: dict[str, object]) -> None:
+    ops = built("rnn_v1", **settings)
+    rows = examples()
+    swapped = rows | {"title": np.where(rows["title"] == 0, 0, np.roll(rows["title"], 1, axis=1))}
+    swapped["title"][:, 0] = rows["title"][:, 1]
+    assert not np.allclose(ops.predict(ops.table(rows)), ops.predict(ops.table(swapped)), atol=1e-7)
+
+
+def test_deep_v1_is_blind_to_the_order_of_words() -> None:
+    ops = built("deep_v1", batch_norm=True)
+    rows = examples()
+    full = rows | {"title": np.maximum(rows["title"], 3)}
+    turned = full | {"title": full["title"][:, ::-1].copy()}
+    np.testing.assert_allclose(ops.predict(ops.table(full)), ops.predict(ops.table(turned)), atol=1e-6)

@@ -1,0 +1,151 @@
+"""Two tokenizers. Both split at white space first, so a million texts cost as much as their distinct words.
+
+`spacy`: the tokens of spaCy's English rules. `regex`: a rule that a SavedModel can repeat, for it is made of TensorFlow
+string operations: preprocessing and serving call the same function, `regex_tokens`.
+"""
+
+import functools
+import re
+import typing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+    from spacy.tokenizer import Tokenizer
+
+# RE2 classes. A word is a run of letters, marks and digits; any other visible character is a token of its own, with the
+# marks that follow it (variation selectors of emoji); separators and control characters only separate.
+SYMBOL = r"([^\pL\pM\pN\pZ\pC]\pM*)"
+SEPARATORS = r"[\pZ\pC]+"
+
+# The letters whose lower case depends on the machine's language, which ICU asks for: Turkish, Azeri, Lithuanian.
+LANGUAGE_DEPENDENT = "IİJÌÍĨĮ"
+
+# spaCy's time for a run of symbols grows with the square of its length (20,000 brackets: 40 s), so that longer runs are
+# cut here; no word is that long.
+LONG_RUN = re.compile(r"\S{1000}")
+
+PIECES_PER_CALL = 2**16  # bounds the memory of the TensorFlow string operations
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """How texts become tokens; `max_tokens` of them are kept per text."""
+
+    tokenizer: str
+    lowercase: bool
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of row r are `values[i] for i in ids[offsets[r]:offsets[r + 1]]`."""
+
+    values: list[str]  # distinct
+    ids: npt.NDArray[np.int32]  # [tokens]
+    offsets: npt.NDArray[np.int64]  # [rows + 1]
+    missing: npt.NDArray[np.bool_]  # [rows]; a missing text has no tokens
+
+
+def tokenize(texts: pd.Series, *, tokenizer: str, lowercase: bool) -> Tokens:
+    """The tokens of a column of texts (pandas `str`, may hold NA); `tokenizer` is "spacy" or "regex".
+
+    Each distinct piece between white space is tokenized once; the rows are joined from the pieces' tokens.
+    """
+    column = pa.array(texts.array, type=pa.large_string(), from_pandas=True)
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    pieces, rows = _pieces(column.fill_null(""), tokenizer)
+    tokens = _spacy_tokens(pieces, lowercase) if tokenizer == "spacy" else _regex_tokens(pieces, lowercase)
+    words = tokens.values.dictionary_encode()
+    joined = pa.ListArray.from_arrays(tokens.offsets, words.indices).take(rows.values)
+    return Tokens(
+        values=words.dictionary.to_pylist(),
+        ids=joined.values.to_numpy(),
+        offsets=joined.offsets.to_numpy()[rows.offsets.to_numpy()].astype(np.int64),
+        missing=column.is_null().to_numpy(zero_copy_only=False),
+    )
+
+
+def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
+    """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
+    import tensorflow as tf
+
+    spaced = tf.strings.regex_replace(strings, SYMBOL, r" \1 ")
+    tokens = tf.strings.split(tf.strings.regex_replace(spaced, SEPARATORS, " "))
+    if not lowercase:
+        return tokens
+    flat = tokens.flat_values
+    for letter in LANGUAGE_DEPENDENT:
+        flat = tf.strings.regex_replace(flat, letter, letter.lower())
+    return tokens.with_flat_values(tf.strings.lower(flat, encoding="utf-8"))
+
+
+def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.LargeStringArray, pa.ListArray]:
+    """The distinct pieces of all texts, which can be tokenized alone, and for each text the list of its pieces' ids.
+
+    spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, but for its last step: it
+    looks for special cases, such as ":)", in the tokens of the whole text, meets them across one space too, ": )",
+    leaves these apart, and with them any other special case that they overlap. A text where that could happen stays
+    one piece.
+    """
+    if tokenizer == "regex":
+        split = pc.utf8_split_whitespace(texts)
+        flat = split.values.dictionary_encode()
+        return flat.dictionary, pa.ListArray.from_arrays(split.offsets, flat.indices)
+    stays_whole = pc.match_substring_regex(texts, _spacy()[1])
+    whole = texts.filter(stays_whole)
+    split = pc.utf8_split_whitespace(texts.filter(pc.invert(stays_whole)))
+    flat = pa.concat_arrays([split.values, whole]).dictionary_encode()
+    offsets = np.append(split.offsets.to_numpy(), len(split.values) + np.arange(1, len(whole) + 1, dtype=np.int32))
+    last = stays_whole.to_numpy(zero_copy_only=False)
+    order = np.where(last, len(split) + np.cumsum(last), np.cumsum(~last)) - 1
+    return flat.dictionary, pa.ListArray.from_arrays(offsets, flat.indices).take(order)
+
+
+def _regex_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
+    """The tokens of each piece."""
+    blocks = [
+        regex_tokens(pieces[start : start + PIECES_PER_CALL].to_numpy(zero_copy_only=False), lowercase)
+        for start in range(0, max(len(pieces), 1), PIECES_PER_CALL)
+    ]
+    values = [pa.array(block.flat_values.numpy(), pa.large_binary()).cast(pa.large_string()) for block in blocks]
+    lengths = np.concatenate([block.row_lengths().numpy() for block in blocks])
+    return pa.ListArray.from_arrays(np.append(0, np.cumsum(lengths)).astype(np.int32), pa.concat_arrays(values))
+
+
+def _spacy_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
+    """The tokens of each piece, without those of white space."""
+    tokenizer, _ = _spacy()
+    tokens: typing.Iterable[list[str]] = (
+        [token.text for token in tokenizer(LONG_RUN.sub(r"\g<0> ", piece)) if not token.is_space]
+        for piece in pieces.to_pylist()
+    )
+    if lowercase:
+        tokens = ([token.lower() for token in row] for row in tokens)
+    return pa.array(tokens, pa.list_(pa.large_string()))
+
+
+@functools.cache
+def _spacy() -> tuple["Tokenizer", str]:
+    """spaCy's English tokenizer, and a pattern of two neighbours in a special case with a space between them."""
+    import spacy  # 1.6 s: only where it is used
+    from spacy.tokenizer import Tokenizer
+
+    tokenizer = spacy.blank("en").tokenizer
+    plain = Tokenizer(
+        tokenizer.vocab,
+        prefix_search=tokenizer.prefix_search,
+        suffix_search=tokenizer.suffix_search,
+        infix_finditer=tokenizer.infix_finditer,
+        token_match=tokenizer.token_match,
+        url_match=tokenizer.url_match,
+    )
+    parts = [[token.text for token in plain(case)] for case in tokenizer.rules]
+    pairs = {f"{left} {right}" for case in parts for left, right in zip(case, case[1:], strict=False)}
+    return tokenizer, "|".join(re.escape(pair) for pair in sorted(pairs))
