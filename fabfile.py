@@ -64,19 +64,19 @@ def evaluate(c, package, data):
 @task(help={"variant": "name in variant_config.json"})
 def config(c, variant="deep_v1"):
     """Show each setting of a variant: value, source and meaning."""
-    python("-m", "trainer.config", "settings", variant=variant)
+    python("-m", "trainer.show", "settings", variant=variant)
 
 
 @task
 def variants(c):
     """List the variants and how they differ from the defaults."""
-    python("-m", "trainer.config", "variants")
+    python("-m", "trainer.show", "variants")
 
 
 @task(name="networks")
 def list_networks(c):
     """List the registered networks."""
-    python("-m", "trainer.config", "networks")
+    python("-m", "trainer.show", "networks")
 
 
 @task(help={"rows": "how many", "out": "file to write", "seed": "another number, other rows"})

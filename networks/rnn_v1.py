@@ -7,10 +7,10 @@ the side, that it asks for.
 from dataclasses import dataclass
 
 import keras
-from trainer.preprocessing import DatasetShapes
 
 from trainer.config import NetConfig, setting
 from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.preprocessing import DatasetShapes
 from trainer.recurrent import GRU, LSTM
 
 CELLS = {"gru": GRU, "lstm": LSTM}

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import networks
 from trainer import config, show, strict_json
@@ -202,9 +203,8 @@ def test_C15_a_file_above_1_mb_is_refused_unread(tmp_path: Path) -> None:
     started = time.monotonic()
     with refused("10,737,418,240 bytes", "1,000,000"):
         load_config("small", path=path, environ={})
-    for device in ("/dev/zero", "/proc/kmsg"):
-        with refused(device):
-            load_config("small", path=Path(device), environ={})
+    with refused("/dev/zero", "not a file"):
+        load_config("small", path=Path("/dev/zero"), environ={})
     assert time.monotonic() - started < 1
 
 

@@ -674,8 +674,7 @@ def test_D55_where_the_text_is_cut_changes_neither_rows_nor_refusals(tmp_path, m
 
     frame, *rest = outcome()
     monkeypatch.setattr(dataset, "BLOCK_ROWS", block_rows)
-    monkeypatch.setattr(shards, "READ_BYTES", piece)
-    monkeypatch.setattr(shards, "INFLATE_BYTES", piece)
+    monkeypatch.setattr(shards, "PIECE", piece)
     other_frame, *other_rest = outcome()
     pd.testing.assert_frame_equal(frame, other_frame)
     assert rest == other_rest
@@ -762,7 +761,7 @@ def test_a_schema_lies_beside_the_shards_or_above_the_folders_of_a_split(tmp_pat
     write(data / "train", {"x": 5})
     write(data / "test", {"x": 6})
     for path in (data / "train", data / "train" / "rows.json", data / "*" / "rows.json"):
-        assert "the same: string" in refusal(path, {"x": "key"})
+        assert "needs a JSON string" in refusal(path, {"x": "key"})
 
 
 def test_shards_of_several_folders_keep_their_folder_in_the_name(tmp_path):

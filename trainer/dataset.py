@@ -245,7 +245,8 @@ class _Table:
     def frame(self, path: str) -> pd.DataFrame:
         """All columns, in the order of their kinds."""
         if not self.rows:
-            raise DataError(f"0 rows in {path!r}, {len(self.bad_rows)} bad ones left out. Export the table again.")
+            besides = f" besides {len(self.bad_rows)} bad ones" if self.bad_rows else ""
+            raise DataError(f"There are 0 rows in {path!r}{besides}. Export the table again.")
         for column in self.columns:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
             if self.fields is None and column.name not in self.names:

@@ -130,6 +130,7 @@ def dense_layers(x: Tensor, units: Sequence[int], *, dropout: float, batch_norm:
 
 
 def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
-    """The last layer, float32 [batch, outputs]; it starts at the best constant prediction."""
-    best_constant = keras.initializers.Constant(np.array(shapes.output_bias, dtype="float32"))
-    return keras.layers.Dense(shapes.outputs, bias_initializer=best_constant, dtype="float32", name="logits")(x)
+    """The last layer, float32 [batch, outputs]; before the first step it is the best constant prediction."""
+    bias = keras.initializers.Constant(np.array(shapes.output_bias, dtype="float32"))
+    last = keras.layers.Dense(shapes.outputs, kernel_initializer="zeros", bias_initializer=bias, name="logits")
+    return last(x)

@@ -1,9 +1,9 @@
-"""GRU and LSTM layers that read each text to its own end and no further, several times as fast on a CPU.
+"""GRU and LSTM layers that read each text to its own end and no further, for speed on a CPU.
 
-They are Keras' layers with Keras' weights and results. On a GPU, and on other backends than TensorFlow, they are nothing
-else: Keras picks the cuDNN kernel. On a CPU under TensorFlow the rows of a batch are sorted by length, so that step t
-works on the rows that have a token t, a leading block without mask or padding; the input is projected for all steps at
-once, and the gradient of the recurrent kernel is one product over all steps instead of a sum of one per step.
+They are Keras' layers with Keras' weights and results. On a GPU, and on other backends than TensorFlow, they are
+nothing else: Keras picks the cuDNN kernel. On a CPU under TensorFlow the rows of a batch are sorted by length, so that
+step t works on the rows that have a token t, a leading block without mask or padding; the input is projected for all
+steps at once, and the gradient of the recurrent kernel is one product over all steps instead of a sum of one per step.
 """
 
 from collections.abc import Callable
@@ -70,10 +70,10 @@ def lstm_step_gradient(d_state: tuple[Tensor, ...], saved: tuple[Tensor, ...], k
 def read_packed(
     vectors: Tensor, mask: Tensor, weights: list[Tensor], step: Step, step_gradient: StepGradient, states: int
 ) -> Tensor:
-    """The last state of each row: float32 [batch, n, width], bool [batch, n] with padding on the right -> [batch, units].
+    """The last state of each row: float32 [batch, n, width] under a mask bool [batch, n] -> float32 [batch, units].
 
-    weights: kernel [width, gates], recurrent kernel [units, gates], bias of the input [gates], of the recurrence [gates].
-    A row without any token keeps the zeros it starts with.
+    Padding is on the right; a row without any token keeps the zeros it starts with. weights: kernel [width, gates],
+    recurrent kernel [units, gates], bias of the input [gates], bias of the recurrent product [gates].
     """
     kernel, recurrent_kernel, bias, recurrent_bias = weights
     batch, steps, width = tf.shape(vectors)[0], vectors.shape[1], vectors.shape[2]

@@ -16,8 +16,7 @@ from typing import Any
 from trainer.errors import DataError, StorageError
 
 MAX_LINE = 16 * 2**20
-READ_BYTES = 2**18
-INFLATE_BYTES = 2**20
+PIECE = 2**16  # bytes read or inflated at a time; rows of one piece fit the processor's cache
 
 # Deflate cannot do better than 1032:1; rows of a dataset are far from it, but a few that repeat are not.
 BOMB_BYTES = 64 * 10**6
@@ -86,23 +85,30 @@ def read_lines(path: Path, name: str, tally: Tally) -> Iterator[list[bytes]]:
     Raises DataError with the shard's name for a foreign format, damaged gzip data or a line above MAX_LINE bytes (at
     most that much is held in memory), StorageError if the file cannot be read.
     """
-    tail = b""
+    held: list[bytes] = []  # pieces of a line that goes on
     done = 0
     for text in _text(path, name, tally):
-        lines = (tail + text).split(b"\n")
-        longest = max(lines, key=len)
-        if len(longest) > MAX_LINE:
-            number = done + lines.index(longest) + 1
-            raise DataError(
-                f"{name}, line {number}: longer than {MAX_LINE >> 20} MiB. A dataset has one row on a line."
-            )
-        if not done:
-            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-        tail = lines.pop()
-        done += len(lines)
-        yield lines
+        whole, newline, rest = text.rpartition(b"\n")
+        if newline:
+            lines = b"".join([*held, whole]).split(b"\n")
+            if not done:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+            longest = max(lines, key=len)
+            if len(longest) > MAX_LINE:
+                raise _too_long(name, done + lines.index(longest) + 1)
+            yield lines
+            done += len(lines)
+            held = []
+        held.append(rest)
+        if sum(map(len, held)) > MAX_LINE:
+            raise _too_long(name, done + 1)
+    tail = b"".join(held)
     if tail:
-        yield [tail]
+        yield [tail if done else tail.removeprefix(codecs.BOM_UTF8)]
+
+
+def _too_long(name: str, line: int) -> DataError:
+    return DataError(f"{name}, line {line}: longer than {MAX_LINE >> 20} MiB. A dataset has one row on each line.")
 
 
 def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
@@ -124,7 +130,7 @@ def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
 def _stored(path: Path, tally: Tally) -> Iterator[bytes]:
     try:
         with path.open("rb", buffering=0) as file:
-            while piece := file.read(READ_BYTES):
+            while piece := file.read(PIECE):
                 tally.bytes += len(piece)
                 tally.sha256.update(piece)
                 yield piece
@@ -143,7 +149,7 @@ def _gunzip(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
             if member.eof:
                 member = zlib.decompressobj(wbits=31)
             try:
-                text = member.decompress(rest, INFLATE_BYTES)
+                text = member.decompress(rest, PIECE)
             except zlib.error as error:
                 raise DataError(f"{name}: damaged gzip data after {inflated:,} bytes of text ({error}).") from error
             rest = member.unused_data if member.eof else member.unconsumed_tail

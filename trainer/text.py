@@ -5,6 +5,7 @@ string operations: preprocessing and serving call the same function, `regex_toke
 """
 
 import functools
+import itertools
 import re
 import typing
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 if typing.TYPE_CHECKING:
     import tensorflow as tf
     from spacy.tokenizer import Tokenizer
+
+TOKENIZERS = ("spacy", "regex")
 
 # RE2 classes. A word is a run of letters, marks and digits; any other visible character is a token of its own, with the
 # marks that follow it (variation selectors of emoji); separators and control characters only separate.
@@ -74,7 +77,7 @@ def tokenize(texts: pd.Series, *, tokenizer: str, lowercase: bool) -> Tokens:
 
 def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
     """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
-    import tensorflow as tf
+    import tensorflow as tf  # noqa: PLC0415 - seconds: not where spaCy is used
 
     spaced = tf.strings.regex_replace(strings, SYMBOL, r" \1 ")
     tokens = tf.strings.split(tf.strings.regex_replace(spaced, SEPARATORS, " "))
@@ -134,8 +137,8 @@ def _spacy_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
 @functools.cache
 def _spacy() -> tuple["Tokenizer", str]:
     """spaCy's English tokenizer, and a pattern of two neighbours in a special case with a space between them."""
-    import spacy  # 1.6 s: only where it is used
-    from spacy.tokenizer import Tokenizer
+    import spacy  # noqa: PLC0415 - seconds: only where it is used
+    from spacy.tokenizer import Tokenizer  # noqa: PLC0415
 
     tokenizer = spacy.blank("en").tokenizer
     plain = Tokenizer(
@@ -147,5 +150,5 @@ def _spacy() -> tuple["Tokenizer", str]:
         url_match=tokenizer.url_match,
     )
     parts = [[token.text for token in plain(case)] for case in tokenizer.rules]
-    pairs = {f"{left} {right}" for case in parts for left, right in zip(case, case[1:], strict=False)}
+    pairs = {f"{left} {right}" for case in parts for left, right in itertools.pairwise(case)}
     return tokenizer, "|".join(re.escape(pair) for pair in sorted(pairs))

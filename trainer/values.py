@@ -117,17 +117,19 @@ def _settle_form(values: Iterable[Any], column: Column) -> None:
 
 def _form(value: Any, kind: str) -> str:
     form = JSON_TYPE[type(value)]
-    if kind == "time" and form == "string":
-        form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "other text")
-    allowed = {"time": ["integer", *TIME_FORMS], "text": ["string"]}.get(kind, list(PYTHON_TYPE))
-    if form not in allowed:
-        raise ValueError(f"holds a JSON {form}; {kind!r} takes {', '.join(allowed)}")
+    if kind == "time":
+        if form == "string":
+            form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "")
+        if form not in ("integer", *TIME_FORMS):
+            raise ValueError(f"is no {', '.join(TIME_FORMS)}")
+    elif form not in (("string",) if kind == "text" else PYTHON_TYPE):
+        raise ValueError(f"holds a JSON {form}, which {kind!r} does not take")
     return form
 
 
-def _check_types(values: Iterable[Any], expected: type, form: str) -> None:
+def _check_types(values: Iterable[Any], expected: type) -> None:
     for wrong in set(map(type, values)) - {expected, NoneType}:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where all rows need to have the same: {form}")
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where every row needs a JSON {JSON_TYPE[expected]}")
 
 
 def _matched(texts: pa.Array, grammar: str, what: str) -> pa.Array:
@@ -158,7 +160,7 @@ def _bare_int64(values: list[Any]) -> pa.Array:
 def _texts(values: list[Any], column: Column) -> pa.Array:
     _settle_form(values, column)
     form = column.form or "string"
-    _check_types(values, PYTHON_TYPE[form], form)
+    _check_types(values, PYTHON_TYPE[form])
     if form == "integer":
         return _bare_int64(values).cast(pa.string())
     if form == "boolean":
@@ -172,7 +174,7 @@ def _texts(values: list[Any], column: Column) -> pa.Array:
 
 
 def _lists(values: list[Any], column: Column) -> pa.Array:
-    _check_types(values, list, "list")
+    _check_types(values, list)
     flat = list(chain.from_iterable(filter(None, values)))
     if None in flat:
         raise ValueError("holds a list with null in it")
@@ -186,13 +188,13 @@ def _times(values: list[Any], column: Column) -> pa.Array:
     if not column.form:
         return pa.nulls(len(values))
     if column.form == "integer":
-        _check_types(values, int, column.form)
+        _check_types(values, int)
         return _bare_int64(values)
-    _check_types(values, str, column.form)
+    _check_types(values, str)
     texts = pa.array(values, pa.string())
     if column.form == "INTEGER":
         return _int64(texts)
-    what = f"a {column.form} as all rows need to have"
+    what = f"a {column.form} as every row needs"
     texts = _matched(texts, TIME_FORMS[column.form], what)
     if column.form == "TIMESTAMP":
         texts = pc.replace_substring_regex(texts, f"{UTC}$", "")

@@ -1,0 +1,1 @@
+"""Measurements of speed and quality: `fab bench`. They print tables and prove nothing by themselves."""

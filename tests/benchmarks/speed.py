@@ -1,0 +1,127 @@
+"""Rows per second of our training loop and of Keras `fit`: the same model, batch and data, in alternating runs.
+
+    python -m tests.benchmarks.speed [--rows=200000] [--rounds=5]
+
+Each round trains every contender for one epoch, one after the other, so that a machine that slows down slows down all
+of them. The table gives the median rate, its ratio to `fit` on a shuffled `tf.data` pipeline, and the best test loss
+that each contender reached in the course of the rounds, all from the same initial weights.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import networks
+from data.make_sample import write_sample
+from trainer import __main__ as trainer
+from trainer.config import Configuration, load_config
+from trainer.graph import OpsWrapper, Table, build_model_graph
+from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
+
+BATCH = {"deep_v1": 1024, "rnn_v1": 512}
+Examples = dict[str, np.ndarray]
+
+
+def prepared(settings: Configuration, path: Path) -> tuple[DatasetShapes, dict[str, Examples]]:
+    """Generated rows as examples by side."""
+    sides = trainer.split_sides(settings.config, {"train": trainer.read(settings.config, str(path)).frame})
+    learnt = trainer.learn(settings.config, sides["train"])
+    return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}
+
+
+class Contender:
+    """A way to train: its epoch function, its seconds per epoch and its test losses."""
+
+    def __init__(self, name: str, epoch: Callable[[int], None], test_loss: Callable[[], float]) -> None:
+        self.name, self.epoch, self.test_loss = name, epoch, test_loss
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def run(self, number: int) -> None:
+        began = time.perf_counter()
+        self.epoch(number)
+        self.seconds.append(time.perf_counter() - began)
+        self.losses.append(self.test_loss())
+
+
+def in_graph(ops: OpsWrapper, table: Table, test: Table, epochs: int) -> Contender:
+    steps = -(-table.rows // ops.config.batch_size)
+
+    def epoch(number: int) -> None:
+        ops.train_steps(table, ops.shuffled(table.rows, number), 0, steps, steps * epochs).numpy()
+
+    return Contender("in-graph epoch", epoch, lambda: ops.evaluate(test)["loss"])
+
+
+def keras_fit(name: str, ops: OpsWrapper, examples: Examples, test: Table) -> Contender:
+    """`fit` on arrays, or on a shuffled `tf.data` pipeline, with Keras' own Adam; `ops` measures the test loss."""
+    batch = ops.config.batch_size
+    features = {column: array for column, array in examples.items() if column not in (LABEL, WEIGHT)}
+    weights = examples[WEIGHT] / examples[WEIGHT].mean()
+    arrays = (features, examples[LABEL][:, None], weights)
+    ops.model.compile(
+        keras.optimizers.Adam(ops.config.learning_rate, epsilon=1e-7), keras.losses.BinaryCrossentropy(from_logits=True)
+    )
+    if name == "fit on tf.data":
+        data = tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(weights)).batch(batch).prefetch(tf.data.AUTOTUNE)
+        return Contender(name, lambda _: ops.model.fit(data, verbose=0), lambda: ops.evaluate(test)["loss"])
+    x, y, w = arrays
+    return Contender(
+        name,
+        lambda _: ops.model.fit(x, y, sample_weight=w, batch_size=batch, verbose=0),
+        lambda: ops.evaluate(test)["loss"],
+    )
+
+
+def race(network: str, path: Path, rounds: int) -> None:
+    """Print the table of one network."""
+    environ = {"NET_NETWORK": network, "NET_BATCH_SIZE": str(BATCH[network])}
+    settings = load_config(network, environ=environ)
+    shapes, examples = prepared(settings, path)
+    contenders = []
+    for name in ("in-graph epoch", "fit on tf.data", "fit on arrays"):
+        ops = build_model_graph(settings.config, shapes)  # seeded: all start from the same weights
+        test = ops.table(examples["test"])
+        if name == "in-graph epoch":
+            contenders.append(in_graph(ops, ops.table(examples["train"]), test, rounds + 1))
+        else:
+            contenders.append(keras_fit(name, ops, examples["train"], test))
+    for number in range(rounds + 1):  # the first round traces and warms up; it trains, but its time does not count
+        for contender in contenders:
+            contender.run(number)
+    rows = len(examples["train"][LABEL])
+    rates = [rows / statistics.median(contender.seconds[1:]) for contender in contenders]
+    print(f"\n{network}, batch {settings.config.batch_size}, {rows:,} training rows, {rounds} rounds")
+    print(f"{'':16}  {'rows/s':>9}  {'ratio':>6}  {'best test loss':>14}  {'after each epoch'}")
+    for contender, rate in zip(contenders, rates, strict=True):
+        losses = " ".join(f"{loss:.5f}" for loss in contender.losses)
+        best = min(contender.losses)
+        print(f"{contender.name:16}  {rate:9,.0f}  {rate / rates[1]:6.1f}  {best:14.5f}  {losses}", flush=True)
+
+
+def main() -> None:
+    """Race all networks."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--network", choices=networks.names(), action="append")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        write_sample(path, arguments.rows)
+        for network in arguments.network or networks.names():
+            race(network, path, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
