@@ -16,13 +16,19 @@ from types import ModuleType
 from trainer.errors import ConfigError
 
 
+def files() -> dict[str, Path]:
+    """The file of each network by name: the Python files of this folder, and of any other folder on its `__path__`."""
+    found = [path for folder in __path__ for path in sorted(Path(folder).glob("[!_]*.py"))]
+    by_name = {path.stem: path for path in found}
+    hidden = [path for path in found if by_name[path.stem] != path]
+    if hidden:
+        raise ConfigError(f"Networks of the same name: {hidden[0]} and {by_name[hidden[0].stem]}. Rename a file.")
+    return by_name
+
+
 def names() -> list[str]:
-    """The names of all networks: the Python files of this folder, and of any other folder on its `__path__`."""
-    files = {path: path.stem for folder in __path__ for path in sorted(Path(folder).glob("[!_]*.py"))}
-    twice = {str(path) for path, name in files.items() if list(files.values()).count(name) > 1}
-    if twice:
-        raise ConfigError(f"Networks of the same name: {', '.join(sorted(twice))}. Rename one of the files.")
-    return sorted(files.values())
+    """The names of all networks."""
+    return sorted(files())
 
 
 def load(name: str) -> ModuleType:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ import networks
 from trainer import config, show, strict_json
 from trainer.config import STOPPING_METRICS, Configuration, column_kinds, config_hash, feature_roles, load_config
 from trainer.errors import ConfigError
+from trainer.metrics import Metrics
 from trainer.settings import Level, allowed, resolve, value_from_json
 
-PROPERTY = hypothesis_settings(max_examples=100, deadline=None)
+PROPERTY = hypothesis_settings(max_examples=50, deadline=None)
 CLASSES = {name: config.config_class(name) for name in networks.names()}
 
 Load = Callable[..., Configuration]
@@ -101,7 +103,7 @@ def test_C5_a_nested_object_is_refused(load: Load) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "true", '"small"'])
 def test_C6_another_top_level_than_an_object_is_refused(tmp_path: Path, text: str) -> None:
-    refused_file(tmp_path, text.encode(), "object of variants", text.replace('"', '"'))
+    refused_file(tmp_path, text.encode(), "object of variants", text)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"deep_v1"'])
@@ -271,8 +273,8 @@ def test_C17_folders_pipes_and_links_to_devices_are_refused_unopened(tmp_path: P
 @pytest.fixture
 def folder_of_another_user() -> Iterator[Path]:
     """A folder that the test may read as another user than root, whom no permission stops."""
-    folder = Path("/tmp") / f"flatfab-test-{os.getpid()}"
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp())  # pytest's own lie below a folder that only the user who runs it may enter
+    folder.chmod(0o755)
     is_root = os.geteuid() == 0
     yield folder
     if is_root:
@@ -325,7 +327,8 @@ def test_C20_a_float_for_a_whole_number_is_refused_even_if_it_is_whole(load: Loa
 
 def test_C20_a_whole_number_for_a_float_is_that_float(load: Load) -> None:
     rate = load({"learning_rate": 1}).config.learning_rate
-    assert rate == 1.0 and type(rate) is float
+    assert rate == 1.0
+    assert type(rate) is float
     assert type(load(NET_CLIP_NORM="5").config.clip_norm) is float
 
 
@@ -425,7 +428,8 @@ def test_C30_a_list_is_written_as_json(load: Load, text: str) -> None:
 def test_C30_a_json_list_is_read(load: Load) -> None:
     config = load(NET_HIDDEN_UNITS="[64, 32]", NET_TEXT_COLUMNS='["title", "größe"]', NET_NUMERIC_COLUMNS="[]").config
     assert asdict(config)["hidden_units"] == (64, 32)
-    assert config.text_columns == ("title", "größe") and config.numeric_columns == ()
+    assert config.text_columns == ("title", "größe")
+    assert config.numeric_columns == ()
 
 
 @pytest.mark.parametrize("text", ["\udcff", "a\nb", "a\r", "a\tb", "\x1b[2J", "a\x00", "a\u2028b", "\x85"])
@@ -567,15 +571,12 @@ def test_C37_every_default_has_its_declared_type_and_range(network: str) -> None
     level = Level(given, "defaults", str, value_from_json, str)
     values, _ = resolve(cls, (level,), network)
     assert cls(**values) == cls()
+    assert [type(values[item.name]) for item in fields(cls)] == [type(item.default) for item in fields(cls)]
     for item in fields(cls):
         assert item.metadata["meaning"].strip(), f"{item.name} says nothing"
         hints = typing.get_type_hints(cls)[item.name]
         words = allowed(hints, item.metadata)
         assert "number" not in words or re.search("<=? x <=?", words), f"{item.name} needs a lowest and a highest value"
-        assert (
-            isinstance(value := getattr(cls(), item.name), float) == ("number," in words.replace("whole number", ""))
-            or value is None
-        )
 
 
 def test_C38_two_runs_share_no_mutable_default(load: Load) -> None:
@@ -858,8 +859,6 @@ def test_the_stopping_metric_is_one_that_the_objective_has(load: Load, objective
 
 @pytest.mark.parametrize("objective", STOPPING_METRICS)
 def test_every_stopping_metric_is_computed(objective: str) -> None:
-    from trainer.metrics import Metrics
-
     outputs = 1 if objective in ("binary", "regression") else 7
     assert STOPPING_METRICS[objective].keys() <= Metrics(objective, outputs).result().keys()
 
@@ -948,7 +947,7 @@ def test_the_commands_list_all_variants_and_networks(capsys: pytest.CaptureFixtu
 
 def test_the_settings_tables_hold_every_setting_once() -> None:
     shared = show.settings_table()
-    assert "| `test_fraction` | `0.1` |" in shared and "number, 0 <= x < 1" in shared
+    assert re.search(r"\| `test_fraction` \| `0.1` \| .* \| number, 0 <= x < 1 \|", shared)
     for name, cls in CLASSES.items():
         listed = re.findall(r"^\| `(\w+)` \|", shared + show.settings_table(name), re.MULTILINE)
         assert listed == [item.name for item in fields(cls)]

@@ -81,7 +81,7 @@ def test_sample_has_the_form_of_an_export() -> None:
 def test_sample_has_each_kind_of_odd_row() -> None:
     titles = [json.loads(line).get("title") for line in SAMPLE.read_text(encoding="utf-8").split("\n")[:-1]]
     for odd in ODD_TITLES:
-        pattern = "[a-z ]+".join(re.escape(part) for part in odd.split("{}"))
+        pattern = re.escape(odd).replace(r"\{\}", "([a-z ]+)", 1).replace(r"\{\}", r"\1")
         assert any(re.fullmatch(pattern, title) for title in titles if title is not None), odd
     items = pd.Series(json.loads(line)["item"] for line in SAMPLE.open(encoding="utf-8"))
     assert (items[items.str.contains("rare")].value_counts() == 1).all()
@@ -92,7 +92,8 @@ def test_truth_is_the_same_from_what_the_trainer_loads() -> None:
     columns = dict.fromkeys(("item", "publisher", "campaign", "country", "device", "hour"), "category")
     columns |= {"title": "text", "position": "number", "age": "number", "ctr": "probability", "impressions": "weight"}
     loaded = dataset.load(SAMPLE, columns).frame
-    pd.testing.assert_frame_equal(pd.DataFrame(truth_of(loaded)._asdict()), pd.DataFrame(truth_of(make_rows(2000))._asdict()))
+    np.testing.assert_array_equal(truth_of(loaded).chance, truth_of(make_rows(2000)).chance)
+    np.testing.assert_array_equal(truth_of(loaded).blind, truth_of(make_rows(2000)).blind)
     stored = json.loads(truth_path(SAMPLE).read_text())
     assert known_losses(loaded)["cross_entropy"] == pytest.approx(stored["cross_entropy"], rel=1e-9)
 
@@ -125,7 +126,8 @@ def test_other_order_of_the_same_words_has_the_other_effect(frame: pd.DataFrame)
     plain = frame[words.map(lambda line: sum(word in QUESTIONS + PROMISES for word in line) == 2)]
     plain = plain[plain["title"].str.fullmatch("[a-z ]+")].head(5000)
     markers = "|".join(QUESTIONS + PROMISES)
-    swapped = plain.assign(title=plain["title"].str.replace(rf"\b({markers})\b(.*)\b({markers})\b", r"\3\2\1", regex=True))
+    exchanged = plain["title"].str.replace(rf"\b({markers})\b(.*)\b({markers})\b", r"\3\2\1", regex=True)
+    swapped = plain.assign(title=exchanged)
     assert (swapped["title"].str.split().map(sorted) == plain["title"].str.split().map(sorted)).all()
     here, there = truth_of(plain), truth_of(swapped)
     np.testing.assert_allclose(np.abs(logit(here.chance) - logit(there.chance)), 0.8)
@@ -169,22 +171,23 @@ def test_order_is_worth_a_tenth_of_the_gap(frame: pd.DataFrame) -> None:
 def test_plain_linear_model_without_order_learns_most_of_the_gap(frame: pd.DataFrame) -> None:
     """What a simple reference can learn, a network can: ridge regression of the empirical logit."""
     test = np.arange(len(frame)) % 10 == 0
-    frame = frame.assign(bin=pd.qcut(frame["age"], 20).astype(str))
-    one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2)
     columns = ["item", "publisher", "campaign", "country", "device", "hour", "position", "bin"]
+    categories = frame.assign(bin=pd.qcut(frame["age"], 20))[columns].astype(str)
+    one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2).fit(categories[~test])
     titles, counter = frame["title"].fillna(""), CountVectorizer()
     words = counter.fit(titles[~test]).transform(titles)
     means = words.multiply(10 / np.maximum(words.sum(axis=1), 1)).tocsr()
-    features = hstack([one_hot.fit(frame.loc[~test, columns].astype(str)).transform(frame[columns].astype(str)), means]).tocsr()
+    features = hstack([one_hot.transform(categories), means]).tocsr()
     rate = (frame["clicks"] + 0.5) / (frame["impressions"] + 1)
     weight = frame["impressions"] * rate * (1 - rate)
-    model = Ridge(alpha=10, solver="sparse_cg").fit(features[~test], logit(rate[~test]), sample_weight=weight[~test])
+    model = Ridge(alpha=10, solver="sparse_cg", tol=1e-3).fit(features[~test], logit(rate[~test]), sample_weight=weight[~test])
     chance, held_out = expit(model.predict(features[test])), frame[test]
     both = np.repeat([1, 0], len(held_out))
     clicks, views = held_out["clicks"], held_out["impressions"]
     loss = log_loss(both, np.tile(chance, 2), sample_weight=np.concatenate([clicks, views - clicks]))
     known = known_losses(held_out)["cross_entropy"]
     closed = (known["constant"] - loss) / (known["constant"] - known["possible"])
+    print("CLOSED", closed)
     assert 0.8 < closed < 1 - known_losses(held_out)["order_share"]
 
 
@@ -214,8 +217,8 @@ def test_rows_beyond_a_block_go_on_and_differ() -> None:
 def test_padding_fills_rows_and_changes_no_other_column(tmp_path: Path) -> None:
     write_sample(tmp_path / "plain.json", 100)
     write_sample(tmp_path / "padded.json", 100, pad_bytes=3000)
-    plain, padded = ((tmp_path / name).read_text(encoding="utf-8").split("\n")[:-1] for name in ("plain.json", "padded.json"))
-    for short, line in zip(plain, padded, strict=True):
+    files = (tmp_path / "plain.json", tmp_path / "padded.json")
+    for short, line in zip(*(path.read_text(encoding="utf-8").split("\n")[:-1] for path in files), strict=True):
         assert len(line) == pytest.approx(3000, abs=20) or len(short) > 2980
         row = json.loads(line)
         row.pop("padding")

@@ -3,21 +3,30 @@
 `run` is the whole way from rows to a verified package, in the order of the data.
 """
 
+import argparse
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
 
 import pandas as pd
 
 from trainer import config as configuration
-from trainer import dataset, preprocessing, reporting, split, system, training
+from trainer import dataset, packaging, prediction, preprocessing, split, system, training
+from trainer.artefacts import Trained, write_artefacts
+from trainer.command import run_command
 from trainer.config import Configuration, NetConfig
+from trainer.errors import StorageError
 from trainer.graph import build_model_graph
+from trainer.reporting import TensorBoardLog, write_metrics_csv
 from trainer.timing import Timings
 
 ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "runs"
+SAMPLE = ROOT / "data" / "sample_2k.json"
 PARITY_ROWS = 1000  # held-out rows that the written package must score as the trained model does
 
 
@@ -26,18 +35,19 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
 
     data: path of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
     """
-    config, timings = settings.config, Timings()
-    package = output / f"{folder.name}.zip"
-    system.create_folder(folder)
-    say("run", f"{folder.name}: variant {settings.variant}, network {config.network}")
+    config, timings, package = settings.config, Timings(), output / f"{folder.name}.zip"
+    check_free(folder, package)
 
     with timings.stage("read"):
         sets = {side: read(config, path) for side, path in data.items()}
-    timings.mark("read", sum(rows.rows for rows in sets.values()))
+    timings.mark("read", sum(found.rows for found in sets.values()))
 
     with timings.stage("split"):
-        sides = split_sides(config, {side: rows.frame for side, rows in sets.items()})
-        split_facts = describe_sides(config, sides)
+        sides = split_sides(config, {side: found.frame for side, found in sets.items()})
+        split_facts = split.describe_split(
+            sides, categorical_columns=config.categorical_columns, key_columns=config.key_columns,
+            group_columns=config.group_columns,
+        )  # fmt: skip
 
     with timings.stage("preprocess"):
         learnt = learn(config, sides["train"])
@@ -47,19 +57,52 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
     with timings.stage("build graph"):
         ops = build_model_graph(config, learnt.shapes())
         tables = {side: ops.table(rows) for side, rows in examples.items()}
+    warnings = warnings_about(config, split_facts, examples["train"])
 
-    with timings.stage("train"), reporting.TensorBoardLog(folder / "tensorboard") as log:
+    system.create_folder(folder)
+    with timings.stage("train"), TensorBoardLog(folder / "tensorboard") as log:
+
+        def on_epoch(history: training.History) -> None:
+            log.epoch(history.rows[-1], {weight.path: weight for weight in ops.model.trainable_weights})
+            write_metrics_csv(folder / "metrics.csv", history.rows)
+            say_epoch(config, history.rows[-1])
+
         history = training.train(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
-            maximise=maximise(config), on_epoch=log.epoch,
+            maximise=maximise(config), on_epoch=on_epoch,
         )  # fmt: skip
     timings.mark("train", len(history.rows) * tables["train"].rows)
+
+    with timings.stage("report"):
+        trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, timings, warnings)
+        members = write_artefacts(folder, trained, ROOT)
+
+    with timings.stage("package"), system.atomic_path(package) as temporary:
+        packaging.write_package(temporary, members)
+        held_out = list(sides.values())[-1].iloc[:PARITY_ROWS]
+        expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
+        difference = prediction.verify(temporary, held_out, expected)
+    say("package", f"{package}, verified: {len(held_out):,} predictions agree within {difference:.0e}")
+    return package
+
+
+def check_free(folder: Path, package: Path) -> None:
+    """StorageError where a run of this name has been, or where its package could not be written."""
+    for path in (folder, package):
+        if path.exists():
+            raise StorageError(f"{path} exists: a run of this name has been. Choose another --run, or remove it.")
+    system.check_writable(package.parent)
+    system.check_writable(folder.parent)
 
 
 def read(config: NetConfig, path: str) -> dataset.Dataset:
     """A dataset's columns that have a role."""
     found = dataset.load(path, configuration.column_kinds(config), max_bad_rows=config.max_bad_rows)
-    say("data", f"{path}: {found.rows:,} rows, {len(found.shards)} shards, {found.bad_rows} bad rows left out")
+    bad = f", {found.bad_rows:,} bad rows left out" if found.bad_rows else ""
+    say(
+        "data",
+        f"{path}: {found.rows:,} rows in {len(found.shards)} {'file' if len(found.shards) == 1 else 'files'}{bad}",
+    )
     return found
 
 
@@ -74,9 +117,9 @@ def split_sides(config: NetConfig, frames: Mapping[str, pd.DataFrame]) -> dict[s
         validation_fraction=0.0 if "validation" in frames else config.validation_fraction,
         seed=config.split_seed,
     )
-    sides = {side: frames["train"].iloc[rows] for side, rows in cut._asdict().items()} | dict(frames)
-    sides["train"] = frames["train"].iloc[cut.train]
-    say("split", ", ".join(f"{side} {len(frame):,}" for side, frame in sides.items()))
+    sides = {side: frames["train"].iloc[rows] for side, rows in cut._asdict().items()}
+    sides |= {side: frame for side, frame in frames.items() if side != "train"}
+    say("split", ", ".join(f"{side} {len(frame):,}" for side, frame in sides.items()) + f" rows, {config.split}")
     return {side: frame for side, frame in sides.items() if len(frame)}
 
 
@@ -93,6 +136,22 @@ def learn(config: NetConfig, frame: pd.DataFrame) -> preprocessing.Preprocessing
     )
 
 
+def warnings_about(config: NetConfig, facts: Mapping[str, Any], train: preprocessing.Examples) -> list[str]:
+    """What is allowed but rarely meant."""
+    found = preprocessing.warnings_of(train)
+    rows = facts["rows"]["train"]
+    if config.batch_size > rows:
+        found.append(f"batch_size {config.batch_size:,} is more than all {rows:,} training rows: one step per epoch.")
+    found += [
+        f"{count:,} {side} rows are in the training rows too; {side} metrics are better than they should be."
+        for side, count in facts["also_in_train"].items()
+        if count
+    ]
+    for warning in found:
+        say("warning", warning)
+    return found
+
+
 def maximise(config: NetConfig) -> bool:
     """Whether more of the stopping metric is better."""
     return configuration.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
@@ -100,4 +159,39 @@ def maximise(config: NetConfig) -> bool:
 
 def say(what: str, text: str) -> None:
     """One line for people about a stage."""
-    print(f"{what:<10} {text}", flush=True)
+    print(f"{what:<8} {text}", flush=True)
+
+
+def say_epoch(config: NetConfig, row: training.EpochRow) -> None:
+    """One line for people about an epoch: loss, and the stopping metric where that is another."""
+    metrics = dict.fromkeys(("loss", config.stopping_metric))
+    sides = [side for side in ("train", "validation", "test") if f"{side}_loss" in row]
+    figures = [f"{side} " + " ".join(f"{metric} {row[f'{side}_{metric}']:.5f}" for metric in metrics) for side in sides]
+    say("epoch", f"{row['epoch']:>3}  {'  '.join(figures)}  {row['rows_per_second']:,.0f} rows/s")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train a variant and write its package."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__, allow_abbrev=False)
+    rows = "a file, a folder of shards, or a quoted glob"
+    parser.add_argument("--variant", default="deep_v1", help="name in variant_config.json; default: %(default)s")
+    parser.add_argument("--data", default=str(SAMPLE), help=f"rows: {rows}; default: the sample")
+    parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
+    parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
+    parser.add_argument(
+        "--output", type=Path, default=Path("packages"), help="folder of the package; default: %(default)s"
+    )
+    parser.add_argument("--run", help="name of the run and its package; default: variant and time")
+    arguments = parser.parse_args(argv)
+
+    settings = configuration.load_config(arguments.variant, environ=os.environ)
+    name = arguments.run or f"{arguments.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    configuration.check_run_name(name)
+    data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
+    given = {side: path for side, path in data.items() if path}
+    say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
+    run(settings, data=given, output=arguments.output, folder=RUNS / name)
+
+
+if __name__ == "__main__":
+    run_command(main)

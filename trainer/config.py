@@ -17,7 +17,7 @@ import networks
 from trainer import strict_json
 from trainer.errors import ConfigError, did_you_mean
 from trainer.settings import Level, resolve, shown, typed, value_from_json, value_from_text
-from trainer.settings import setting as setting  # networks declare their settings with it
+from trainer.settings import setting as setting  # noqa: PLC0414 - for the networks, which declare theirs with it
 
 ENV_PREFIX = "NET_"
 VARIANT_FILE = Path(__file__).resolve().parent.parent / "variant_config.json"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -24,7 +25,9 @@ from trainer.schema import Column, Field, plan_column, read_schema
 from trainer.shards import Tally, find_shards, read_lines
 from trainer.values import refused, to_arrow, to_pandas
 
-BLOCK_ROWS = 2**14  # turned into columns at a time; decides memory and speed, never the result
+# Rows, or bytes of text, that are turned into columns at a time: decides memory and speed, never the result.
+BLOCK_ROWS = 2**14
+BLOCK_BYTES = 2**26
 
 
 class Shard(NamedTuple):
@@ -79,12 +82,12 @@ def load(
     shard, line and reason (no value) go to `bad_rows_path` as JSON lines. Raises DataError naming shard, line and
     column for the first one beyond that, for damaged shards and for no row at all, StorageError for an unreadable file.
     """
-    paths = find_shards(path)
-    folder = Path(os.path.commonpath([shard.absolute().parent for shard in paths]))
+    paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
+    folder = Path(os.path.commonpath([shard.parent for shard in paths]))
     fields = read_schema(folder)
     columns = [plan_column(name, kind, fields) for name, kind in kinds.items()]
     table = _Table(columns, fields, max_bad_rows)
-    shards = tuple(table.read(shard, os.path.relpath(shard, folder)) for shard in paths)
+    shards = tuple(table.read(shard, str(shard.relative_to(folder))) for shard in paths)
     frame = table.frame(str(path))
     if bad_rows_path and table.bad_rows:
         _write_json_lines(bad_rows_path, table.bad_rows)
@@ -131,9 +134,9 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 def _check_keys(line: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            raise ValueError(f"key {_short(max(names, key=names.count))} occurs twice")
+        name, count = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
+        if count > 1:
+            raise ValueError(f"key {_short(name)} occurs {count} times")
 
     try:
         json.loads(line, object_pairs_hook=unique, parse_int=str, parse_float=str)
@@ -168,13 +171,15 @@ class _Table:
 
     def _blocks(self, shard: Iterable[list[bytes]]) -> Iterator[_Block]:
         block = self._empty_block()
-        done = 0
+        done = size = 0
         for lines in shard:
             self._parse(lines, done, block)
             done += len(lines)
-            if len(block.lines) + len(block.faults) >= BLOCK_ROWS:
+            size += sum(map(len, lines))
+            if len(block.lines) + len(block.faults) >= BLOCK_ROWS or size >= BLOCK_BYTES:
                 yield block
                 block = self._empty_block()
+                size = 0
         yield block
 
     def _empty_block(self) -> _Block:
@@ -222,7 +227,8 @@ class _Table:
             try:
                 arrays[column.name] = to_arrow(values, column)
             except ValueError:
-                hint = "" if column.name in self.names else f" ({did_you_mean(column.name, self.names)})"
+                unseen = self.fields is None and column.name not in self.names
+                hint = f" ({did_you_mean(column.name, self.names)})" if unseen else ""
                 for index, reason in islice(refused(values, column), most):
                     value = "" if values[index] is None else _short(values[index])
                     fault = _Fault(f"column {column.name!r} {reason}{hint}", value)
@@ -253,7 +259,8 @@ class _Table:
                 hint = did_you_mean(column.name, self.names)
                 raise DataError(f"No row of {path!r} has the column {column.name!r}. {hint}")
         data = {column.name: to_pandas(self.arrays[column.name], column) for column in self.columns}
-        return pd.DataFrame(data, index=pd.RangeIndex(self.rows), copy=False)
+        # The copy makes the columns writable, which what Arrow hands out is not.
+        return pd.DataFrame(data, index=pd.RangeIndex(self.rows), copy=True)
 
 
 def _write_json_lines(path: Path, entries: list[dict[str, str | int]]) -> None:

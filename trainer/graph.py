@@ -162,6 +162,15 @@ class OpsWrapper(tf.Module):  # type: ignore[misc]
 
         tf.while_loop(lambda start: start < rows, add_batch, (0,), parallel_iterations=1)
 
+    def evaluate_constant(self, table: Table) -> dict[str, float]:
+        """The metrics of the best constant prediction of the training rows: what a model has to beat."""
+        self.metrics.reset()
+        for start in range(0, table.rows, EVALUATION_BATCH):
+            _, _, labels, weights = (column[start : start + EVALUATION_BATCH] for column in table)
+            logits = tf.tile(tf.constant([self.shapes.output_bias], tf.float32), [weights.shape[0], 1])
+            self.metrics.update(logits, labels, weights)
+        return self.metrics.result()
+
     def predict(self, table: Table) -> np.ndarray:
         """float32 [rows], or [rows, classes]: probabilities, or the number of a regression."""
         starts = range(0, table.rows, EVALUATION_BATCH)

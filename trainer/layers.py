@@ -134,3 +134,17 @@ def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
     bias = keras.initializers.Constant(np.array(shapes.output_bias, dtype="float32"))
     last = keras.layers.Dense(shapes.outputs, kernel_initializer="zeros", bias_initializer=bias, name="logits")
     return last(x)
+
+
+def embeddings_by_column(model: keras.Model, shapes: DatasetShapes) -> dict[str, np.ndarray]:
+    """The vectors of each column's ids, float32 [ids, width], of a network that is built from these blocks."""
+    tables = {layer.name: layer.table for layer in model.layers if isinstance(layer, Embedding)}
+    found = {}
+    if "category_embeddings" in tables:
+        together = ops.convert_to_numpy(tables["category_embeddings"])
+        borders = np.cumsum(list(shapes.categorical.values()))[:-1]
+        found |= dict(zip(shapes.categorical, np.split(together, borders), strict=True))
+    for column in (*shapes.multi_categorical, *shapes.text):
+        if f"{column}_embeddings" in tables:
+            found[column] = ops.convert_to_numpy(tables[f"{column}_embeddings"])
+    return found

@@ -105,6 +105,26 @@ class Metrics(tf.Module):  # type: ignore[misc]
             "weight": total.tolist(),
         }
 
+    def distribution(self, bins: int = 40) -> dict[str, list[float]]:
+        """Where the predictions of a binary objective lie, but for the outermost thousandth of the weight on each end.
+
+        Returns equally long lists: "logit", middles of bins of equal width, and the weight of "negative" and "positive"
+        labels in them.
+        """
+        histogram = self._state["histogram"].numpy()
+        reached = np.cumsum(histogram.sum(axis=1))
+        if reached[-1] == 0:
+            return {"logit": [], "negative": [], "positive": []}
+        first, last = np.searchsorted(reached, [0.001 * reached[-1], 0.999 * reached[-1]], side="right")
+        middles, histogram = self._bin_middles()[first : last + 1], histogram[first : last + 1]
+        edges = np.linspace(middles[0], middles[-1] + 1e-6, bins + 1)
+        negative, positive = (np.histogram(middles, edges, weights=side)[0] for side in histogram.T)
+        return {
+            "logit": ((edges[1:] + edges[:-1]) / 2).tolist(),
+            "negative": negative.tolist(),
+            "positive": positive.tolist(),
+        }
+
     def _add_binary(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
         labels = tf.cast(labels, tf.float64)
         probability = predictions("binary", logits, 0.0, 1.0)

@@ -8,11 +8,11 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {"train": "-", "validat
 DOTS = (0, (1, 2))
 SMALL_RATE = 0.05  # below it, rates are compared by their ratio
 INK, FAINT, PALE = "#30353b", "#8b929a", "#dfe3e7"
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures do not depend on the machine's fonts
     "font.size": 9.5,
     "axes.edgecolor": FAINT,
@@ -211,9 +211,9 @@ def _percent(rate: float, _: object) -> str:
 
 
 def _save(path: Path, draw: Callable[[Figure], None], *, width: float = 8, height: float) -> None:
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": "agg"}):
+    with style.context(STYLE, after_reset=True):
         figure = Figure((width, height), dpi=160, layout="constrained")
         draw(figure)
         data = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})
+        figure.savefig(data, format="png", dpi="figure", metadata={"Software": None})
     write_atomic(path, data.getvalue())

@@ -51,10 +51,12 @@ def read_schema(folder: Path) -> dict[str, Field] | None:
 
     Raises DataError if it is not BigQuery's list of fields, StorageError if it cannot be read.
     """
-    path = next((place / "schema.json" for place in (folder, folder.parent) if (place / "schema.json").is_file()), None)
-    if path is None:
-        return None
+    path = folder / "schema.json"
     try:
+        if not path.is_file():
+            path = folder.parent / "schema.json"
+        if not path.is_file():
+            return None
         entries = orjson.loads(path.read_bytes())
         fields = {entry["name"]: _field(entry) for entry in entries}
         if len(fields) < len(entries):

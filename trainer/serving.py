@@ -33,16 +33,17 @@ def input_names(columns: Iterable[str]) -> dict[str, str]:
 
     The column's own name where TensorFlow takes it: ASCII letters, digits and underscores, a letter first, no keyword of
     Python. Otherwise each other character becomes an underscore and "column_" comes before what is still none; a name
-    that is taken gets further underscores.
+    that is taken, in capitals or not, gets further underscores.
     """
-    names = {column: column for column in columns}
-    for column in names:
-        if not _is_input_name(column):
-            name = re.sub(r"[^A-Za-z0-9_]", "_", column)
-            name = name if _is_input_name(name) else f"column_{name}"
-            while name in names.values():
-                name += "_"
-            names[column] = name
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for column in sorted(columns, key=_is_input_name, reverse=True):  # names that can stay come first
+        name = re.sub(r"[^A-Za-z0-9_]", "_", column)
+        name = name if _is_input_name(name) else f"column_{name}"
+        while name.lower() in taken:
+            name += "_"
+        names[column] = name
+        taken.add(name.lower())
     return names
 
 

@@ -2,12 +2,10 @@
 
 import argparse
 import ast
-import importlib.util
 import json
 import os
 import typing
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import NamedTuple
 
 import networks
@@ -74,9 +72,7 @@ def registered_networks() -> str:
     """Each network and the first line of its file's docstring, read without the seconds that importing it takes."""
     rows = []
     for name in networks.names():
-        spec = importlib.util.find_spec(f"networks.{name}")
-        assert spec and spec.origin
-        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        text = ast.get_docstring(ast.parse(networks.files()[name].read_text(encoding="utf-8"))) or ""
         rows.append((name, text.partition("\n")[0].removeprefix(f"{name}: ")))
     return aligned([("network", "what it is"), *rows])
 

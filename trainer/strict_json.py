@@ -7,7 +7,6 @@ and in an obscure ValueError on very long integers. So objects and arrays are re
 
 import json
 import math
-import re
 import stat
 from json import JSONDecodeError
 from pathlib import Path
@@ -20,7 +19,6 @@ MAX_DEPTH = 16
 MAX_DIGITS = 300  # below the 4,300 from which Python refuses to convert, and within the range of a float
 
 _NOT_JSON = "JSON has no comments, trailing commas or single quotes"
-_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read(path: Path) -> Any:
@@ -138,9 +136,9 @@ def _scalar(text: str, at: int) -> tuple[Any, int]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    assert space
-    return space.end()
+    while at < len(text) and text[at] in " \t\n\r":
+        at += 1
+    return at
 
 
 def _finite(digits: str) -> float:

@@ -66,6 +66,17 @@ def create_folder(path: Path) -> None:
         raise storage_error("creating", path, error) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Create a folder where it is missing, and show now, not after hours of training, that files can be put there."""
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise storage_error("writing to", folder, error) from error
+
+
 def free_bytes(path: Path) -> int:
     """Free bytes on the disk that `path` is, or will be, on."""
     return shutil.disk_usage(existing_parent(path)).free

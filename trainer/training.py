@@ -34,7 +34,14 @@ class History:
 
     @property
     def best(self) -> EpochRow:
+        """The row of the best epoch."""
         return self.rows[self.best_epoch - 1]
+
+    def best_metrics(self, side: str) -> dict[str, float]:
+        """The metrics of one side in the best epoch, by their own names."""
+        return {
+            name.removeprefix(f"{side}_"): value for name, value in self.best.items() if name.startswith(f"{side}_")
+        }
 
 
 class Progressing(Protocol):
@@ -49,11 +56,11 @@ def train(
     patience: int | None,
     stopping_metric: str,
     maximise: bool,
-    on_epoch: Callable[[EpochRow], None],
+    on_epoch: Callable[[History], None],
 ) -> History:
     """Train on `tables["train"]`, choose by `tables["validation"]`, report on `tables["test"]` where there is one.
 
-    Each epoch appends a row to the history and passes it to `on_epoch`: epoch, seconds, rows_per_second,
+    Each epoch appends a row to the history, which `on_epoch` is then given: epoch, seconds, rows_per_second,
     learning_rate, then the metrics of each side, measured in evaluation mode with the weights of the epoch's end. Test
     rows decide nothing. The weights of the epoch with the best validation metric are in the model at the end. A loss
     or a validation metric that is not finite ends training with a DivergedError.
@@ -66,7 +73,7 @@ def train(
         for side, table in measured.items():
             row |= {f"{side}_{name}": value for name, value in ops.evaluate(table).items()}
         history.rows.append(row)
-        on_epoch(row)
+        on_epoch(history)
         value = row[f"validation_{stopping_metric}"]
         if not (math.isfinite(row["validation_loss"]) and math.isfinite(value)):
             raise DivergedError(

@@ -33,7 +33,7 @@ def test_loss(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     tables = {side: ops.table(preprocessing.apply(learnt, frame)) for side, frame in sides.items()}
     history = training.train(
         ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
-        maximise=False, on_epoch=lambda row: None,
+        maximise=False, on_epoch=lambda history: None,
     )  # fmt: skip
     return history.best["test_loss"], history.best_epoch, sides["test"]
 
