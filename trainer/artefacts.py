@@ -14,6 +14,8 @@ from trainer.layers import embeddings_by_column
 from trainer.prediction import get_weights
 from trainer.preprocessing import Preprocessing
 from trainer.provenance import environment
+from trainer.report_page import Report, write_report
+from trainer.show import config_rows
 from trainer.system import write_atomic
 from trainer.timing import Timings
 from trainer.training import History

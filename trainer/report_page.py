@@ -168,7 +168,7 @@ def _epochs(report: Report) -> str:
     names = main_metrics(list(report.metrics["validation"]))
     keys = [(side, "loss") for side in report.metrics] + [(list(report.metrics)[-1], name) for name in names[1:]]
     columns = {f"{side}_{name}": f"{metric_name(name)}, {side}" for side, name in keys}
-    columns |= {"learning_rate": "Learning rate", "rows_per_second": "Rows/s", "seconds": "Seconds"}
+    columns |= {"learning_rate": "Learning rate", "rows_per_second": "Rows/s"}
     rows = ([int(row["epoch"]), *(row.get(key, math.nan) for key in columns)] for row in report.history)
     return _details(f"All {len(report.history)} epochs", _table(["Epoch", *columns.values()], rows))
 
@@ -211,7 +211,12 @@ def _timings(timings: Mapping[str, Any]) -> str:
     stages = timings.get("stages", {})
     longest = max((stage["seconds"] for stage in stages.values()), default=0)
     rows = (
-        [name, stage["seconds"], _bar(stage["seconds"] / max(longest, 1e-9), text=""), stage.get("rows_per_second")]
+        [
+            name,
+            f"{stage['seconds']:.2f}",
+            _bar(stage["seconds"] / max(longest, 1e-9), text=""),
+            stage.get("rows_per_second"),
+        ]
         for name, stage in sorted(stages.items(), key=lambda item: -item[1]["seconds"])
     )
     memory = timings.get("peak_memory_bytes")
@@ -243,7 +248,7 @@ CSS = """
   --tint: #1f2226; --blue: #56b4e9; --warn: #e69f00; --blend: screen; --filter: invert(1) hue-rotate(180deg) } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 3.5rem 1.25rem 5rem; max-width: 51rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: anywhere }
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: break-word }
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.015em }
 h2 { margin: 0 0 1rem; font-size: 1.15rem; letter-spacing: -.005em }
 header p { margin: .6rem 0 0; color: var(--soft); font-size: 1.05rem; max-width: 40rem }
@@ -254,7 +259,7 @@ section { margin-top: 3.25rem }
 .tile b { display: block; font-size: 1.75rem; font-weight: 600; line-height: 1.35; letter-spacing: -.01em }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem 1.5rem; margin: 0 }
 dt { color: var(--soft); font-size: .85rem }
-dd { margin: 0 }
+dd { margin: 0; overflow-wrap: anywhere }
 aside { margin-top: 2rem; padding: .9rem 1.2rem; border-left: .25rem solid var(--warn); background: var(--tint);
   border-radius: 0 .6rem .6rem 0 }
 aside ul { margin: .3rem 0 0; padding-left: 1.1rem }
@@ -269,6 +274,7 @@ th:first-child { padding-left: 0; text-align: left; white-space: normal; min-wid
 thead th { color: var(--soft); font-size: .85rem; vertical-align: bottom; white-space: normal }
 .text th, .text td { text-align: left; white-space: normal; vertical-align: top }
 .text th { white-space: nowrap }
+.text td { overflow-wrap: anywhere }
 code { font: .9em ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace }
 details { margin-top: 1rem }
 summary { cursor: pointer; color: var(--blue); margin-bottom: .75rem }

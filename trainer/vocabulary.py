@@ -19,7 +19,7 @@ PADDING_ID, MISSING_ID, OOV_ID, FIRST_ID = range(4)
 
 # How a missing value looks among the raw strings that a SavedModel takes. A row that really holds this value is, here
 # too, a row without one.
-MISSING = "\0"
+MISSING = "__missing__"
 
 Array = npt.NDArray[Any]
 
