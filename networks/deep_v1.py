@@ -7,10 +7,10 @@ section 3): fast to train and to serve, blind to the order of words.
 from dataclasses import dataclass
 
 import keras
-from trainer.preprocessing import DatasetShapes
 
 from trainer.config import NetConfig, setting
 from trainer.layers import Embedding, MaskedMean, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.preprocessing import DatasetShapes
 
 
 @dataclass(frozen=True)

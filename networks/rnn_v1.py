@@ -13,7 +13,7 @@ from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, 
 from trainer.preprocessing import DatasetShapes
 from trainer.recurrent import GRU, LSTM
 
-CELLS = {"gru": GRU, "lstm": LSTM}
+CELLS: dict[str, type[keras.layers.RNN]] = {"gru": GRU, "lstm": LSTM}
 
 
 @dataclass(frozen=True)

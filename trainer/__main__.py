@@ -10,23 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
+from trainer.command import import_tensorflow_quietly, run_command
+
+import_tensorflow_quietly()
 
 import pandas as pd
 
 from trainer import config as configuration
 from trainer import dataset, packaging, prediction, preprocessing, split, system, training
 from trainer.artefacts import Trained, write_artefacts
-from trainer.command import run_command
 from trainer.config import Configuration, NetConfig
 from trainer.errors import StorageError
 from trainer.graph import build_model_graph
 from trainer.reporting import TensorBoardLog, write_metrics_csv
+from trainer.text import TextRules
 from trainer.timing import Timings
+from trainer.vocabulary import VocabularyRules
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"
-SAMPLE = ROOT / "data" / "sample_2k.json"
+SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 PARITY_ROWS = 1000  # held-out rows that the written package must score as the trained model does
 
 
@@ -82,7 +85,7 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
         held_out = list(sides.values())[-1].iloc[:PARITY_ROWS]
         expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
         difference = prediction.verify(temporary, held_out, expected)
-    say("package", f"{package}, verified: {len(held_out):,} predictions agree within {difference:.0e}")
+    say("package", f"{package}, verified: {len(held_out):,} predictions differ by {difference:.0e} at most")
     return package
 
 
@@ -117,7 +120,7 @@ def split_sides(config: NetConfig, frames: Mapping[str, pd.DataFrame]) -> dict[s
         validation_fraction=0.0 if "validation" in frames else config.validation_fraction,
         seed=config.split_seed,
     )
-    sides = {side: frames["train"].iloc[rows] for side, rows in cut._asdict().items()}
+    sides = {side: frames["train"].take(rows) for side, rows in cut._asdict().items()}
     sides |= {side: frame for side, frame in frames.items() if side != "train"}
     say("split", ", ".join(f"{side} {len(frame):,}" for side, frame in sides.items()) + f" rows, {config.split}")
     return {side: frame for side, frame in sides.items() if len(frame)}
@@ -131,8 +134,8 @@ def learn(config: NetConfig, frame: pd.DataFrame) -> preprocessing.Preprocessing
         label=config.label_column,
         weight=config.weight_column,
         objective=config.objective,
-        vocabulary=preprocessing.VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
-        text=preprocessing.TextRules(config.tokenizer, config.lowercase, config.max_tokens),
+        vocabulary=VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
+        text=TextRules(config.tokenizer, config.lowercase, config.max_tokens),
     )
 
 
@@ -175,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__, allow_abbrev=False)
     rows = "a file, a folder of shards, or a quoted glob"
     parser.add_argument("--variant", default="deep_v1", help="name in variant_config.json; default: %(default)s")
-    parser.add_argument("--data", default=str(SAMPLE), help=f"rows: {rows}; default: the sample")
+    parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")
     parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
     parser.add_argument(

@@ -120,7 +120,7 @@ def describe_run(folder: Path, trained: Trained, figures: dict[str, Path], where
         history=history.rows,
         best_epoch=history.best_epoch,
         plots=figures,
-        settings=[tuple(row) for row in config_rows(settings)],
+        settings=config_rows(settings),
         split=trained.split,
         timings=trained.timings.report(),
         environment=where,

@@ -2,13 +2,30 @@
 
 import contextlib
 import errno
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from trainer.errors import ResourceError, TrainerError
 from trainer.system import interruptible
+
+
+def import_tensorflow_quietly() -> None:
+    """Import TensorFlow without the lines that it writes to stderr before anybody can set its log level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def run_command(main: Callable[[], None]) -> None:

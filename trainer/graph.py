@@ -50,10 +50,10 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
 
 def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
     """The function as a graph, traced once for all sizes that the signature allows."""
-    return tf.function(function, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+    return tf.function(function, input_signature=signature, autograph=False)
 
 
-class OpsWrapper(tf.Module):  # type: ignore[misc]
+class OpsWrapper(tf.Module):
     """A Keras model and what the training loop does with it."""
 
     def __init__(self, model: keras.Model, net_config: NetConfig, dataset_shapes: DatasetShapes) -> None:

@@ -139,7 +139,7 @@ def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
 def embeddings_by_column(model: keras.Model, shapes: DatasetShapes) -> dict[str, np.ndarray]:
     """The vectors of each column's ids, float32 [ids, width], of a network that is built from these blocks."""
     tables = {layer.name: layer.table for layer in model.layers if isinstance(layer, Embedding)}
-    found = {}
+    found: dict[str, np.ndarray] = {}
     if "category_embeddings" in tables:
         together = ops.convert_to_numpy(tables["category_embeddings"])
         borders = np.cumsum(list(shapes.categorical.values()))[:-1]

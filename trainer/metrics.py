@@ -30,7 +30,7 @@ WEIGHTED_SUMS = {
 }
 
 
-class Metrics(tf.Module):  # type: ignore[misc]
+class Metrics(tf.Module):
     """The metrics of one objective over the rows since the last `reset`.
 
     outputs: width of the logits. label_mean, label_std: of a regression label, whose metrics are in its own units

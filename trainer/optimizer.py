@@ -8,6 +8,7 @@ Adam: Kingma and Ba 2015, algorithm 1. Adagrad: Duchi et al. 2011. Dense tensors
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,10 +16,10 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 ADAGRAD_START = 0.1  # keeps the first steps finite
 SLOTS_PER_RULE = {"adam": 2, "adagrad": 1, "sgd": 0}  # values remembered for each weight
 
-Gradient = tf.Tensor | tf.IndexedSlices
+Gradient = Any  # a tf.Tensor, or the tf.IndexedSlices of a table
 
 
-class Optimizer(tf.Module):  # type: ignore[misc]
+class Optimizer(tf.Module):
     """One update rule over a fixed list of variables; `slots` and `steps` are all of its state."""
 
     def __init__(self, rule: str, variables: Sequence[tf.Variable]) -> None:

@@ -23,7 +23,16 @@ MANIFEST = "manifest.json"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same members make the same bytes, whenever they are packed
 MAX_MEMBERS = 10_000
 MAX_BYTES = 64 * 2**30
-NOT_A_PACKAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, EOFError, RuntimeError)
+NOT_A_PACKAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+)
 MAX_RATIO = 1000  # of unpacked to packed size; weights and JSON stay far below
 
 

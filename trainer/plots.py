@@ -24,6 +24,7 @@ Curve = Mapping[str, Sequence[float]]
 
 SIDES = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
 DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {"train": "-", "validation": "-", "test": (0, (4, 2))}
+CERTAIN = 21.0  # log-odds of a billion to one
 DOTS = (0, (1, 2))
 SMALL_RATE = 0.05  # below it, rates are compared by their ratio
 INK, FAINT, PALE = "#30353b", "#8b929a", "#dfe3e7"
@@ -130,8 +131,9 @@ def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
             )  # fmt: skip
         limits = _with_margin(rates, scale)
         above.set(xscale=scale, yscale=scale, xlim=limits, ylim=limits, ylabel="observed rate", title="Calibration")
+        subs = (1, 2, 5) if limits[1] < 1000 * limits[0] else (1,)
         for axis in (above.xaxis, above.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if scale == "log" else MaxNLocator(nbins=6))
+            axis.set_major_locator(LogLocator(subs=subs) if scale == "log" else MaxNLocator(nbins=6))
             axis.set_major_formatter(FuncFormatter(_percent))
             axis.set_minor_formatter(NullFormatter())
         above.legend(loc="upper left")
@@ -173,6 +175,7 @@ def plot_predictions(path: Path, distribution: Curve, side: str) -> None:
     `Metrics.distribution` returns them. side: whose rows they are.
     """
     logits = np.array(distribution["logit"])
+    low, high = (max(logits[0], -CERTAIN), min(logits[-1], CERTAIN)) if len(logits) else (-CERTAIN, CERTAIN)
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -183,8 +186,8 @@ def plot_predictions(path: Path, distribution: Curve, side: str) -> None:
         axis.set(
             title=f"Predictions by label, {side} rows", xlabel="predicted rate", ylabel="share of label", ylim=(0, None)
         )
-        axis.set_xlim(logits.min(), logits.max())
-        rates = _round_rates(*(1 / (1 + np.exp(-logits[[0, -1]]))))
+        axis.set_xlim(low, high)
+        rates = _round_rates(1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high)))
         axis.set_xticks([math.log(rate / (1 - rate)) for rate in rates], [_percent(rate, None) for rate in rates])
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axis.legend(loc="upper right")
@@ -194,8 +197,8 @@ def plot_predictions(path: Path, distribution: Curve, side: str) -> None:
 
 def _round_rates(low: float, high: float) -> list[float]:
     """Round probabilities between two others, at most eight."""
-    for digits in ((1, 2, 5), (1,), ()):
-        small = [digit * 10.0**power for power in range(-9, 0) for digit in digits if digit * 10.0**power < 0.5]
+    for digits, step in (((1, 2, 5), 1), ((1,), 1), ((1,), 3)):
+        small = [digit * 10.0**power for power in range(-9, 0, step) for digit in digits if digit * 10.0**power < 0.5]
         rates = [rate for rate in (*small, 0.5, *(1 - rate for rate in reversed(small))) if low <= rate <= high]
         if 2 <= len(rates) <= 8:
             return rates
@@ -203,11 +206,9 @@ def _round_rates(low: float, high: float) -> list[float]:
 
 
 def _percent(rate: float, _: object) -> str:
-    """Two significant digits, and as many nines as a rate near 1 has."""
+    """Three significant digits, and as many nines as a rate near 1 has."""
     percent = 100 * rate
-    if percent > 99:
-        return f"{percent:.6g}%"
-    return f"{float(f'{percent:.2g}'):g}%"
+    return f"{percent:.9g}%" if percent > 99 else f"{float(f'{percent:.3g}'):g}%"
 
 
 def _save(path: Path, draw: Callable[[Figure], None], *, width: float = 8, height: float) -> None:

@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.command import import_tensorflow_quietly, run_command
+
+import_tensorflow_quietly()
+
 import numpy as np
 import orjson
 import pandas as pd
@@ -18,7 +22,6 @@ import tensorflow as tf
 
 from trainer import config as configuration
 from trainer import dataset, packaging, preprocessing, serving, system
-from trainer.command import run_command
 from trainer.errors import StorageError
 from trainer.graph import OpsWrapper, build_model_graph
 

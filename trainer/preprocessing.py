@@ -6,6 +6,7 @@ Everything that was learnt is in `Preprocessing`, which is stored as JSON; `trai
 import dataclasses
 import json
 import math
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         return tuple(_typed(item, arguments[0], where) for item in value)
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if kind is not float and type(value) in (kind, *arguments):
+    if kind is not float and type(value) in (arguments if origin is types.UnionType else (kind,)):
         return value
     raise ValueError(f"{where} is {repr(value)[:40]}")
 

@@ -84,7 +84,7 @@ def read_packed(
     places = tf.boolean_mask(places, tf.sequence_mask(active, batch))
     packed = tf.matmul(tf.gather(tf.reshape(vectors, [-1, width]), places), kernel) + bias
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def scan(packed: Tensor, kernel: Tensor, bias: Tensor) -> Any:
         counts = tf.unstack(active, steps)
         state = tuple(tf.zeros([batch, kernel.shape[0]]) for _ in range(states))
@@ -124,7 +124,7 @@ def on_cpu_of_tensorflow() -> bool:
 
 
 @keras.saving.register_keras_serializable("flatfab")
-class GRU(keras.layers.GRU):  # type: ignore[misc]
+class GRU(keras.layers.GRU):
     """`keras.layers.GRU` for masked texts: vectors [batch, n, width], mask [batch, n] -> last state [batch, units]."""
 
     def call(self, sequences: Tensor, initial_state: Any = None, mask: Tensor = None, training: bool = False) -> Tensor:
@@ -136,7 +136,7 @@ class GRU(keras.layers.GRU):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable("flatfab")
-class LSTM(keras.layers.LSTM):  # type: ignore[misc]
+class LSTM(keras.layers.LSTM):
     """`keras.layers.LSTM` for masked texts: vectors [batch, n, width], mask [batch, n] -> last state [batch, units]."""
 
     def call(self, sequences: Tensor, initial_state: Any = None, mask: Tensor = None, training: bool = False) -> Tensor:

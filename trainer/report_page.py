@@ -150,17 +150,11 @@ def _plot(caption: str, path: Path) -> str:
 
 
 def _metrics(report: Report) -> str:
-    sides = dict(report.metrics)
-    names = [name for name in next(iter(sides.values())) if name != "weight"]
-    columns = [*sides.values(), *([report.constant] if report.constant else [])]
-    rows = (
-        [
-            metric_name(name),
-            *(int(value) if name == "rows" else value for value in (c.get(name, math.nan) for c in columns)),
-        ]
-        for name in names
-    )
-    return _table(["", *sides, *(["best constant"] if report.constant else [])], rows)
+    columns = dict(report.metrics) | ({"best constant": report.constant} if report.constant else {})
+    names = [name for name in report.metrics["validation"] if name not in ("rows", "weight")]
+    rows = [[metric_name(name), *(values.get(name) for values in columns.values())] for name in names]
+    rows.append(["Rows", *(_count(values.get("rows")) for values in columns.values())])
+    return _table(["", *columns], rows)
 
 
 def _epochs(report: Report) -> str:
@@ -194,31 +188,25 @@ def _split(split: Mapping[str, Any]) -> list[str]:
 
 
 def _settings(settings: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    changed = [(name, Html(f"<code>{escape(value)}</code>"), source) for name, value, source, _ in settings
-               if not source.startswith("default")]  # fmt: skip
-    every = (
-        (name, Html(f"<code>{escape(value)}</code>"), source, meaning) for name, value, source, meaning in settings
-    )
+    rows = [(name, Html(f"<code>{escape(value)}</code>"), *rest) for name, value, *rest in settings]
+    changed = [row[:3] for row in rows if not row[2].startswith("default")]
+    if changed:
+        first: str = _table(["Differs from the default", "Value", "Source"], changed, "text")
+    else:
+        first = "<p>All settings are the defaults.</p>\n"
     return [
-        _table(["Differs from the default", "Value", "Source"], changed, "text")
-        if changed
-        else "<p>All settings are the defaults.</p>\n",
-        _details(f"All {len(settings)} settings", _table(["Setting", "Value", "Source", "Meaning"], every, "text")),
+        first,
+        _details(f"All {len(rows)} settings", _table(["Setting", "Value", "Source", "Meaning"], rows, "text")),
     ]
 
 
 def _timings(timings: Mapping[str, Any]) -> str:
     stages = timings.get("stages", {})
-    longest = max((stage["seconds"] for stage in stages.values()), default=0)
-    rows = (
-        [
-            name,
-            f"{stage['seconds']:.2f}",
-            _bar(stage["seconds"] / max(longest, 1e-9), text=""),
-            stage.get("rows_per_second"),
-        ]
+    longest = max((stage["seconds"] for stage in stages.values()), default=0) or 1
+    rows = [
+        [name, f"{stage['seconds']:.2f}", _bar(stage["seconds"] / longest, text=""), stage.get("rows_per_second")]
         for name, stage in sorted(stages.items(), key=lambda item: -item[1]["seconds"])
-    )
+    ]
     memory = timings.get("peak_memory_bytes")
     note = f"<p>Peak memory {memory / 2**30:.2f} GiB.</p>\n" if memory else ""
     return _table(["Stage", "Seconds", "", "Rows/s"], rows) + note if stages else note

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import networks
 from trainer import config as configuration
-from trainer.command import run_command
+from trainer.command import import_tensorflow_quietly, run_command
 from trainer.config import NetConfig
 from trainer.settings import allowed
 
@@ -79,12 +79,12 @@ def registered_networks() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Show the settings of a variant, all variants or all networks."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the file of a network imports TensorFlow
     parser = argparse.ArgumentParser(prog="python -m trainer.show", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("settings", "variants", "networks"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
     arguments = parser.parse_args(argv)
     if arguments.what == "settings":
+        import_tensorflow_quietly()  # the file of a network does, with noise
         print(settings(arguments.variant))
     else:
         print(variants() if arguments.what == "variants" else registered_networks())

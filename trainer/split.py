@@ -52,9 +52,8 @@ def split_rows(
         other row.
     time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
         time stay together, on the later side.
-    group: rows that share a value of any of the `columns` stay together, directly or through other rows: they are the
-        connected components of the graph of rows and values. Every component has the same chance whatever its size,
-        since drawing rows would fill the test side with large ones. A missing or empty value links nothing.
+    group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
+        components). Each has the same chance whatever its size. A missing or empty value links nothing.
 
     Raises DataError if a side would be empty or a row has no time.
     """
@@ -109,7 +108,10 @@ def _row_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
 
 
 def _component_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
-    """uint64 [rows]: one hash for all rows of a component, the least of its links; of a row without links its own."""
+    """uint64 [rows]: one hash for all rows of a component, the least of its links; of a row without links its own.
+
+    Components, not rows, are drawn by it: drawing rows would fill the smaller sides with the rows of large components.
+    """
     rows, links = _links(frame, columns)
     component = _components(rows, links, len(frame))
     none = np.iinfo(np.uint64).max

@@ -37,7 +37,7 @@ class Timings:
         found = self._registry.dump_metrics()
         stages = {}
         for name, values in found.items():
-            if "sum" in values:
+            if values.get("count") and "sum" in values:
                 stages[name] = {"seconds": values["sum"], "passes": int(values["count"])}
                 if f"{name} rows" in found:
                     rows = int(found[f"{name} rows"]["count"])

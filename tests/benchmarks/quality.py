@@ -7,11 +7,12 @@ words, and of the best possible one, and the share of the gap between the first 
 """
 
 import argparse
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from trainer.command import import_tensorflow_quietly
+
+import_tensorflow_quietly()
 
 import pandas as pd
 

@@ -8,14 +8,15 @@ that each contender reached in the course of the rounds, all from the same initi
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from trainer.command import import_tensorflow_quietly
+
+import_tensorflow_quietly()
 
 import keras
 import numpy as np
