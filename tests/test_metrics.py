@@ -263,6 +263,27 @@ def test_calibration_curve_has_groups_of_equal_weight_and_the_totals_of_the_rows
     assert (np.abs(curve["label"] - curve["prediction"]) < 6 * noise).all()  # labels were drawn from the logits
 
 
+def test_calibration_curve_of_few_rows_has_few_groups() -> None:
+    metrics = Metrics("binary", 1)
+    measure(metrics, draw("binary", rows=210))
+    assert len(metrics.curve()["weight"]) == 10
+
+
+def test_distribution_holds_the_weight_of_both_labels_where_the_logits_lie() -> None:
+    logits, labels, weights = draw("binary", rows=50_000)
+    metrics = Metrics("binary", 1, center=-2.0)
+    assert metrics.distribution() == {"logit": [], "negative": [], "positive": []}
+    measure(metrics, (logits, labels, weights))
+    found = {name: np.array(values) for name, values in metrics.distribution().items()}
+    low, high = np.quantile(logits, [0.001, 0.999])
+    assert (found["logit"][0], found["logit"][-1]) == pytest.approx((low, high), abs=0.5)
+    assert found["positive"].sum() == pytest.approx(weights @ labels, rel=0.01)
+    assert found["negative"].sum() == pytest.approx(weights @ (1 - labels), rel=0.01)
+    for name, side in (("negative", labels == 0), ("positive", labels == 1)):
+        mean = np.average(found["logit"], weights=found[name])
+        assert mean == pytest.approx(np.average(logits[side, 0], weights=weights[side]), abs=0.03)
+
+
 def test_calibration_curve_of_equal_predictions_is_one_point_and_of_no_rows_none() -> None:
     metrics = Metrics("binary", 1)
     assert metrics.curve() == {"prediction": [], "label": [], "weight": []}

@@ -84,12 +84,14 @@ class Metrics(tf.Module):
         metrics = summary(means)
         return {name: float(value) for name, value in (metrics | {"rows": rows, "weight": weight}).items()}
 
-    def curve(self, bins: int = 20) -> dict[str, list[float]]:
+    def curve(self) -> dict[str, list[float]]:
         """The calibration curve of a binary objective: groups of about equal weight by rising prediction.
 
-        Returns equally long lists under "prediction" and "label" (weighted means) and "weight"; equal predictions stay
-        in one group, so there may be fewer than `bins` groups.
+        Returns equally long lists under "prediction" and "label" (weighted means) and "weight", of at most 20 groups:
+        about 20 rows make one, and equal predictions stay together.
         """
+        rows = float(self._state["sums"][0])
+        bins = int(np.clip(rows / 20, 5, 20))
         histogram = self._state["histogram"].numpy()
         histogram, middles = histogram[(used := histogram.any(axis=1))], self._bin_middles()[used]
         weight = histogram.sum(axis=1)
@@ -105,12 +107,14 @@ class Metrics(tf.Module):
             "weight": total.tolist(),
         }
 
-    def distribution(self, bins: int = 40) -> dict[str, list[float]]:
+    def distribution(self) -> dict[str, list[float]]:
         """Where the predictions of a binary objective lie, but for the outermost thousandth of the weight on each end.
 
-        Returns equally long lists: "logit", middles of bins of equal width, and the weight of "negative" and "positive"
-        labels in them.
+        Returns equally long lists: "logit", middles of at most 40 bins of equal width, and the weight of "negative" and
+        "positive" labels in them.
         """
+        rows = float(self._state["sums"][0])
+        bins = int(np.clip(np.sqrt(rows), 10, 40))
         histogram = self._state["histogram"].numpy()
         reached = np.cumsum(histogram.sum(axis=1))
         if reached[-1] == 0:

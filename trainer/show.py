@@ -1,4 +1,4 @@
-"""The configuration for people: `python -m trainer.show settings|variants|networks`, and the README's tables."""
+"""The configuration for people: `python -m trainer.show settings|variants|networks|tables`."""
 
 import argparse
 import ast
@@ -47,6 +47,13 @@ def settings_table(network: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tables() -> str:
+    """The README's chapter of settings: those that all networks share, then those of each network."""
+    parts = [settings_table()]
+    parts += [f"{name} adds:\n\n{settings_table(name)}" for name in networks.names()]
+    return "\n".join(parts)
+
+
 def aligned(rows: list[tuple[str, ...]]) -> str:
     """Rows of cells as lines of text, in columns as wide as their cells, up to VALUE_WIDTH."""
     widths = [min(VALUE_WIDTH, max(map(len, column))) for column in zip(*rows, strict=True)]
@@ -78,16 +85,15 @@ def registered_networks() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Show the settings of a variant, all variants or all networks."""
+    """Show the settings of a variant, all variants, all networks, or the README's tables of settings."""
     parser = argparse.ArgumentParser(prog="python -m trainer.show", description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("what", choices=("settings", "variants", "networks"))
+    parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
     arguments = parser.parse_args(argv)
-    if arguments.what == "settings":
+    if arguments.what in ("settings", "tables"):
         import_tensorflow_quietly()  # the file of a network does, with noise
-        print(settings(arguments.variant))
-    else:
-        print(variants() if arguments.what == "variants" else registered_networks())
+    shown = {"variants": variants, "networks": registered_networks, "tables": tables}
+    print(settings(arguments.variant) if arguments.what == "settings" else shown[arguments.what]())
 
 
 if __name__ == "__main__":
