@@ -53,10 +53,10 @@ TEST = typed(
             "the dog's CAT \u3000 ПРИВЕТ",
             "",
             None,
-            "\0 big\u2028dog\0cat",
+            "\0 big\u2028dog\0cat\0",
             MISSING,
             "ΟΔΟΣ ΟΔΟΣ, 你好 👍🏽 " * 50,
-            "; -): İ I\u00a0a\u200bb",
+            f"; -): {MISSING} I\u00a0a\u200bb",
         ],
         "age": [3, math.nan, 6, 0, -1e30, 1e-30, 7],
         "views": [0, math.nan, 3, 1, 1e-9, 3e38, 123.456],
@@ -138,11 +138,11 @@ def test_the_inputs_are_what_the_module_says(tokenizer: str, tmp_path: Path) -> 
     texts = ["big dog", "", None, "new cat's"]
     frame = typed({"item": ["a", None, "", "x"], "tags": [["x", "y"], [], None, ["new"]], "title": texts})
     frame = frame.assign(age=[1.0, np.nan, 0.0, 5.0], views=[np.nan, 0.0, 1.0, 2.0])
-    tokens = [["big", "dog", ""], ["", "", ""], ["\0", "", ""], ["new", "cat", "'s"]]
+    tokens = [["big", "dog", ""], ["", "", ""], [MISSING, "", ""], ["new", "cat", "'s"]]
     raw = {
-        "item": tf.constant(["a", "\0", "", "x"]),
-        "tags": tf.constant([["x", "y"], ["\0", "\0"], ["\0", "\0"], ["new", "\0"]]),
-        "title": tf.constant(tokens if tokenizer == "spacy" else ["big dog", "", "\0", "new cat's"]),
+        "item": tf.constant(["a", MISSING, "", "x"]),
+        "tags": tf.constant([["x", "y"], [MISSING, MISSING], [MISSING, MISSING], ["new", MISSING]]),
+        "title": tf.constant(tokens if tokenizer == "spacy" else ["big dog", "", MISSING, "new cat's"]),
         "age": tf.constant(frame["age"].to_numpy()),
         "views": tf.constant(frame["views"].to_numpy()),
     }

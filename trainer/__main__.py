@@ -23,6 +23,7 @@ from trainer.config import Configuration, NetConfig
 from trainer.errors import StorageError
 from trainer.graph import build_model_graph
 from trainer.reporting import TensorBoardLog, write_metrics_csv
+from trainer.show import config_rows
 from trainer.text import TextRules
 from trainer.timing import Timings
 from trainer.vocabulary import VocabularyRules
@@ -64,6 +65,8 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
 
     system.create_folder(folder)
     with timings.stage("train"), TensorBoardLog(folder / "tensorboard") as log:
+        log.settings(config_rows(settings))
+        log.graph(ops.prediction_graph())
 
         def on_epoch(history: training.History) -> None:
             log.epoch(history.rows[-1], {weight.path: weight for weight in ops.model.trainable_weights})

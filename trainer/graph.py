@@ -48,7 +48,7 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     return OpsWrapper(model, net_config, dataset_shapes)
 
 
-def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *signature: Any) -> Any:
     """The function as a graph, traced once for all sizes that the signature allows."""
     return tf.function(function, input_signature=signature, autograph=False)
 
@@ -179,6 +179,10 @@ class OpsWrapper(tf.Module):
 
     def _predict(self, ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         return self.predictions(self.features(ids, numbers))
+
+    def prediction_graph(self) -> Any:
+        """The concrete function that predicts, for TensorBoard: its names are those of the layers."""
+        return self._predict_rows.get_concrete_function()
 
     def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Features by column -> predictions, inside a graph."""

@@ -2,11 +2,11 @@
 
 Signature "serving_default", one input per feature column, named as `input_names` says:
 
-    categorical               string [batch]           missing: "\\u0000"
-    multi_categorical         string [batch, any]      right-padded with "\\u0000"
-    text, tokenizer "regex"   string [batch]           missing: "\\u0000"
+    categorical               string [batch]           missing: "__missing__"
+    multi_categorical         string [batch, any]      right-padded with "__missing__"
+    text, tokenizer "regex"   string [batch]           missing: "__missing__"
     text, tokenizer "spacy"   string [batch, any]      its tokens (lower-cased if that is a rule), right-padded with "";
-                                                       missing: one token "\\u0000"
+                                                       missing: one token "__missing__"
     numeric, log_numeric      float64 [batch]          missing: NaN
 
 Output "prediction": float32 [batch], or [batch, classes] for multiclass and multilabel.
@@ -31,9 +31,9 @@ from trainer.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, padded, to
 def input_names(columns: Iterable[str]) -> dict[str, str]:
     """Column -> name of its input in the signature.
 
-    The column's own name where TensorFlow takes it: ASCII letters, digits and underscores, a letter first, no keyword of
-    Python. Otherwise each other character becomes an underscore and "column_" comes before what is still none; a name
-    that is taken, in capitals or not, gets further underscores.
+    The column's own name where TensorFlow takes it: ASCII letters, digits and underscores, a letter first, no keyword
+    of Python. Otherwise each other character becomes an underscore and "column_" comes before what is still none; a
+    name that is taken, in capitals or not, gets further underscores.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -131,8 +131,8 @@ def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lo
         tokens = tf.ragged.boolean_mask(raw, raw != _padding(role))
         missing = tf.logical_and(tokens.row_lengths() == 0, role == "multi_categorical")
     else:
-        tokens = regex_tokens(raw, preprocessing.text.lowercase)
         missing = raw == MISSING
+        tokens = regex_tokens(tf.where(missing, "", raw), preprocessing.text.lowercase)
     ids = tokens.with_flat_values(table.lookup(tokens.flat_values)).to_tensor(0, shape=[None, width])
     first = tf.where(missing, MISSING_ID, ids[:, 0])
     return tf.concat([first[:, tf.newaxis], ids[:, 1:]], axis=1)

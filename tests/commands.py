@@ -1,0 +1,53 @@
+"""The real commands, each in a process of its own that is forked from one in which TensorFlow is imported already."""
+
+import importlib
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "data" / "sample_2k.json"
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "trainer.plots"])
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def trainer(folder: Path, *arguments: str, module: str = "trainer.__main__", **environment: str) -> Done:
+    """`python -m trainer`, or another module, to its end."""
+    return finished(folder, start(folder, *arguments, module=module, **environment))
+
+
+def start(folder: Path, *arguments: str, module: str = "trainer.__main__", **environment: str) -> BaseProcess:
+    """The same, on its way; working folder, runs and output are `folder`."""
+    process = FORKSERVER.Process(target=_command, args=(folder, module, arguments, environment))
+    process.start()
+    return process
+
+
+def finished(folder: Path, process: BaseProcess) -> Done:
+    process.join(timeout=120)
+    assert process.exitcode is not None, (folder / "stderr").read_text()
+    return Done(process.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+def _command(folder: Path, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = [module, *arguments]
+    program = importlib.import_module(module)
+    if module == "trainer.__main__":
+        program.RUNS = folder / "runs"  # type: ignore[attr-defined]
+    importlib.import_module("trainer.command").run_command(program.main)
