@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import networks
+from tests.test_networks import SHAPES, examples
 from trainer import show
 from trainer.config import column_kinds, load_config
 from trainer.errors import TrainerError
+from trainer.graph import build_model_graph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,9 +31,8 @@ def test_tables_of_settings_are_those_of_the_code() -> None:
 
 
 def test_every_source_file_has_its_sentence() -> None:
-    sources = [
-        name for name in tracked_files() if re.fullmatch(r"(trainer|networks|data)/(?!__init__).*\.(py|json)", name)
-    ]
+    source = re.compile(r"(trainer|networks|data)/(?!__init__).*\.(py|json)")
+    sources = [name for name in tracked_files() if source.fullmatch(name)]
     assert len(sources) > 30
     assert [name for name in sources if f"| `{name}` |" not in README] == []
     named = re.findall(r"^\| `([a-z_]+/[a-z_0-9./]+)` \|", README.partition("## Files")[2], re.MULTILINE)
@@ -54,12 +56,7 @@ def test_the_network_of_the_readme_builds(tmp_path: Path, monkeypatch: pytest.Mo
     code = re.search(r"```python\n# networks/(\w+)\.py\n(.*?)```", README, re.DOTALL)
     assert code is not None
     (tmp_path / f"{code[1]}.py").write_text(code[2], encoding="utf-8")
-    import networks
-
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
     config = load_config("deep_v1", environ={"NET_NETWORK": code[1]}).config
-    from tests.test_networks import SHAPES, examples
-    from trainer.graph import build_model_graph
-
     ops = build_model_graph(config, SHAPES)
     assert ops.predict(ops.table(examples(3))).shape == (3,)
