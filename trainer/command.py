@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,18 +34,21 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         with interruptible():
             main()
+            flush()
     except TrainerError as error:
         end(f"error: {error}", error.exit_code)
     except MemoryError:
         end("error: Out of memory. Use fewer rows, or a machine with more memory.", ResourceError.exit_code)
     except BrokenPipeError:
-        end("", 0)  # the reader of our output went away, as `head` does
+        end("", 128 + signal.SIGPIPE)  # the reader of our output went away, as `head` does: not done, and no bug
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             crash()
         end(f"error: No space left on the disk of {error.filename or 'the output'}.", ResourceError.exit_code)
     except Exception as error:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
+            if os.strerror(errno.ENOSPC) in str(error):
+                end("error: No space left on the disk of the run. Free some and start again.", ResourceError.exit_code)
             end("error: The device is out of memory. Lower batch_size.", ResourceError.exit_code)
         crash()
 
@@ -59,7 +63,13 @@ def end(message: str, code: int) -> None:
     """Leave at once: after a full disk or an interrupt, libraries may crash while the interpreter winds down."""
     if message:
         print(message, file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
+    with contextlib.suppress(OSError):
+        flush()
     os._exit(code)
+
+
+def flush() -> None:
+    """Write out what was printed; a stream that was closed before we started is None."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()

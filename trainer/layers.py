@@ -15,6 +15,9 @@ from trainer.preprocessing import DatasetShapes
 Tensor = Any  # a symbolic or concrete tensor of any Keras backend
 Shape = tuple[int | None, ...]
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 
 @keras.saving.register_keras_serializable("flatfab")
 class Embedding(keras.layers.Layer):
@@ -45,6 +48,50 @@ class Embedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("flatfab")
+class MeanEmbedding(Embedding):
+    """The mean of the vectors of the ids that are not padding: int32 [batch, n] -> float32 [batch, width].
+
+    A row of padding alone (an empty text) gives zeros.
+    """
+
+    def call(self, ids: Tensor) -> Tensor:
+        mask = ops.cast(ops.not_equal(ids, 0), "float32")
+        weights = mask / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
+        if keras.backend.backend() == "tensorflow":
+            return weighted_sum_of_rows(self.table.value, ids, weights)
+        return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), super().call(ids)), 1)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (input_shape[0], self.width)
+
+
+def weighted_sum_of_rows(table: Any, ids: Tensor, weights: Tensor) -> Tensor:
+    """sum_j weights[i, j] * table[ids[i, j]], for a TensorFlow variable: [batch, n] of both -> [batch, width].
+
+    The plain gradient would spread each row's gradient over its n ids, a tensor [batch, n, width], only to add it up
+    again by id. Here it is added up from [batch, width] at once, padding left out.
+    """
+
+    @tf.custom_gradient
+    def run(weights: tf.Tensor) -> Any:
+        summed = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), tf.gather(table, ids)), 1)
+
+        def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
+            used = tf.where(tf.not_equal(ids, 0))
+            values, rows = tf.raw_ops.SparseSegmentSumGradV2(
+                grad=upstream * tf.reduce_max(weights, 1, keepdims=True),  # all ids of a row weigh the same
+                indices=tf.gather_nd(ids, used),
+                segment_ids=tf.cast(used[:, 0], tf.int32),
+                dense_output_dim0=table.shape[0],
+            )
+            return None, [tf.IndexedSlices(values, rows, tf.constant(table.shape.as_list()))]
+
+        return summed, gradient
+
+    return run(weights)
+
+
+@keras.saving.register_keras_serializable("flatfab")
 class ColumnOffsets(keras.layers.Layer):
     """Ids of several columns -> row numbers of one table that holds the columns below each other.
 
@@ -65,22 +112,6 @@ class ColumnOffsets(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sizes": self.sizes}
-
-
-@keras.saving.register_keras_serializable("flatfab")
-class MaskedMean(keras.layers.Layer):
-    """The mean over the vectors whose id is not padding: float32 [batch, n, width], int32 [batch, n] -> [batch, width].
-
-    A row of padding alone (an empty text) gives zeros.
-    """
-
-    def call(self, vectors: Tensor, ids: Tensor) -> Tensor:
-        mask = ops.cast(ops.not_equal(ids, 0), vectors.dtype)
-        total = ops.matmul(ops.expand_dims(mask, 1), vectors)  # a sum over n, faster than reducing a masked copy
-        return ops.squeeze(total, 1) / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
-
-    def compute_output_shape(self, vectors_shape: Shape, ids_shape: Shape) -> Shape:
-        return (vectors_shape[0], vectors_shape[2])
 
 
 @keras.saving.register_keras_serializable("flatfab")
@@ -112,8 +143,7 @@ def feature_vectors(inputs: Mapping[str, Tensor], shapes: DatasetShapes, width: 
         embedded = Embedding(sum(sizes), width, name="category_embeddings")(rows)
         vectors.append(keras.layers.Reshape((len(sizes) * width,), name="categories")(embedded))
     for column, (size, _) in shapes.multi_categorical.items():
-        embedded = Embedding(size, width, name=f"{column}_embeddings")(inputs[column])
-        vectors.append(MaskedMean(name=f"{column}_mean")(embedded, inputs[column]))
+        vectors.append(MeanEmbedding(size, width, name=f"{column}_embeddings")(inputs[column]))
     return vectors + [inputs[column] for column in shapes.numeric]
 
 

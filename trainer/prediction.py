@@ -5,7 +5,6 @@ nothing in a package is run.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,9 +42,16 @@ class Predictor(NamedTuple):
 
 
 def load_predictor(members: Mapping[str, bytes]) -> Predictor:
-    """The predictor that a package's checked members describe."""
+    """The predictor that a package's checked members describe; they may be whole, but not ours or of one run."""
+    missing = {"config.json", "preprocessing.json", "weights.npz"} - members.keys()
+    if missing:
+        raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
     settings = configuration.from_json(members["config.json"])
+    config = settings.config
     learnt = preprocessing.Preprocessing.from_json(members["preprocessing.json"])
+    roles = (configuration.feature_roles(config), config.objective, config.label_column, config.weight_column)
+    if roles != (learnt.features, learnt.label.objective, learnt.label.column, learnt.weight):
+        raise StorageError("The package's config.json and preprocessing.json differ in columns: they are of two runs.")
     ops = build_model_graph(settings.config, learnt.shapes())
     set_weights(ops, packaging.weights_from_bytes(members["weights.npz"]))
     return Predictor(settings, learnt, ops)
@@ -57,12 +63,15 @@ def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
 
 
 def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
-    """Give a model its weights; they must be exactly its own, by path, shape and dtype."""
+    """Give a model its weights; they must be exactly its own, by path, shape and dtype, and finite."""
     own = {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in ops.model.weights}
     given = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
     if own != given:
         wrong = sorted(path for path in own.keys() | given.keys() if own.get(path) != given.get(path))
         raise StorageError(f"The package's weights are not those of its network: {', '.join(wrong[:5])}.")
+    broken = sorted(path for path, array in weights.items() if not np.isfinite(array).all())
+    if broken:
+        raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. It predicts nothing.")
     for weight in ops.model.weights:
         weight.assign(weights[weight.path])
 
@@ -124,6 +133,13 @@ def described(predictor: Predictor, score: Any) -> dict[str, Any]:
     return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
 
 
+def needed_columns(config: configuration.NetConfig, *, labelled: bool) -> dict[str, str]:
+    """Column -> kind, without the columns that only decided the split."""
+    decided = {*config.group_columns, config.time_column} - {*configuration.feature_roles(config), *config.key_columns}
+    kinds = configuration.column_kinds(config, labelled=labelled)
+    return {column: kind for column, kind in kinds.items() if column not in decided}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Score or evaluate the rows of a dataset with a package."""
     parser = argparse.ArgumentParser(prog="python -m trainer.prediction", description=main.__doc__, allow_abbrev=False)
@@ -136,10 +152,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--out=FILE goes with predict, and only with it")
 
     predictor = load_predictor(packaging.read_package(arguments.package))
-    kinds = configuration.column_kinds(predictor.settings.config, labelled=arguments.task == "evaluate")
+    kinds = needed_columns(predictor.settings.config, labelled=arguments.task == "evaluate")
     frame = dataset.load(arguments.data, kinds).frame
     if arguments.task == "evaluate":
-        print(json.dumps(evaluate_rows(predictor, frame), indent=2))
+        print(orjson.dumps(evaluate_rows(predictor, frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
         return
     with system.atomic_path(arguments.out) as temporary, temporary.open("wb") as out:
         out.writelines(prediction_rows(predictor, frame))

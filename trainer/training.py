@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.errors import DivergedError
+from trainer.errors import DataError, DivergedError
 
 if TYPE_CHECKING:
     from trainer.graph import OpsWrapper, Table
@@ -62,8 +62,9 @@ def train(
 
     Each epoch appends a row to the history, which `on_epoch` is then given: epoch, seconds, rows_per_second,
     learning_rate, then the metrics of each side, measured in evaluation mode with the weights of the epoch's end. Test
-    rows decide nothing. The weights of the epoch with the best validation metric are in the model at the end. A loss
-    or a validation metric that is not finite ends training with a DivergedError.
+    rows decide nothing. The weights of the epoch with the best validation metric are in the model at the end. Raises
+    DivergedError where a training or validation loss is not finite, DataError where the validation rows do not
+    determine the stopping metric.
     """
     history = History()
     best_weights: list[np.ndarray] = []
@@ -75,10 +76,14 @@ def train(
         history.rows.append(row)
         on_epoch(history)
         value = row[f"validation_{stopping_metric}"]
-        if not (math.isfinite(row["validation_loss"]) and math.isfinite(value)):
+        if row["validation_weight"] and not math.isfinite(row["validation_loss"]):
             raise DivergedError(
-                f"Epoch {epoch}: validation loss is {row['validation_loss']}, {stopping_metric} is {value}. "
-                "Lower learning_rate or set clip_norm."
+                f"Epoch {epoch}: the validation loss is {row['validation_loss']}. Lower learning_rate or set clip_norm."
+            )
+        if not math.isfinite(value):
+            raise DataError(
+                f"The {row['validation_rows']:,.0f} validation rows have no {stopping_metric}: their labels are all "
+                "the same, or their weights all 0. Take other rows, or choose another stopping_metric."
             )
         if not best_weights or (value > history.best_value if maximise else value < history.best_value):
             history.best_epoch, history.best_value = epoch, value

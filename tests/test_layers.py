@@ -1,0 +1,65 @@
+"""The blocks of the networks against plain Keras: the same results and the same gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.layers import ColumnOffsets, Embedding, MeanEmbedding, embeddings_by_column
+
+IDS = np.array([[3, 5, 3, 0], [0, 0, 0, 0], [1, 0, 0, 0], [5, 6, 4, 3]], np.int32)
+
+
+def gradient_of(layer: keras.layers.Layer, ids: np.ndarray) -> tuple[np.ndarray, tf.IndexedSlices]:
+    @tf.function(autograph=False)
+    def run() -> tuple[tf.Tensor, tf.IndexedSlices]:
+        with tf.GradientTape() as tape:
+            output = layer(tf.constant(ids))
+            loss = tf.reduce_sum(tf.sin(output) * tf.range(1.0, 1.0 + output.shape[-1]))
+        return output, tape.gradient(loss, layer.trainable_weights[0].value)
+
+    output, gradient = run()
+    return output.numpy(), gradient
+
+
+@pytest.mark.parametrize("ids", [IDS, np.zeros((2, 4), np.int32), np.full((1, 4), 3, np.int32)])
+def test_mean_embedding_is_a_masked_average_of_stock_embeddings(ids: np.ndarray) -> None:
+    inputs = keras.Input((4,), dtype="int32")
+    embedded = keras.layers.Embedding(7, 3, mask_zero=True, name="stock")(inputs)
+    stock = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(embedded))
+    ours = MeanEmbedding(7, 3)
+    ours.build(ids.shape)
+    stock.set_weights(ours.get_weights())
+    empty = (ids == 0).all(axis=1)  # the stock layer divides 0 by 0 there
+    expected, dense = gradient_of(stock, np.where(empty[:, None], 3, ids))
+    found, sparse = gradient_of(ours, ids)
+    np.testing.assert_array_equal(found[empty], 0)
+    np.testing.assert_allclose(found[~empty], expected[~empty], atol=1e-7)
+    if not empty.any():
+        np.testing.assert_allclose(tf.convert_to_tensor(sparse), tf.convert_to_tensor(dense), atol=1e-6)
+    assert set(np.asarray(sparse.indices)) == set(ids[ids != 0])
+
+
+def test_embedding_gradients_name_only_the_rows_that_were_read() -> None:
+    layer = Embedding(100, 3)
+    output, gradient = gradient_of(layer, IDS)
+    np.testing.assert_array_equal(output, layer.get_weights()[0][IDS])
+    assert isinstance(gradient, tf.IndexedSlices)
+    assert set(gradient.indices.numpy().ravel()) == set(IDS.ravel())
+
+
+def test_columns_of_one_table_do_not_overlap() -> None:
+    rows = ColumnOffsets([4, 7, 2])([np.arange(2, dtype=np.int32) for _ in range(3)])
+    np.testing.assert_array_equal(rows, [[0, 4, 11], [1, 5, 12]])
+
+
+def test_embeddings_are_found_by_column() -> None:
+    from tests.test_networks import SHAPES, built
+
+    model = built("deep_v1").model
+    found = embeddings_by_column(model, SHAPES)
+    assert {column: vectors.shape for column, vectors in found.items()} == {
+        "item": (12, 16), "country": (7, 16), "tags": (9, 16), "title": (20, 32)
+    }  # fmt: skip
+    table = model.get_layer("category_embeddings").get_weights()[0]
+    np.testing.assert_array_equal(found["country"], table[12:])
