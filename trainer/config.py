@@ -85,7 +85,7 @@ class NetConfig:
 
     # Preprocessing, learnt from training rows only.
     min_count: int = setting(
-        2, "a category or token seen in fewer training rows is out of vocabulary", low=1, high=10**9
+        2, "a category or token that occurs less often in the training rows is out of vocabulary", low=1, high=10**9
     )
     max_vocabulary: int = setting(
         200_000, "categories or tokens kept per column, most frequent first", low=1, high=10**8

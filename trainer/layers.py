@@ -18,6 +18,8 @@ Shape = tuple[int | None, ...]
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+    from trainer.optimizer import DistinctRows
+
 
 @keras.saving.register_keras_serializable("flatfab")
 class Embedding(keras.layers.Layer):
@@ -77,14 +79,15 @@ def weighted_sum_of_rows(table: Any, ids: Tensor, weights: Tensor) -> Tensor:
         summed = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), tf.gather(table, ids)), 1)
 
         def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
-            used = tf.where(tf.not_equal(ids, 0))
-            values, rows = tf.raw_ops.SparseSegmentSumGradV2(
+            used = tf.not_equal(ids, 0)
+            rows, position = tf.unique(tf.boolean_mask(ids, used))
+            values = tf.raw_ops.SparseSegmentSumGrad(
                 grad=upstream * tf.reduce_max(weights, 1, keepdims=True),  # all ids of a row weigh the same
-                indices=tf.gather_nd(ids, used),
-                segment_ids=tf.cast(used[:, 0], tf.int32),
-                dense_output_dim0=table.shape[0],
+                indices=position,
+                segment_ids=tf.cast(tf.where(used)[:, 0], tf.int32),
+                output_dim0=tf.size(rows),
             )
-            return None, [tf.IndexedSlices(values, rows, tf.constant(table.shape.as_list()))]
+            return None, [DistinctRows(values, rows, tf.constant(table.shape.as_list()))]
 
         return summed, gradient
 

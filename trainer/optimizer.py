@@ -19,6 +19,10 @@ SLOTS_PER_RULE = {"adam": 2, "adagrad": 1, "sgd": 0}  # values remembered for ea
 Gradient = Any  # a tf.Tensor, or the tf.IndexedSlices of a table
 
 
+class DistinctRows(tf.IndexedSlices):
+    """A sparse gradient that names every row once."""
+
+
 class Optimizer(tf.Module):
     """One update rule over a fixed list of variables; `slots` and `steps` are all of its state."""
 
@@ -34,7 +38,7 @@ class Optimizer(tf.Module):
         ]
 
     def apply(self, gradients: Sequence[Gradient], learning_rate: tf.Tensor, clip_norm: float | None = None) -> None:
-        """One step. Gradients are float32, in the order of the variables; sparse ones must have distinct indices."""
+        """One step. Gradients are float32, in the order of the variables; sparse ones with distinct rows."""
         self.steps.assign_add(1)
         if clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
@@ -84,12 +88,12 @@ def scatter(variable: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
 
 
 def sum_duplicates(gradient: Gradient) -> Gradient:
-    """A sparse gradient with every row once: what its repeated rows add up to. Dense ones pass."""
-    if not isinstance(gradient, tf.IndexedSlices):
+    """A sparse gradient with every row once: what its repeated rows add up to. Others pass."""
+    if isinstance(gradient, DistinctRows) or not isinstance(gradient, tf.IndexedSlices):
         return gradient
     rows, position = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows))
-    return tf.IndexedSlices(values, rows, gradient.dense_shape)
+    return DistinctRows(values, rows, gradient.dense_shape)
 
 
 def learning_rate_at(

@@ -1,6 +1,6 @@
 """Rows per second of our training loop and of Keras `fit`: the same model, batch and data, in alternating runs.
 
-    python -m tests.benchmarks.speed [--rows=200000] [--rounds=5]
+    python -m tests.benchmarks.speed [--rows=200000] [--rounds=5] [--network=rnn_v1] [--data=catalogue]
 
 `fit` trains the model as one writes it with Keras' own layers (Embedding, GRU, average pooling) and Adam, our loop the
 registered network; both have the same weights to begin with. Each round trains every contender for one epoch, one after
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from trainer.command import import_tensorflow_quietly
 
@@ -27,7 +28,7 @@ import networks
 from data.make_sample import write_sample
 from trainer import __main__ as trainer
 from trainer import layers, recurrent
-from trainer.config import Configuration, load_config
+from trainer.config import load_config
 from trainer.graph import OpsWrapper, Table, build_model_graph
 from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
 
@@ -35,11 +36,45 @@ BATCH = {"deep_v1": 1024, "rnn_v1": 512}
 Examples = dict[str, np.ndarray]
 
 
-def prepared(settings: Configuration, path: Path) -> tuple[DatasetShapes, dict[str, Examples]]:
-    """Generated rows as examples by side."""
-    sides = trainer.split_sides(settings.config, {"train": trainer.read(settings.config, str(path)).frame})
-    learnt = trainer.learn(settings.config, sides["train"])
-    return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}
+def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
+    """Rows of `data/make_sample.py`: some 2,000 items, 250 words."""
+    config = load_config("deep_v1", environ={}).config
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        write_sample(path, rows)
+        sides = trainer.split_sides(config, {"train": trainer.read(config, str(path)).frame})
+    learnt = trainer.learn(config, sides["train"])
+    return learnt.shapes(), {side: apply(learnt, sides[side]) for side in ("train", "test")}
+
+
+def catalogue_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
+    """A large catalogue: 200,000 items, 30,000 words, values by Zipf's law, each with a taste that the label follows."""
+    random = np.random.default_rng(0)
+    sizes = {"item": 200_000, "publisher": 5_000, "campaign": 500, "country": 50, "device": 10}
+    words, tokens, numbers = 30_000, 16, ("position", "age", "price", "days")
+    examples = {column: zipf(random, size, rows) for column, size in sizes.items()}
+    lengths = random.integers(4, tokens + 1, rows)
+    examples["title"] = zipf(random, words, (rows, tokens)) * (np.arange(tokens) < lengths[:, None]).astype(np.int32)
+    for column in numbers:
+        examples[column] = np.stack([random.normal(size=rows), np.zeros(rows)], axis=1).astype(np.float32)
+    logit = sum(random.normal(scale=0.5, size=size)[examples[column]] for column, size in sizes.items())
+    logit += (random.normal(size=words)[examples["title"]] * (examples["title"] > 0)).sum(axis=1) / lengths
+    logit += 0.5 * np.sin(2 * examples["age"][:, 0]) - 2
+    examples[LABEL] = (random.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    examples[WEIGHT] = np.ones(rows, np.float32)
+    shapes = DatasetShapes(sizes, {}, {"title": (words, tokens)}, numbers, 1, (-2.0,), 0.0, 1.0)
+    cut = rows - rows // 10
+    sides = {"train": slice(0, cut), "test": slice(cut, None)}
+    return shapes, {side: {name: array[part] for name, array in examples.items()} for side, part in sides.items()}
+
+
+def zipf(random: np.random.Generator, size: int, shape: int | tuple[int, int]) -> np.ndarray:
+    """Ids 3 to size - 1, int32, the n-th with a chance in proportion to 1 / n."""
+    ranks = np.floor((size - 2.0) ** random.random(shape)).astype(np.int32)  # the inverse of log(rank) / log(size)
+    return np.minimum(ranks + 2, size - 1)
+
+
+DATA = {"catalogue": catalogue_data, "sample": sample_data}
 
 
 class Contender:
@@ -57,14 +92,25 @@ class Contender:
         self.losses.append(self.test_loss())
 
 
+class AverageOfWords(keras.layers.Layer):
+    """A stock embedding and the mean over what is not padding; Keras' pooling layer divides 0 by 0 at an empty text."""
+
+    def __init__(self, size: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.embedding = keras.layers.Embedding(size, width)
+
+    def call(self, ids: Any) -> Any:
+        mask = keras.ops.expand_dims(keras.ops.cast(ids != 0, "float32"), -1)
+        total = keras.ops.sum(self.embedding(ids) * mask, axis=1)
+        return total / keras.ops.maximum(keras.ops.sum(mask, axis=1), 1.0)
+
+
 def stock(model: keras.Model) -> keras.Model:
     """The same model with the same weights, of Keras' own layers."""
 
     def layer_of_keras(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, layers.MeanEmbedding):
-            ids = keras.Input((None,), dtype="int32")
-            vectors = keras.layers.Embedding(layer.size, layer.width, mask_zero=True)(ids)
-            return keras.Model(ids, keras.layers.GlobalAveragePooling1D()(vectors), name=layer.name)
+            return AverageOfWords(layer.size, layer.width, name=layer.name)
         if isinstance(layer, layers.Embedding):
             return keras.layers.Embedding(layer.size, layer.width, name=layer.name)
         if isinstance(layer, recurrent.GRU):
@@ -106,11 +152,11 @@ def keras_fit(name: str, ops: OpsWrapper, examples: Examples, test: Table) -> Co
     return Contender(name, lambda _: model.fit(x, y, sample_weight=w, batch_size=batch, verbose=0), test_loss)
 
 
-def race(network: str, path: Path, rounds: int) -> None:
-    """Print the table of one network."""
-    environ = {"NET_NETWORK": network, "NET_BATCH_SIZE": str(BATCH[network])}
+def race(network: str, data: str, rows: int, rounds: int) -> None:
+    """Print the table of one network on one kind of data."""
+    shapes, examples = DATA[data](rows)
+    environ = {"NET_BATCH_SIZE": str(BATCH[network])}
     settings = load_config(network, environ=environ)
-    shapes, examples = prepared(settings, path)
     contenders = []
     for name in ("in-graph epoch", "fit on tf.data", "fit on arrays"):
         ops = build_model_graph(settings.config, shapes)  # seeded: all start from the same weights
@@ -124,7 +170,7 @@ def race(network: str, path: Path, rounds: int) -> None:
             contender.run(number)
     rows = len(examples["train"][LABEL])
     rates = [rows / statistics.median(contender.seconds[1:]) for contender in contenders]
-    print(f"\n{network}, batch {settings.config.batch_size}, {rows:,} training rows, {rounds} rounds")
+    print(f"\n{network} on {data} rows, batch {settings.config.batch_size}, {rows:,} training rows, {rounds} rounds")
     print(f"{'':16}  {'rows/s':>9}  {'ratio':>6}  {'best test loss':>14}  {'after each epoch'}")
     for contender, rate in zip(contenders, rates, strict=True):
         losses = " ".join(f"{loss:.5f}" for loss in contender.losses)
@@ -138,12 +184,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--network", choices=networks.names(), action="append")
+    parser.add_argument("--data", choices=DATA, action="append")
     arguments = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        write_sample(path, arguments.rows)
-        for network in arguments.network or networks.names():
-            race(network, path, arguments.rounds)
+    for network in arguments.network or networks.names():
+        for data in arguments.data or DATA:
+            race(network, data, arguments.rows, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,537 @@
+"""The real command, as a user runs it: from rows to a verified package, and every refusal."""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from networks.deep_v1 import Config
+from tests.commands import ROOT, SAMPLE, Done, trainer
+from tests.conftest import CANARY
+from trainer import config as configuration
+from trainer.packaging import read_package
+from trainer.preprocessing import Preprocessing
+
+FAB = Path(sys.executable).with_name("fab")
+
+Run = tuple[Path, Done]
+
+
+@pytest.fixture(scope="module")
+def rnn_v1_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("rnn_v1")
+    environment = {"NET_EPOCHS": "2", "NET_TOKENIZER": "regex"}
+    return folder, trainer(folder, "--variant=rnn_v1", f"--data={SAMPLE}", "--run=it", "--output=out", **environment)
+
+
+@pytest.fixture(scope="module")
+def members(deep_v1_run: Run) -> dict[str, bytes]:
+    return read_package(deep_v1_run[0] / "out" / "it.zip")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def make_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def metrics_of(members: dict[str, bytes]) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(members["metrics.csv"]))
+
+
+def test_a_run_ends_with_a_verified_package_and_nothing_half_written(deep_v1_run: Run) -> None:
+    folder, done = deep_v1_run
+    assert (done.code, done.err) == (0, "")
+    assert "verified: 210 predictions" in done.out
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "runs", "sample.json", "stderr", "stdout"]
+    assert [path.name for path in (folder / "out").iterdir()] == ["it.zip"]
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_package_is_a_plain_zip_whose_manifest_is_true(deep_v1_run: Run) -> None:
+    with zipfile.ZipFile(deep_v1_run[0] / "out" / "it.zip") as archive:
+        assert archive.testzip() is None
+        listed = json.loads(archive.read("manifest.json"))["members"]
+        assert sorted(listed) == sorted(set(archive.namelist()) - {"manifest.json"})
+        for name, entry in listed.items():
+            data = archive.read(name)
+            assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def test_package_holds_every_setting_with_its_value_and_source(members: dict[str, bytes]) -> None:
+    record = json.loads(members["config.json"])
+    assert (record["variant"], record["network"]) == ("deep_v1", "deep_v1")
+    assert record["settings"].keys() == Config.__dataclass_fields__.keys()
+    assert record["settings"]["epochs"] == {"value": 3, "source": "environment NET_EPOCHS"}
+    assert record["settings"]["hidden_units"] == {"value": [128, 64], "source": "default of deep_v1"}
+    assert configuration.from_json(members["config.json"]).config == Config(epochs=3)
+
+
+def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(deep_v1_run: Run, members: dict[str, bytes]) -> None:
+    metrics = metrics_of(members)
+    assert metrics["epoch"].tolist() == [1, 2, 3]
+    for side, rows in {"train": 1561, "validation": 229, "test": 210}.items():
+        for metric in ("loss", "auc", "log_loss", "calibration", "mse", "mae", "normalised_entropy"):
+            assert np.isfinite(metrics[f"{side}_{metric}"]).all()
+        assert (metrics[f"{side}_rows"] == rows).all()
+    assert metrics["train_loss"].is_monotonic_decreasing
+    assert members["metrics.csv"] == (deep_v1_run[0] / "runs" / "it" / "metrics.csv").read_bytes()
+
+
+def test_every_picture_can_be_seen(members: dict[str, bytes]) -> None:
+    pictures = {name: matplotlib.image.imread(io.BytesIO(data)) for name, data in members.items() if ".png" in name}
+    assert pictures.keys() == {"metrics.png", "calibration.png", "predictions.png"}
+    for pixels in pictures.values():
+        assert min(pixels.shape[:2]) > 200
+        assert pixels.std() > 0.01
+
+
+def test_report_is_one_page_that_loads_nothing(members: dict[str, bytes]) -> None:
+    class Sources(HTMLParser):
+        found: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.found += [value for name, value in attrs if name in ("src", "href", "srcset", "action") and value]
+            assert tag not in ("script", "link", "iframe", "object")
+
+    page = members["report.html"].decode()
+    Sources().feed(page)
+    assert Sources.found
+    assert all(source.startswith(("data:image/", "#")) for source in Sources.found)
+    best = metrics_of(members)["test_loss"].iloc[-1]
+    assert f"{best:.4f}"[:6] in page
+
+
+def test_tensorboard_reads_the_metrics_of_metrics_csv(members: dict[str, bytes], tmp_path: Path) -> None:
+    for name, data in members.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    metrics = metrics_of(members)
+    for side in ("train", "validation", "test"):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / side), size_guidance={"tensors": 0}).Reload()
+        for metric in ("loss", "auc"):
+            values = [float(make_ndarray(event.tensor_proto)) for event in events.Tensors(f"metrics/{metric}")]
+            np.testing.assert_allclose(values, metrics[f"{side}_{metric}"], rtol=1e-6)
+    assert (tmp_path / "tensorboard" / "train" / "projector_config.pbtxt").read_text().count("embeddings {") == 7
+
+
+def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> None:
+    facts = json.loads(members["dataset.json"])
+    rows = facts["sets"]["train"]
+    assert (rows["path"], rows["rows"], rows["bad_rows"]) == ("sample.json", 2000, 0)
+    assert [shard["sha256"] for shard in rows["shards"]] == [hashlib.sha256(SAMPLE.read_bytes()).hexdigest()]
+    assert facts["columns"] == configuration.column_kinds(Config())
+    assert facts["split"]["rows"] == {"train": 1561, "validation": 229, "test": 210}
+    assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
+
+
+def test_package_tells_where_and_how_fast_it_was_made(members: dict[str, bytes]) -> None:
+    environment, timings = json.loads(members["environment.json"]), json.loads(members["timings.json"])
+    assert environment["packages"]["keras"] == importlib.metadata.version("keras")
+    assert environment["python"] == sys.version.split()[0]
+    assert re.fullmatch("[0-9a-f]{40}", environment["commit"] or "0" * 40)
+    stages = timings["stages"]
+    assert {"read", "split", "preprocess", "build graph", "train"} <= stages.keys()
+    assert all(stage["seconds"] > 0 and stage["passes"] == 1 for stage in stages.values())
+    assert (stages["read"]["rows"], stages["train"]["rows"]) == (2000, 3 * 1561)
+    assert timings["peak_memory_bytes"] > 100e6
+
+
+def test_package_has_what_was_learnt_from_training_rows_and_weights_that_numpy_reads(members: dict[str, bytes]) -> None:
+    learnt = Preprocessing.from_json(members["preprocessing.json"])
+    items = {row["item"] for row in read_rows(SAMPLE)}
+    assert 0 < len(learnt.vocabularies["item"]) < len(items)  # rare ones are none of it
+    with np.load(io.BytesIO(members["weights.npz"]), allow_pickle=False) as weights:
+        assert all(weights[name].dtype == np.float32 and np.isfinite(weights[name]).all() for name in weights.files)
+        assert weights["logits/kernel"].shape == (64, 1)
+    assert "saved_model/saved_model.pb" in members
+
+
+def test_nothing_in_a_package_is_a_pickle_or_code(members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(io.BytesIO(members["weights.npz"])) as archive:
+        arrays = {f"weights/{name}": archive.read(name) for name in archive.namelist()}
+    for name, data in (members | arrays).items():
+        assert not name.endswith((".py", ".pyc", ".so", ".pkl", ".pickle", ".h5", ".keras")), name
+        assert not re.match(rb"\x80[\x02-\x05]", data), name
+    assert all(data.startswith(b"\x93NUMPY") for data in arrays.values())
+
+
+def test_no_secret_and_no_folder_of_the_machine_gets_out(deep_v1_run: Run, members: dict[str, bytes]) -> None:
+    folder, done = deep_v1_run
+    for forbidden in (CANARY, str(folder), str(ROOT), str(Path.home()) + "/"):
+        assert forbidden not in done.out + done.err
+        assert not [name for name, data in members.items() if forbidden.encode() in data], forbidden
+        assert not [name for name in members if forbidden in name]
+
+
+def test_two_processes_with_one_configuration_train_to_the_same_bits(
+    deep_v1_run: Run, members: dict[str, bytes], tmp_path: Path
+) -> None:
+    # Rows in another order would be another training; a file of another name is not.
+    done = trainer(tmp_path, f"--data={SAMPLE}", "--run=other", NET_EPOCHS="3")
+    assert done.code == 0
+    again = read_package(tmp_path / "packages" / "other.zip")
+    assert again["weights.npz"] == members["weights.npz"]
+    assert again["preprocessing.json"] == members["preprocessing.json"]
+    timed = ["seconds", "rows_per_second"]
+    pd.testing.assert_frame_equal(metrics_of(again).drop(columns=timed), metrics_of(members).drop(columns=timed))
+
+
+def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(rnn_v1_run: Run) -> None:
+    folder, done = rnn_v1_run
+    assert (done.code, done.err) == (0, "")
+    members = read_package(folder / "out" / "it.zip")
+    settings = json.loads(members["config.json"])["settings"]
+    assert settings["network"] == {"value": "rnn_v1", "source": "variant rnn_v1"}
+    assert settings["tokenizer"] == {"value": "regex", "source": "environment NET_TOKENIZER"}
+    metrics = metrics_of(members)
+    assert metrics["train_loss"].is_monotonic_decreasing
+    assert len(metrics) == 2
+
+
+WORDS = ("red", "green", "blue", "new", "old", "夜", "Straße", "🙂")
+
+
+def write_rows(path: Path, rows: int, seed: int = 0) -> None:
+    """Rows in export form with a label for each objective, all of them decided by the item."""
+    random = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(rows):
+            item = int(random.integers(6))
+            row: dict[str, Any] = {
+                "id": str(2**62 + number),
+                "item": f"item_{item}",
+                "author": f"author_{number % 40}",
+                "tags": [str(tag) for tag in random.integers(9, size=random.integers(4))],
+                "title": " ".join(random.choice(WORDS, random.integers(6))),
+                "price": float(random.exponential(100)),
+                "day": f"2026-01-{1 + number % 28:02}",
+                "views": str(random.integers(1, 50)),
+                "kind": ("news", "sport", "夜")[item % 3],
+                "topics": [f"topic_{topic}" for topic in range(4) if (item >> topic) & 1],
+                "sales": 2000.0 + 10 * item,
+            }
+            for name in random.choice(["item", "title", "price", "tags"], random.integers(2)):
+                del row[name]
+            out.write(json.dumps(row) + "\n")
+
+
+COLUMNS = {
+    "NET_CATEGORICAL_COLUMNS": '["item"]',
+    "NET_MULTI_CATEGORICAL_COLUMNS": '["tags"]',
+    "NET_NUMERIC_COLUMNS": "[]",
+    "NET_LOG_NUMERIC_COLUMNS": '["price"]',
+    "NET_WEIGHT_COLUMN": "views",
+    "NET_KEY_COLUMNS": '["id"]',
+    "NET_BATCH_SIZE": "32",
+    "NET_LEARNING_RATE": "0.01",
+    "NET_EPOCHS": "3",
+}
+
+
+def trained_on_rows(folder: Path, *arguments: str, **environment: str) -> dict[str, bytes]:
+    """The package of a run on 400 generated rows, after which 50 other rows are scored to scores.json."""
+    write_rows(folder / "rows.json", 400)
+    done = trainer(folder, "--data=rows.json", "--run=it", *arguments, **(COLUMNS | environment))
+    assert (done.code, done.err) == (0, ""), done.out
+    assert "verified" in done.out
+    write_rows(full := folder / "full.json", 50, seed=1)
+    unneeded = {"views", "kind", "topics", "sales", "day", "author"}
+    make_rows(folder / "new.json", ({k: v for k, v in row.items() if k not in unneeded} for row in read_rows(full)))
+    scoring = ("predict", "--package=packages/it.zip", "--data=new.json", "--out=scores.json")
+    scored = trainer(folder, *scoring, module="trainer.prediction")
+    assert (scored.code, scored.err) == (0, "")
+    return read_package(folder / "packages" / "it.zip")
+
+
+def scores(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / "scores.json")
+    assert [row["id"] for row in rows] == [str(2**62 + number) for number in range(50)]
+    return rows
+
+
+def test_regression_with_a_split_by_time(tmp_path: Path) -> None:
+    environment = {"NET_TOKENIZER": "regex", "NET_SPLIT": "time", "NET_TIME_COLUMN": "day"}
+    environment |= {"NET_OBJECTIVE": "regression", "NET_LABEL_COLUMN": "sales", "NET_STOPPING_METRIC": "mae"}
+    members = trained_on_rows(tmp_path, **environment)
+    metrics = metrics_of(members)
+    assert metrics["test_rmse"].iloc[-1] < metrics["test_rmse"].iloc[0]
+    assert metrics["test_mean_label"].iloc[0] == pytest.approx(2025, abs=5)
+    assert json.loads(members["dataset.json"])["split"]["rows"] == {"train": 316, "validation": 42, "test": 42}
+    assert all(1950 < row["prediction"] < 2100 for row in scores(tmp_path))
+
+
+def test_multiclass_with_a_split_by_group(tmp_path: Path) -> None:
+    environment = {"NET_OBJECTIVE": "multiclass", "NET_LABEL_COLUMN": "kind", "NET_STOPPING_METRIC": "accuracy"}
+    members = trained_on_rows(tmp_path, NET_SPLIT="group", NET_GROUP_COLUMNS='["author"]', **environment)
+    metrics = metrics_of(members)
+    assert metrics["test_accuracy"].iloc[-1] > 0.8
+    groups = json.loads(members["dataset.json"])["split"]["groups"]
+    assert sum(side["groups"] for side in groups.values()) == 40
+    assert not any(side["also_elsewhere"] for side in groups.values())
+    for row in scores(tmp_path):
+        assert list(row["probabilities"]) == ["news", "sport", "夜"]
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+        assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
+
+
+def test_multilabel_with_rows_of_their_own_to_test_and_to_choose_by(tmp_path: Path) -> None:
+    write_rows(tmp_path / "choose.json", 60, seed=2)
+    write_rows(tmp_path / "final.json", 70, seed=3)
+    environment = {"NET_OBJECTIVE": "multilabel", "NET_LABEL_COLUMN": "topics", "NET_STOPPING_METRIC": "auc"}
+    members = trained_on_rows(tmp_path, "--validation-data=choose.json", "--test-data=final.json", **environment)
+    metrics = metrics_of(members)
+    assert metrics[["train_rows", "validation_rows", "test_rows"]].iloc[0].tolist() == [400, 60, 70]
+    assert metrics["test_auc"].iloc[-1] > 0.8
+    sets = json.loads(members["dataset.json"])["sets"]
+    assert {side: facts["path"] for side, facts in sets.items()} == {
+        "train": "rows.json",
+        "validation": "choose.json",
+        "test": "final.json",
+    }
+    for row in scores(tmp_path):
+        assert list(row["probabilities"]) == ["topic_0", "topic_1", "topic_2"]
+        assert row["prediction"] == [name for name, chance in row["probabilities"].items() if chance > 0.5]
+
+
+TINY = '''"""tiny_v1: a vector for each column, one dense layer."""
+
+from dataclasses import dataclass
+
+import keras
+
+from trainer.config import NetConfig, setting
+from trainer.layers import feature_inputs, feature_vectors
+from trainer.preprocessing import DatasetShapes
+
+
+@dataclass(frozen=True)
+class Config(NetConfig):
+    """The settings of tiny_v1."""
+
+    width: int = setting(4, "width of everything", low=1, high=64)
+
+
+def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:
+    """The network: features by column -> logits, float32 [batch, outputs]."""
+    inputs = feature_inputs(dataset_shapes)
+    x = keras.layers.Concatenate()(feature_vectors(inputs, dataset_shapes, net_config.width))
+    x = keras.layers.Dense(net_config.width, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(dataset_shapes.outputs)(x))
+'''
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a run needs, with one more file: a network whose layers have no names of their own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("trainer", "networks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "data").mkdir()
+    for name in ("variant_config.json", "fabfile.py", "data/sample_2k.json"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "networks" / "tiny_v1.py").write_text(TINY)
+    return folder
+
+
+def test_adding_a_network_is_one_new_file(checkout: Path) -> None:
+    environment = os.environ | {"NET_NETWORK": "tiny_v1", "NET_WIDTH": "5", "NET_EPOCHS": "2"}
+    command = [str(FAB), "train", "--run=tiny"]
+    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    members = read_package(checkout / "packages" / "tiny.zip")
+    record = json.loads(members["config.json"])
+    assert record["network"] == "tiny_v1"
+    assert record["settings"]["width"] == {"value": 5, "source": "environment NET_WIDTH"}
+    metrics = metrics_of(members)
+    assert metrics["train_loss"].is_monotonic_decreasing
+
+
+def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> None:
+    environment = os.environ | {"NET_NETWORK": "tiny_v1", "NET_EPOCHS": "100000", "NET_PATIENCE": "null"}
+    command = [str(FAB), "train", "--run=stopped"]
+    process = subprocess.Popen(
+        command, env=environment, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stderr
+    assert any(line.startswith("epoch") for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (75, "error: Stopped by SIGTERM.\n")
+    assert not [path for path in checkout.rglob("*") if "stopped.zip" in path.name or path.suffix == ".part"]
+    assert (checkout / "runs" / "stopped" / "metrics.csv").read_text().startswith("epoch,")
+
+
+def prepared(folder: Path, package: Path) -> set[Path]:
+    """Write all that the refusals below speak of; returns the files."""
+    rows = read_rows(SAMPLE)[:60]
+    lines = list(map(json.dumps, rows))
+    texts = {"rows.json": lines, "broken.json": [*lines[:2], lines[2][:50], *lines[3:]], "two.json": lines[:2]}
+    for name, some in texts.items():
+        (folder / name).write_text("\n".join(some))
+    (folder / "empty.json").write_text("")
+    unlabelled = [{name: value for name, value in row.items() if name not in ("ctr", "impressions")} for row in rows]
+    make_rows(folder / "unlabelled.json", unlabelled)
+    make_rows(folder / "no_title.json", [row | {"title": 5} for row in rows])
+    make_rows(folder / "weightless.json", [row | {"impressions": "0"} for row in rows])
+    make_rows(folder / "usa.json", [row | {"country": "usa"} for row in rows])
+    (folder / "a_file").write_text("")
+    (folder / "packages").mkdir()
+    (folder / "packages" / "taken.zip").write_text("")
+    data = package.read_bytes()
+    (folder / "good.zip").write_bytes(data)
+    (folder / "damaged.zip").write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+    (folder / "cut.zip").write_bytes(data[:-100])
+    return files(folder)
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()} | set(folder.glob("runs/*"))
+
+
+COUNTRY = {
+    "NET_OBJECTIVE": "multiclass",
+    "NET_LABEL_COLUMN": "country",
+    "NET_CATEGORICAL_COLUMNS": '["item"]',
+    "NET_TOKENIZER": "regex",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments", "environment"),
+    [
+        (2, ["'deep_v2'", "Did you mean 'deep_v1'"], "--variant=deep_v2", {}),
+        (2, ["NET_LERNING_RATE", "Did you mean 'NET_LEARNING_RATE'"], "", {"NET_LERNING_RATE": "1"}),
+        (2, ["NET_EPOCHS", "zero", "whole number"], "", {"NET_EPOCHS": "zero"}),
+        (2, ["NET_DROPOUT", "1.5", "out of range"], "", {"NET_DROPOUT": "1.5"}),
+        (2, ["NET_NETWORK", "deep_v9", "rnn_v1"], "", {"NET_NETWORK": "deep_v9"}),
+        (2, ["NET_SPLIT", "needs a time_column"], "", {"NET_SPLIT": "time"}),
+        (2, ['"ctr"', "label_column", "numeric_columns"], "", {"NET_NUMERIC_COLUMNS": '["ctr"]'}),
+        (2, ["../evil", "name of a run"], "--run=../evil", {}),
+        (4, ["nowhere.json"], "--data=nowhere.json", {}),
+        (3, ["0 rows", "empty.json"], "--data=empty.json", {}),
+        (3, ["broken.json, line 3"], "--data=broken.json", {}),
+        (3, ["'ctrr'", "Did you mean 'ctr'"], "", {"NET_LABEL_COLUMN": "ctrr"}),
+        (3, ["rows.json, line 1", "'clicks'", "3"], "", {"NET_LABEL_COLUMN": "clicks"}),
+        (3, ["no_title.json, line 1", "'title'"], "--data=no_title.json", {}),
+        (3, ["weights", "add up to 0"], "--data=weightless.json", {}),
+        (3, ["No row is left for", "2 rows"], "--data=two.json", {}),
+        (3, ["'usa' (60 rows)", "no training row has"], "--test-data=usa.json", COUNTRY),
+        (4, ["taken.zip", "--run"], "--run=taken", {}),
+        (4, ["a_file", "Not a directory"], "--output=a_file/packages", {}),
+        (4, ["a_file is a file, not a folder"], "--output=a_file", {}),
+    ],
+)
+def test_a_run_refuses_with_one_message_and_leaves_nothing(
+    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str, environment: dict[str, str]
+) -> None:
+    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
+    done = trainer(tmp_path, "--data=rows.json", *arguments.split(), **environment)
+    assert_refused(done, code, words)
+    assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
+
+
+def assert_refused(done: Done, code: int, words: list[str]) -> None:
+    assert done.code == code, done.err
+    assert re.fullmatch(r"error: [^\n]*[.?)]\n", done.err), done.err
+    assert "Traceback" not in done.out
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (4, ["There is no package", "none.zip"], "evaluate --package=none.zip --data=rows.json"),
+        (4, ["rows.json", "not a package"], "evaluate --package=rows.json --data=rows.json"),
+        (4, ["damaged.zip"], "evaluate --package=damaged.zip --data=rows.json"),
+        (4, ["cut.zip", "not a package"], "evaluate --package=cut.zip --data=rows.json"),
+        (4, ["packages"], "evaluate --package=packages --data=rows.json"),
+        (3, ["unlabelled.json", "'ctr'"], "evaluate --package=good.zip --data=unlabelled.json"),
+        (4, ["nowhere.json"], "evaluate --package=good.zip --data=nowhere.json"),
+        (3, ["broken.json, line 3"], "predict --package=good.zip --data=broken.json --out=scores.json"),
+        (4, ["packages", "Is a directory"], "predict --package=good.zip --data=rows.json --out=packages"),
+        (4, ["a_file is a file"], "predict --package=good.zip --data=rows.json --out=a_file/scores.json"),
+    ],
+)
+def test_scoring_refuses_with_one_message_and_leaves_nothing(
+    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str
+) -> None:
+    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
+    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.prediction"), code, words)
+    assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
+
+
+def test_a_taken_run_folder_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "notes.txt").write_text("mine")
+    done = trainer(tmp_path, f"--data={SAMPLE}", "--run=mine")
+    assert_refused(done, 4, ["runs/mine", "--run"])
+    assert (tmp_path / "runs" / "mine" / "notes.txt").read_text() == "mine"
+    assert not list(tmp_path.glob("packages/*"))
+
+
+def test_the_value_of_an_unknown_variable_is_not_told(tmp_path: Path) -> None:
+    done = trainer(tmp_path, NET_API_TOKEN=CANARY)
+    assert_refused(done, 2, ["NET_API_TOKEN"])
+    assert CANARY not in done.err
+
+
+def test_a_diverged_run_says_so_and_leaves_no_package(tmp_path: Path) -> None:
+    environment = {"NET_OBJECTIVE": "regression", "NET_LABEL_COLUMN": "impressions", "NET_WEIGHT_COLUMN": "null"}
+    environment |= {"NET_OPTIMIZER": "sgd", "NET_LEARNING_RATE": "100", "NET_TOKENIZER": "regex"}
+    done = trainer(tmp_path, f"--data={SAMPLE}", "--run=it", **environment)
+    assert_refused(done, 5, ["Epoch 1", "loss is", "learning_rate"])
+    assert not list(tmp_path.glob("packages/*"))
+
+
+def test_an_argument_that_is_none_is_refused(tmp_path: Path) -> None:
+    done = trainer(tmp_path, "--varient=deep_v1")
+    assert done.code == 2
+    assert "unrecognized arguments: --varient=deep_v1" in done.err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 kB as the folder of runs."""
+    (tmp_path / "runs").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path / "runs")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a disk takes a right that this user does not have")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path / "runs")], check=True)
+
+
+def test_a_full_disk_is_named_as_such_whoever_writes(small_disk: Path) -> None:
+    done = trainer(small_disk, f"--data={SAMPLE}", "--run=it", NET_EPOCHS="1", NET_TOKENIZER="regex")
+    assert_refused(done, 6, ["No space left"])
+    assert not list(small_disk.glob("packages/*"))
+    (small_disk / "runs" / "filler").write_bytes(b"")
+
+
+def test_the_command_itself_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer", "--variant=deep_v2", f"--output={tmp_path / 'packages'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(Done(done.returncode, done.stdout, done.stderr), 2, ["'deep_v2'"])
+    assert not list(tmp_path.iterdir())
