@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.test_networks import SHAPES, built
 from trainer.layers import ColumnOffsets, Embedding, MeanEmbedding, embeddings_by_column
 
 IDS = np.array([[3, 5, 3, 0], [0, 0, 0, 0], [1, 0, 0, 0], [5, 6, 4, 3]], np.int32)
@@ -54,8 +55,6 @@ def test_columns_of_one_table_do_not_overlap() -> None:
 
 
 def test_embeddings_are_found_by_column() -> None:
-    from tests.test_networks import SHAPES, built
-
     model = built("deep_v1").model
     found = embeddings_by_column(model, SHAPES)
     assert {column: vectors.shape for column, vectors in found.items()} == {

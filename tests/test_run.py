@@ -197,6 +197,65 @@ def test_two_processes_with_one_configuration_train_to_the_same_bits(
     pd.testing.assert_frame_equal(metrics_of(again).drop(columns=timed), metrics_of(members).drop(columns=timed))
 
 
+def prepared(folder: Path, package: Path | None = None) -> set[Path]:
+    """Write all that the refusals below speak of, packages too if there is one to copy; returns the files."""
+    rows = read_rows(SAMPLE)[:60]
+    lines = list(map(json.dumps, rows))
+    texts = {"rows.json": lines, "broken.json": [*lines[:2], lines[2][:50], *lines[3:]], "two.json": lines[:2]}
+    for name, some in texts.items():
+        (folder / name).write_text("\n".join(some))
+    (folder / "empty.json").write_text("")
+    unlabelled = [{name: value for name, value in row.items() if name not in ("ctr", "impressions")} for row in rows]
+    make_rows(folder / "unlabelled.json", unlabelled)
+    make_rows(folder / "no_title.json", [row | {"title": 5} for row in rows])
+    make_rows(folder / "weightless.json", [row | {"impressions": "0"} for row in rows])
+    make_rows(folder / "usa.json", [row | {"country": "usa"} for row in rows])
+    (folder / "a_file").write_text("")
+    (folder / "packages").mkdir()
+    (folder / "packages" / "taken.zip").write_text("")
+    if package:
+        data = package.read_bytes()
+        (folder / "good.zip").write_bytes(data)
+        (folder / "damaged.zip").write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+        (folder / "cut.zip").write_bytes(data[:-100])
+    return files(folder)
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()} | set(folder.glob("runs/*"))
+
+
+def assert_refused(done: Done, code: int, words: list[str]) -> None:
+    assert done.code == code, done.err
+    assert re.fullmatch(r"error: [^\n]*[.?)]\n", done.err), done.err
+    assert "Traceback" not in done.out
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (4, ["There is no package", "none.zip"], "evaluate --package=none.zip --data=rows.json"),
+        (4, ["rows.json", "not a package"], "evaluate --package=rows.json --data=rows.json"),
+        (4, ["damaged.zip"], "evaluate --package=damaged.zip --data=rows.json"),
+        (4, ["cut.zip", "not a package"], "evaluate --package=cut.zip --data=rows.json"),
+        (4, ["packages"], "evaluate --package=packages --data=rows.json"),
+        (3, ["unlabelled.json", "'ctr'"], "evaluate --package=good.zip --data=unlabelled.json"),
+        (4, ["nowhere.json"], "evaluate --package=good.zip --data=nowhere.json"),
+        (3, ["broken.json, line 3"], "predict --package=good.zip --data=broken.json --out=scores.json"),
+        (4, ["packages", "Is a directory"], "predict --package=good.zip --data=rows.json --out=packages"),
+        (4, ["a_file is a file"], "predict --package=good.zip --data=rows.json --out=a_file/scores.json"),
+    ],
+)
+def test_scoring_refuses_with_one_message_and_leaves_nothing(
+    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str
+) -> None:
+    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
+    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.prediction"), code, words)
+    assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
+
+
 def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(rnn_v1_run: Run) -> None:
     folder, done = rnn_v1_run
     assert (done.code, done.err) == (0, "")
@@ -383,33 +442,6 @@ def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> 
     assert (checkout / "runs" / "stopped" / "metrics.csv").read_text().startswith("epoch,")
 
 
-def prepared(folder: Path, package: Path) -> set[Path]:
-    """Write all that the refusals below speak of; returns the files."""
-    rows = read_rows(SAMPLE)[:60]
-    lines = list(map(json.dumps, rows))
-    texts = {"rows.json": lines, "broken.json": [*lines[:2], lines[2][:50], *lines[3:]], "two.json": lines[:2]}
-    for name, some in texts.items():
-        (folder / name).write_text("\n".join(some))
-    (folder / "empty.json").write_text("")
-    unlabelled = [{name: value for name, value in row.items() if name not in ("ctr", "impressions")} for row in rows]
-    make_rows(folder / "unlabelled.json", unlabelled)
-    make_rows(folder / "no_title.json", [row | {"title": 5} for row in rows])
-    make_rows(folder / "weightless.json", [row | {"impressions": "0"} for row in rows])
-    make_rows(folder / "usa.json", [row | {"country": "usa"} for row in rows])
-    (folder / "a_file").write_text("")
-    (folder / "packages").mkdir()
-    (folder / "packages" / "taken.zip").write_text("")
-    data = package.read_bytes()
-    (folder / "good.zip").write_bytes(data)
-    (folder / "damaged.zip").write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
-    (folder / "cut.zip").write_bytes(data[:-100])
-    return files(folder)
-
-
-def files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()} | set(folder.glob("runs/*"))
-
-
 COUNTRY = {
     "NET_OBJECTIVE": "multiclass",
     "NET_LABEL_COLUMN": "country",
@@ -444,42 +476,11 @@ COUNTRY = {
     ],
 )
 def test_a_run_refuses_with_one_message_and_leaves_nothing(
-    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str, environment: dict[str, str]
+    tmp_path: Path, code: int, words: list[str], arguments: str, environment: dict[str, str]
 ) -> None:
-    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
+    before = prepared(tmp_path)
     done = trainer(tmp_path, "--data=rows.json", *arguments.split(), **environment)
     assert_refused(done, code, words)
-    assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
-
-
-def assert_refused(done: Done, code: int, words: list[str]) -> None:
-    assert done.code == code, done.err
-    assert re.fullmatch(r"error: [^\n]*[.?)]\n", done.err), done.err
-    assert "Traceback" not in done.out
-    for word in words:
-        assert word in done.err
-
-
-@pytest.mark.parametrize(
-    ("code", "words", "arguments"),
-    [
-        (4, ["There is no package", "none.zip"], "evaluate --package=none.zip --data=rows.json"),
-        (4, ["rows.json", "not a package"], "evaluate --package=rows.json --data=rows.json"),
-        (4, ["damaged.zip"], "evaluate --package=damaged.zip --data=rows.json"),
-        (4, ["cut.zip", "not a package"], "evaluate --package=cut.zip --data=rows.json"),
-        (4, ["packages"], "evaluate --package=packages --data=rows.json"),
-        (3, ["unlabelled.json", "'ctr'"], "evaluate --package=good.zip --data=unlabelled.json"),
-        (4, ["nowhere.json"], "evaluate --package=good.zip --data=nowhere.json"),
-        (3, ["broken.json, line 3"], "predict --package=good.zip --data=broken.json --out=scores.json"),
-        (4, ["packages", "Is a directory"], "predict --package=good.zip --data=rows.json --out=packages"),
-        (4, ["a_file is a file"], "predict --package=good.zip --data=rows.json --out=a_file/scores.json"),
-    ],
-)
-def test_scoring_refuses_with_one_message_and_leaves_nothing(
-    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str
-) -> None:
-    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
-    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.prediction"), code, words)
     assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
 
 

@@ -103,7 +103,9 @@ def predicted(model: keras.Model, features: dict[str, Any]) -> tf.Tensor:
 
 
 def exported(folder: Path, state: Preprocessing, model: keras.Model) -> Callable[..., dict[str, tf.Tensor]]:
-    export_saved_model(folder, state, lambda features: predicted(model, features), model)
+    export_saved_model(
+        folder, state, lambda features: predicted(model, features), [weight.value for weight in model.weights]
+    )
     signature: Callable[..., dict[str, tf.Tensor]] = tf.saved_model.load(str(folder)).signatures["serving_default"]
     return signature
 
@@ -165,7 +167,7 @@ def test_every_text_gets_the_same_ids_in_the_graph(lowercase: bool, tmp_path: Pa
     frame = pd.DataFrame({"title": pd.Series(texts, dtype="str"), "y": 0.0})
     state = learnt(frame, text=TextRules("regex", lowercase, max_tokens=30))
     assert len(state.vocabularies["title"]) > 5000
-    export_saved_model(tmp_path, state, lambda features: tf.cast(features["title"], tf.float32), tf.Module())
+    export_saved_model(tmp_path, state, lambda features: tf.cast(features["title"], tf.float32), [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     ids = serve(**raw_features(frame, state))["prediction"].numpy()
     np.testing.assert_array_equal(ids, apply(state, frame)["title"])
@@ -214,7 +216,7 @@ def test_columns_of_any_name_can_be_served(tmp_path: Path) -> None:
             [features[name][:, 0] * weight for name, weight in zip(names, tf.unstack(weights), strict=True)]
         )
 
-    export_saved_model(tmp_path, state, weighted, tf.Module())
+    export_saved_model(tmp_path, state, weighted, [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     raw = raw_features(frame, state)
     assert raw.keys() == serve.structured_input_signature[1].keys()
@@ -238,7 +240,7 @@ def test_names_of_inputs_stay_where_they_can_and_are_distinct() -> None:
 def test_a_large_vocabulary_is_served(tmp_path: Path) -> None:
     frame = pd.DataFrame({"item": pd.Categorical([f"item-{i}" for i in range(100_000)]), "y": 0.0})
     state = learnt(frame)
-    export_saved_model(tmp_path, state, lambda features: tf.cast(features["item"], tf.float32), tf.Module())
+    export_saved_model(tmp_path, state, lambda features: tf.cast(features["item"], tf.float32), [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     ids = serve(**raw_features(frame.iloc[::-7], state))["prediction"].numpy()
     np.testing.assert_array_equal(ids, apply(state, frame.iloc[::-7])["item"])

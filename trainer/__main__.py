@@ -29,7 +29,7 @@ from trainer.timing import Timings
 from trainer.vocabulary import VocabularyRules
 
 ROOT = Path(__file__).parent.parent
-RUNS = ROOT / "runs"
+RUNS = Path("runs")
 SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 PARITY_ROWS = 1000  # held-out rows that the written package must score as the trained model does
 

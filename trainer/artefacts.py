@@ -51,7 +51,8 @@ def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Pat
     for name, text in facts.items():
         write_atomic(folder / name, text.encode())
     write_atomic(folder / "weights.npz", packaging.weights_to_bytes(get_weights(trained.ops)))
-    serving.export_saved_model(folder / "saved_model", trained.learnt, trained.ops.predictions, trained.ops.model)
+    variables = [weight.value for weight in trained.ops.model.weights]
+    serving.export_saved_model(folder / "saved_model", trained.learnt, trained.ops.predictions, variables)
     reporting.write_projector(folder / "tensorboard" / "train", named_embeddings(trained))
     figures = write_plots(folder, trained)
     write_report(folder / "report.html", describe_run(folder, trained, figures, where))

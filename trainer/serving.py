@@ -14,9 +14,8 @@ Output "prediction": float32 [batch], or [batch, classes] for multiclass and mul
 
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,10 +54,10 @@ def export_saved_model(
     folder: Path,
     preprocessing: Preprocessing,
     predict: Callable[[dict[str, tf.Tensor]], tf.Tensor],
-    model: Any,
+    variables: Sequence[tf.Variable],
 ) -> None:
-    """Write a SavedModel to a folder. `predict`: features as in `Examples` -> what the signature answers; `model`: the
-    trackable object that owns its variables.
+    """Write a SavedModel to a folder. `predict`: features as in `Examples` -> what the signature answers, by way of
+    the `variables`.
 
     A negative number in a log_numeric column, which preprocessing refuses, makes its row's answer NaN.
     """
@@ -75,7 +74,7 @@ def export_saved_model(
         return {"prediction": predict(features)}
 
     module = tf.Module()
-    module.model, module.tables = model, list(tables.values())
+    module.weights, module.tables = list(variables), list(tables.values())
     inputs = {name: _input(preprocessing, column, name) for column, name in names.items()}
     signature = tf.function(serve, autograph=False).get_concrete_function(inputs)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})

@@ -17,7 +17,7 @@ def storage_error(doing: str, path: Path, error: OSError) -> TrainerError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(existing_parent(path)).free
         return ResourceError(f"No space left while {doing} {path}: {free:,} bytes are free. Free some and start again.")
-    in_the_way = error.errno == errno.EEXIST and Path(error.filename).is_file()
+    in_the_way = error.errno == errno.EEXIST and Path(error.filename or path).is_file()
     reason = f"{error.filename} is a file, not a folder" if in_the_way else error.strerror or error
     return StorageError(f"{doing.capitalize()} {path} failed: {reason}.")
 

@@ -48,7 +48,7 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
 
 
 def catalogue_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
-    """A large catalogue: 200,000 items, 30,000 words, values by Zipf's law, each with a taste that the label follows."""
+    """A large catalogue: 200,000 items, 30,000 words, values by Zipf's law; the label follows the taste of each."""
     random = np.random.default_rng(0)
     sizes = {"item": 200_000, "publisher": 5_000, "campaign": 500, "country": 50, "device": 10}
     words, tokens, numbers = 30_000, 16, ("position", "age", "price", "days")
