@@ -41,7 +41,7 @@ def with_random_weights(ops: OpsWrapper) -> OpsWrapper:
     """The last layer begins at zero, where most gradients are zero too: begin elsewhere."""
     random = np.random.default_rng(2)
     for weight in ops.model.weights:
-        weight.assign(random.normal(scale=0.3, size=weight.shape))
+        weight.assign(random.normal(scale=0.1, size=weight.shape))
     return ops
 
 
@@ -182,6 +182,7 @@ def test_metrics_are_those_of_scikit_learn_on_the_predictions(objective: str) ->
         for name, metric in {"mse": mean_squared_error, "mae": mean_absolute_error, "r2": r2_score}.items():
             expected[name] = metric(labels, predicted, sample_weight=WEIGHTS)
     elif objective == "multiclass":
+        predicted /= predicted.sum(axis=1, keepdims=True)  # float32 sums to one within 1e-7
         expected["loss"] = log_loss(labels, predicted, sample_weight=WEIGHTS)
         expected["accuracy"] = accuracy_score(labels, predicted.argmax(axis=1), sample_weight=WEIGHTS)
     else:
@@ -194,7 +195,7 @@ def test_metrics_are_those_of_scikit_learn_on_the_predictions(objective: str) ->
     assert found["rows"] == ROWS
 
 
-def test_the_constant_prediction_is_measured_like_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_constant_prediction_is_measured_like_the_model() -> None:
     ops = built("deep_v1")  # untrained: it still predicts the constant
     table = ops.table(examples())
     assert ops.evaluate_constant(table) == pytest.approx(ops.evaluate(table), rel=1e-6, nan_ok=True)
@@ -217,12 +218,3 @@ def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:
     orders = [tuple(order) for order in (ops.shuffled(1000, 1).numpy(), ops.shuffled(1000, 2).numpy())]
     assert all(sorted(order) == list(range(1000)) for order in orders)
     assert len({*orders, tuple(ops.shuffled(1000, 1).numpy()), tuple(other.shuffled(1000, 1).numpy())}) == 3
-
-
-def test_layers_without_names_have_the_same_weights_in_every_build() -> None:
-    """As those of a network that somebody has just written: a package must fit the network that is built to load it."""
-    paths = []
-    for _ in range(2):
-        graph.build_model_graph(built("rnn_v1").config, SHAPES)
-        paths.append([weight.path for weight in keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).weights])
-    assert paths[0] == paths[1]
