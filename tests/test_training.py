@@ -3,16 +3,17 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from tests.test_networks import ROWS, SHAPES, built, examples
+from networks.deep_v1 import Config
+from tests.test_networks import ROWS, SHAPES, examples
 from trainer import training
 from trainer.errors import DataError, DivergedError
-from trainer.graph import OpsWrapper, Table
+from trainer.graph import OpsWrapper, Table, build_model_graph
 from trainer.layers import Embedding
 from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes, Examples
 from trainer.training import History, train, train_epoch
@@ -20,14 +21,18 @@ from trainer.training import History, train, train_epoch
 SIDES = {"train": slice(0, 250), "validation": slice(250, 400), "test": slice(400, ROWS)}
 
 
+def small(**settings: Any) -> OpsWrapper:
+    return build_model_graph(Config(**({"batch_size": 64, "hidden_units": (16,), "dropout": 0.0} | settings)), SHAPES)
+
+
 def tables_of(ops: OpsWrapper, rows: Examples) -> dict[str, Table]:
     return {side: ops.table({name: column[part] for name, column in rows.items()}) for side, part in SIDES.items()}
 
 
 def trained(
-    rows: Examples, *, patience: int | None = 2, epochs: int = 30, metric: str = "loss", **settings: object
+    rows: Examples, *, patience: int | None = 2, epochs: int = 30, metric: str = "loss", **settings: Any
 ) -> tuple[OpsWrapper, dict[str, Table], History]:
-    ops = built("deep_v1", **({"hidden_units": (16,), "dropout": 0.0} | settings))
+    ops = small(**settings)
     tables = tables_of(ops, rows)
     history = train(
         ops, tables, epochs=epochs, patience=patience, stopping_metric=metric, maximise=metric == "auc",
@@ -107,8 +112,7 @@ def test_a_row_of_weight_three_counts_as_three_rows() -> None:
     repeated = {name: np.repeat(column, weights.astype(int), axis=0) for name, column in rows.items()}
     ends = []
     for some, size in ((rows | {WEIGHT: weights}, 128), (repeated, 256)):
-        ops = built("deep_v1", dropout=0.0, optimizer="sgd")
-        ops = OpsWrapper(ops.model, type(ops.config)(**(vars(ops.config) | {"batch_size": size})), SHAPES)
+        ops = small(optimizer="sgd", learning_rate=0.1, batch_size=size)
         for epoch in (1, 2, 3):
             train_epoch(ops, ops.table(some), epoch, 3)
         ends.append(ops.model.get_weights())
@@ -121,7 +125,7 @@ def probe() -> OpsWrapper:
     shapes = DatasetShapes({"row": 253}, {}, {}, (), 1, (0.0,), 0.0, 1.0)
     inputs = {"row": keras.Input((), dtype="int32", name="row")}
     logits = Embedding(253, 1, name="weights")(inputs["row"])
-    return OpsWrapper(keras.Model(inputs, logits), built("deep_v1", optimizer="sgd").config, shapes)
+    return OpsWrapper(keras.Model(inputs, logits), Config(batch_size=64, optimizer="sgd", learning_rate=0.01), shapes)
 
 
 def test_an_epoch_takes_every_row_once_also_those_of_a_smaller_last_batch() -> None:
@@ -177,7 +181,7 @@ def test_validation_rows_that_cannot_decide_are_refused_as_data() -> None:
 def test_without_a_terminal_there_is_a_plain_line_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ops = built("deep_v1")
+    ops = small()
     table = ops.table(examples())
     train_epoch(ops, table, 1, 3)
     assert capfd.readouterr().err == ""  # it took less than the seconds between two lines
@@ -190,25 +194,20 @@ def test_without_a_terminal_there_is_a_plain_line_every_few_seconds(
     assert "\x1b" not in "".join(lines)
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A terminal in the place of stderr; what is read from it is what a person would see."""
+def test_on_a_terminal_there_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     outside, inside = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
+    shown = bytearray()
     with open(inside, "w") as stderr:  # noqa: PTH123 - a descriptor, not a path
         monkeypatch.setattr(sys, "stderr", stderr)
-        yield outside
+        with training.progress(2, 3, 1000) as advance:
+            for rows in (250, 500, 1000):
+                advance(rows, 0.25)
+        shown += os.read(outside, 100_000)
+        monkeypatch.undo()
     os.close(outside)
-
-
-def test_on_a_terminal_there_is_a_bar_that_goes_away(terminal: int) -> None:
-    ops = built("deep_v1")
-    table = ops.table(examples())
-    with training.progress(2, 3, 1000) as advance:
-        advance(500, 0.25)
-        train_epoch(ops, table, 1, 3)
-    shown = os.read(terminal, 100_000).decode()
-    assert "epoch 2/3" in shown
-    assert "loss 0.2500" in shown
-    assert "━" in shown
-    assert shown.rindex("\x1b[2K") > shown.rindex("epoch")  # the line is erased
+    text = shown.decode()
+    assert "epoch 2/3" in text
+    assert "loss 0.2500" in text
+    assert "rows/s" in text
+    assert text.rindex("\x1b[2K") > text.rindex("epoch")  # the line is erased
