@@ -1,5 +1,6 @@
 """The training loop: what it decides, on which rows, and what it shows meanwhile."""
 
+import dataclasses
 import math
 import os
 import sys
@@ -153,18 +154,29 @@ def test_how_long_a_call_may_take_does_not_show_in_the_bits(monkeypatch: pytest.
         np.testing.assert_array_equal(weight, again)
 
 
-def test_divergence_is_told_where_it_is_met() -> None:
-    rows = examples()
-    poisoned = rows["age"].copy()
-    poisoned[SIDES["train"]][77] = np.nan
-    with pytest.raises(
-        DivergedError, match=r"Epoch 1, steps \d+ to \d+: the training loss is nan. Lower learning_rate"
-    ):
-        trained(rows | {"age": poisoned})
-    poisoned = rows["age"].copy()
-    poisoned[SIDES["validation"]][77] = np.nan
-    with pytest.raises(DivergedError, match="Epoch 1: the validation loss is nan"):
-        trained(rows | {"age": poisoned})
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        ("train", r"Epoch 1, steps \d+ to \d+: the training loss is nan. Lower learning_rate"),
+        ("validation", "Epoch 1: the validation loss is nan. Lower learning_rate"),
+    ],
+)
+def test_divergence_is_told_where_it_is_met(side: str, message: str) -> None:
+    label = examples()[LABEL]
+    label[SIDES[side]][77] = np.nan
+    with pytest.raises(DivergedError, match=message):
+        trained(examples() | {LABEL: label})
+
+
+def test_weights_that_explode_are_met_before_they_are_kept() -> None:
+    shapes = dataclasses.replace(SHAPES, output_bias=(0.0,))
+    config = Config(objective="regression", optimizer="sgd", learning_rate=100.0, batch_size=64)
+    ops = build_model_graph(config, shapes)
+    tables = tables_of(ops, examples())
+    with pytest.raises(DivergedError):
+        train(
+            ops, tables, epochs=9, patience=None, stopping_metric="loss", maximise=False, on_epoch=lambda _: None
+        )  # fmt: skip
 
 
 def test_validation_rows_that_cannot_decide_are_refused_as_data() -> None:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from trainer.command import import_tensorflow_quietly, run_command
 
@@ -16,12 +15,13 @@ import_tensorflow_quietly()
 
 import pandas as pd
 
+from trainer import checks, dataset, packaging, prediction, preprocessing, split, system, training
 from trainer import config as configuration
-from trainer import dataset, packaging, prediction, preprocessing, split, system, training
 from trainer.artefacts import Trained, write_artefacts
 from trainer.config import Configuration, NetConfig
 from trainer.errors import StorageError
 from trainer.graph import build_model_graph
+from trainer.plots import main_metrics
 from trainer.reporting import TensorBoardLog, write_metrics_csv
 from trainer.show import config_rows
 from trainer.text import TextRules
@@ -61,7 +61,7 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
     with timings.stage("build graph"):
         ops = build_model_graph(config, learnt.shapes())
         tables = {side: ops.table(rows) for side, rows in examples.items()}
-    warnings = warnings_about(config, split_facts, examples["train"])
+    warnings = warn(checks.before_training(config, split_facts, learnt, examples["train"], data))
 
     system.create_folder(folder)
     with timings.stage("train"), TensorBoardLog(folder / "tensorboard") as log:
@@ -80,15 +80,18 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
     timings.mark("train", len(history.rows) * tables["train"].rows)
 
     with timings.stage("report"):
-        trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, timings, warnings)
+        side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
+        warnings += warn(checks.after_training(side, history.best_metrics(side), constant))
+        trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, trained, ROOT)
 
     with timings.stage("package"), system.atomic_path(package) as temporary:
         packaging.write_package(temporary, members)
-        held_out = list(sides.values())[-1].iloc[:PARITY_ROWS]
+        held_out = sides[side].iloc[:PARITY_ROWS]
         expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
         difference = prediction.verify(temporary, held_out, expected)
-    say("package", f"{package}, verified: {len(held_out):,} predictions differ by {difference:.0e} at most")
+    say("best", f"epoch {history.best_epoch}: {side} {said(history.best_metrics(side))}; constant {said(constant)}")
+    say("package", f"{package}, verified: {len(held_out):,} predictions, largest difference {difference:.1g}")
     return package
 
 
@@ -142,25 +145,21 @@ def learn(config: NetConfig, frame: pd.DataFrame) -> preprocessing.Preprocessing
     )
 
 
-def warnings_about(config: NetConfig, facts: Mapping[str, Any], train: preprocessing.Examples) -> list[str]:
-    """What is allowed but rarely meant."""
-    found = preprocessing.warnings_of(train)
-    rows = facts["rows"]["train"]
-    if config.batch_size > rows:
-        found.append(f"batch_size {config.batch_size:,} is more than all {rows:,} training rows: one step per epoch.")
-    found += [
-        f"{count:,} {side} rows are in the training rows too; {side} metrics are better than they should be."
-        for side, count in facts["also_in_train"].items()
-        if count
-    ]
+def maximise(config: NetConfig) -> bool:
+    """Whether more of the stopping metric is better."""
+    return configuration.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
+
+
+def warn(found: list[str]) -> list[str]:
+    """Show warnings to people; returns them."""
     for warning in found:
         say("warning", warning)
     return found
 
 
-def maximise(config: NetConfig) -> bool:
-    """Whether more of the stopping metric is better."""
-    return configuration.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
+def said(metrics: Mapping[str, float]) -> str:
+    """The main metrics in a few words."""
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
 
 
 def say(what: str, text: str) -> None:

@@ -34,6 +34,7 @@ class Trained(NamedTuple):
     ops: OpsWrapper
     tables: Mapping[str, Table]
     history: History
+    constant: dict[str, float]  # metrics of the best constant prediction on the last side
     timings: Timings
     warnings: list[str]
 
@@ -44,6 +45,7 @@ def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Pat
     facts = {
         "config.json": configuration.to_json(trained.settings),
         "preprocessing.json": trained.learnt.to_json(),
+        "metrics.json": json.dumps(describe_result(trained), indent=2),
         "dataset.json": json.dumps(describe_datasets(trained), indent=2),
         "environment.json": json.dumps(where, indent=2),
         "timings.json": json.dumps(trained.timings.report(), indent=2),
@@ -79,6 +81,18 @@ def describe_datasets(trained: Trained) -> dict[str, Any]:
     }
 
 
+def describe_result(trained: Trained) -> dict[str, Any]:
+    """The content of metrics.json: the best epoch, its metrics by side, and those of the best constant prediction."""
+    history = trained.history
+    return {
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.rows),
+        "stopping_metric": trained.settings.config.stopping_metric,
+        **{side: history.best_metrics(side) for side in trained.tables},
+        "constant": trained.constant,
+    }
+
+
 def named_embeddings(trained: Trained) -> dict[str, tuple[Any, list[str]]]:
     """For TensorBoard's projector: the vectors of each column with the values that they stand for."""
     vectors = embeddings_by_column(trained.ops.model, trained.learnt.shapes())
@@ -103,7 +117,6 @@ def write_plots(folder: Path, trained: Trained) -> dict[str, Path]:
 def describe_run(folder: Path, trained: Trained, figures: dict[str, Path], where: dict[str, Any]) -> Report:
     """The content of report.html."""
     settings, history, learnt = trained.settings, trained.history, trained.learnt
-    last = list(trained.tables)[-1]
     facts = {
         "Variant": settings.variant,
         "Network": f"{settings.config.network}, {trained.ops.model.count_params():,} weights",
@@ -117,7 +130,7 @@ def describe_run(folder: Path, trained: Trained, figures: dict[str, Path], where
         title=folder.name,
         facts=facts,
         metrics={side: history.best_metrics(side) for side in trained.tables},
-        constant=trained.ops.evaluate_constant(trained.tables[last]),
+        constant=trained.constant,
         history=history.rows,
         best_epoch=history.best_epoch,
         plots=figures,

@@ -82,7 +82,7 @@ class Metrics(tf.Module):
             "multilabel": self._multilabel_metrics,
         }[self.objective]
         metrics = summary(means)
-        return {name: float(value) for name, value in (metrics | {"rows": rows, "weight": weight}).items()}
+        return {name: float(value) for name, value in metrics.items()} | {"rows": int(rows), "weight": float(weight)}
 
     def curve(self) -> dict[str, list[float]]:
         """The calibration curve of a binary objective: groups of about equal weight by rising prediction.

@@ -85,14 +85,15 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
     if fields is None:
         return Column(name, kind, required=kind in LABEL_KINDS)
     if name not in fields:
-        raise DataError(f"schema.json has no column {name!r}. {did_you_mean(name, fields)}")
+        raise DataError(f"schema.json has no column {name!r}, which is to be a {kind}. {did_you_mean(name, fields)}")
     field = fields[name]
     repeated = field.mode == "REPEATED"
     if field.type not in allowed or repeated != (kind in LIST_KINDS):
+        hint = " (classes: objective=multiclass)" if kind in ("probability", "target") else ""
         modes = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
         raise DataError(
             f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} is made from {modes} "
-            f"{', '.join(sorted(allowed))}. Give it another role, or cast it in the query."
+            f"{', '.join(sorted(allowed))}. Give it another role{hint}, or cast it in the query."
         )
     # BigQuery knows no NULL list: it may leave an empty one out.
     required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
