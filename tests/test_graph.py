@@ -191,7 +191,9 @@ def test_metrics_are_those_of_scikit_learn_on_the_predictions(objective: str) ->
         expected["auc"] = roc_auc_score(
             hot[:, 1:].ravel(), predicted.ravel(), sample_weight=np.repeat(WEIGHTS, CLASSES)
         )
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)  # AUC: two rows may share a bin
+    assert {name: found[name] for name in expected} == pytest.approx(
+        expected, rel=1e-4
+    )  # AUC: two rows may share a bin
     assert found["rows"] == ROWS
 
 

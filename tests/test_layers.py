@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.test_networks import SHAPES, built
-from trainer.layers import ColumnOffsets, Embedding, MeanEmbedding, embeddings_by_column
+from trainer.layers import ColumnOffsets, Dropout, Embedding, MeanEmbedding, embeddings_by_column
 
 IDS = np.array([[3, 5, 3, 0], [0, 0, 0, 0], [1, 0, 0, 0], [5, 6, 4, 3]], np.int32)
 
@@ -62,3 +62,30 @@ def test_embeddings_are_found_by_column() -> None:
     }  # fmt: skip
     table = model.get_layer("category_embeddings").get_weights()[0]
     np.testing.assert_array_equal(found["country"], table[12:])
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
+    keras.utils.set_random_seed(0)
+    layer, ones = Dropout(rate), np.ones((1000, 333), np.float32)
+    first, second = layer(ones, training=True).numpy(), layer(ones, training=True).numpy()
+    assert abs((first == 0).mean() - rate) < 0.005
+    assert abs(first.mean() - 1) < 0.15
+    assert not np.array_equal(first, second)
+    assert np.ptp(first[first > 0]) == 0
+    np.testing.assert_array_equal(layer(ones, training=False), ones)
+
+
+def test_dropout_passes_the_gradient_of_what_it_kept() -> None:
+    layer, inputs = Dropout(0.5), tf.Variable(tf.ones((7, 5)))
+    with tf.GradientTape() as tape:
+        output = layer(inputs, training=True)
+    np.testing.assert_array_equal(tape.gradient(output, inputs), output)
+
+
+def test_dropout_repeats_by_its_seed() -> None:
+    def masks() -> list[np.ndarray]:
+        layer = Dropout(0.3, seed=5)
+        return [layer(np.ones((50, 20), np.float32), training=True).numpy() for _ in range(2)]
+
+    np.testing.assert_array_equal(masks(), masks())

@@ -118,6 +118,24 @@ class ColumnOffsets(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("flatfab")
+class Dropout(keras.layers.Dropout):
+    """`keras.layers.Dropout` with a byte of randomness per value: the rate is a multiple of 1/256, the nearest one.
+
+    Under TensorFlow that makes a training step of a small network a fifth faster than a random float per value does.
+    """
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if not (training and self.rate > 0) or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training)
+        dropped = min(max(round(self.rate * 256), 1), 255)
+        size = tf.size(inputs)
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
+        random = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))
+        return inputs * tf.cast(random >= dropped, inputs.dtype) * (256 / (256 - dropped))
+
+
+@keras.saving.register_keras_serializable("flatfab")
 class NotPadding(keras.layers.Layer):
     """int32 ids [batch, n] -> bool [batch, n], the mask of a recurrent layer. Padding is always on the right."""
 
@@ -158,7 +176,7 @@ def dense_layers(x: Tensor, units: Sequence[int], *, dropout: float, batch_norm:
             x = keras.layers.BatchNormalization(name=f"batch_norm_{number}")(x)
         x = keras.layers.ReLU(name=f"relu_{number}")(x)
         if dropout:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{number}")(x)
+            x = Dropout(dropout, name=f"dropout_{number}")(x)
     return x
 
 

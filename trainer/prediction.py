@@ -23,6 +23,8 @@ from trainer import config as configuration
 from trainer import dataset, packaging, preprocessing, serving, system
 from trainer.errors import StorageError
 from trainer.graph import OpsWrapper, build_model_graph
+from trainer.text import TextRules
+from trainer.vocabulary import VocabularyRules
 
 PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
 BLOCK = 65_536  # rows turned into JSON at a time
@@ -47,14 +49,23 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
     if missing:
         raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
     settings = configuration.from_json(members["config.json"])
-    config = settings.config
     learnt = preprocessing.Preprocessing.from_json(members["preprocessing.json"])
-    roles = (configuration.feature_roles(config), config.objective, config.label_column, config.weight_column)
-    if roles != (learnt.features, learnt.label.objective, learnt.label.column, learnt.weight):
-        raise StorageError("The package's config.json and preprocessing.json differ in columns: they are of two runs.")
+    check_of_one_run(settings.config, learnt)
     ops = build_model_graph(settings.config, learnt.shapes())
     set_weights(ops, packaging.weights_from_bytes(members["weights.npz"]))
     return Predictor(settings, learnt, ops)
+
+
+def check_of_one_run(config: configuration.NetConfig, learnt: preprocessing.Preprocessing) -> None:
+    """StorageError unless the preprocessing was learnt with these columns and rules."""
+    told = (configuration.feature_roles(config), config.objective, config.label_column, config.weight_column)
+    rules = (
+        TextRules(config.tokenizer, config.lowercase, config.max_tokens),
+        VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
+    )
+    columns = (learnt.features, learnt.label.objective, learnt.label.column, learnt.weight)
+    if (told, rules) != (columns, (learnt.text, learnt.vocabulary)):
+        raise StorageError("The package's config.json and preprocessing.json do not go together: they are of two runs.")
 
 
 def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
@@ -79,8 +90,8 @@ def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
 def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
     """Read a package back and score raw rows with it, as a predictor and as a SavedModel.
 
-    Returns the largest difference to the expected predictions (for a regression in standard deviations of the label);
-    a StorageError where it is more than 1e-6.
+    Returns the largest difference to the expected predictions (for a regression in standard deviations of the label, or
+    in millions of the steps of a float32 at its mean where these are longer); StorageError where it is more than 1e-6.
     """
     members = packaging.read_package(package)
     predictor = load_predictor(members)
@@ -91,7 +102,9 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
             "predictor": predictor.predict(frame),
             "SavedModel": served(**serving.raw_features(frame, predictor.preprocessing))["prediction"].numpy(),
         }
-    scale = predictor.preprocessing.shapes().label_std
+    shapes = predictor.preprocessing.shapes()
+    # Labels such as years: the steps of a float32 there are longer than PARITY of their standard deviation.
+    scale = max(shapes.label_std, abs(shapes.label_mean) * np.finfo(np.float32).eps / PARITY)
     worst = {name: float(np.max(np.abs(answer - expected))) / scale for name, answer in answers.items()}
     for name, difference in worst.items():
         if not difference <= PARITY:

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.speed [--rows=200000] [--rounds=5] [--network=rnn_v1] [--data=catalogue]
 
 `fit` trains the model as one writes it with Keras' own layers (Embedding, GRU, average pooling) and Adam, our loop the
-registered network; both have the same weights to begin with. Each round trains every contender for one epoch, one after
-the other, so that a machine that slows down slows down all of them. The table gives the median rate, its ratio to `fit`
-on a shuffled `tf.data` pipeline, and the best test loss that each contender reached in the course of the rounds.
+registered network; both begin with the same weights and have no dropout, so that only the loops differ. Each round
+trains every contender for one epoch, one after the other, so that a machine that slows down slows down all of them. The
+table gives the median rate, its ratio to `fit` on a shuffled `tf.data` pipeline, and the best test loss that each
+contender reached in the course of the rounds.
 """
 
 import argparse
@@ -156,7 +157,7 @@ def keras_fit(name: str, ops: OpsWrapper, examples: Examples, test: Table) -> Co
 def race(network: str, data: str, names: Sequence[str], *, rows: int, rounds: int) -> None:
     """Print the table of one network on one kind of data."""
     shapes, examples = DATA[data](rows)
-    settings = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH[network]), **os.environ})
+    settings = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH[network]), "NET_DROPOUT": "0", **os.environ})
     contenders = []
     for name in names:
         ops = build_model_graph(settings.config, shapes)  # seeded: all start from the same weights
