@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "trainer.plots"])
+FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "spacy.lang.en"])
 
 
 class Done(NamedTuple):

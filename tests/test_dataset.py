@@ -360,7 +360,7 @@ def test_D19_without_a_schema_it_cannot_be_told_from_a_wrong_name(tmp_path):
     assert load(tmp_path, {"empty": "category"}).frame["empty"].isna().all()
     assert "column 'titel' is missing (Did you mean 'title'?)" in refusal(tmp_path, {"titel": "class"})
     write(tmp_path, schema={"title": "STRING"})
-    assert "no column 'titel'. Did you mean 'title'?" in refusal(tmp_path, {"titel": "text"})
+    assert "no column 'titel', which is to be a text. Did you mean 'title'?" in refusal(tmp_path, {"titel": "text"})
 
 
 @pytest.mark.parametrize("kind", ["category", "key", "text", "class"])

@@ -15,7 +15,7 @@ def test_a_stage_has_its_time_its_rows_and_their_rate() -> None:
         time.sleep(0.05)
     timings.mark("read", 1000)
     report = timings.report()["stages"]["read"]
-    assert 0.05 <= report["seconds"] < 0.5
+    assert 0.05 <= report["seconds"] < 5
     assert (report["passes"], report["rows"]) == (1, 1000)
     assert report["rows_per_second"] == pytest.approx(1000 / report["seconds"])
 

@@ -43,6 +43,7 @@ def set_deterministic(seed: int, deterministic: bool | None) -> None:
 
 def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":
     """The configured network with its operations, weights drawn from the configured seed."""
+    keras.utils.clear_session()  # layers without a name count from the start: weights keep their names in any process
     set_deterministic(net_config.seed, net_config.deterministic)
     model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
     return OpsWrapper(model, net_config, dataset_shapes)

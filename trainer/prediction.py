@@ -104,7 +104,7 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
         }
     shapes = predictor.preprocessing.shapes()
     # Labels such as years: the steps of a float32 there are longer than PARITY of their standard deviation.
-    scale = max(shapes.label_std, abs(shapes.label_mean) * np.finfo(np.float32).eps / PARITY)
+    scale = max(shapes.label_std, abs(shapes.label_mean) * float(np.finfo(np.float32).eps) / PARITY)
     worst = {name: float(np.max(np.abs(answer - expected))) / scale for name, answer in answers.items()}
     for name, difference in worst.items():
         if not difference <= PARITY:
