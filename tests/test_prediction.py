@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from networks import deep_v1, rnn_v1
-from tests.commands import SAMPLE, Done, trainer
 from trainer import config as configuration
-from trainer import dataset, packaging, prediction, preprocessing, serving, split
+from trainer import dataset, packaging, prediction, preprocessing, serving
 from trainer.__main__ import learn
 from trainer.config import Configuration, NetConfig
 from trainer.errors import ConfigError, DataError, StorageError, TrainerError
@@ -328,48 +327,3 @@ def test_the_preprocessing_of_another_run_is_refused(good: dict[str, bytes], key
     data = changed_json(good["preprocessing.json"], *keys, value=value)
     with pytest.raises((StorageError, DataError)):
         load_predictor(good | {"preprocessing.json": data})
-
-
-def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(
-    deep_v1_run: tuple[Path, Done], tmp_path: Path
-) -> None:
-    package = deep_v1_run[0] / "out" / "it.zip"
-    members = packaging.read_package(package)
-    config = configuration.from_json(members["config.json"]).config
-    lines = SAMPLE.read_bytes().splitlines(keepends=True)
-    frame = dataset.load(SAMPLE, configuration.column_kinds(config)).frame
-    rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test
-    (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.prediction")
-    assert (done.code, done.err) == (0, "")
-    found = json.loads(done.out)
-    metrics = pd.read_csv(io.BytesIO(members["metrics.csv"]))
-    best = metrics.loc[metrics["validation_loss"].idxmin()]
-    expected = {name.removeprefix("test_"): best[name] for name in metrics.columns if name.startswith("test_")}
-    assert found == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_command_scores_row_by_row_what_the_predictor_scores(
-    deep_v1_run: tuple[Path, Done], tmp_path: Path
-) -> None:
-    package = deep_v1_run[0] / "out" / "it.zip"
-    bare = [json.loads(line) for line in SAMPLE.read_bytes().splitlines()[:100]]
-    rows = [{name: value for name, value in row.items() if name not in ("ctr", "impressions")} for row in bare]
-    (tmp_path / "new.json").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ("predict", f"--package={package}", "--data=new.json", "--out=scores/all.json")
-    done = trainer(tmp_path, *arguments, module="trainer.prediction")
-    assert (done.code, done.out, done.err) == (0, "100 predictions in scores/all.json\n", "")
-    predictor = load_predictor(packaging.read_package(package))
-    frame = dataset.load(SAMPLE, needed_columns(predictor.settings.config, labelled=False)).frame.iloc[:100]
-    scored = [json.loads(line)["prediction"] for line in (tmp_path / "scores" / "all.json").read_bytes().splitlines()]
-    np.testing.assert_allclose(scored, predictor.predict(frame), rtol=1e-6)
-
-
-def test_a_metric_that_the_rows_do_not_determine_is_null(deep_v1_run: tuple[Path, Done], tmp_path: Path) -> None:
-    row = json.loads(SAMPLE.read_bytes().splitlines()[0]) | {"ctr": 0.0}
-    (tmp_path / "one.json").write_text(json.dumps(row))
-    package = deep_v1_run[0] / "out" / "it.zip"
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.prediction")
-    assert done.code == 0, done.err
-    assert orjson.loads(done.out)["auc"] is None
-    assert orjson.loads(done.out)["loss"] > 0

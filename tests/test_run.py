@@ -25,14 +25,25 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
 from tests.commands import ROOT, SAMPLE, Done, trainer
-from tests.conftest import CANARY
 from trainer import config as configuration
+from trainer import dataset, split
 from trainer.packaging import read_package
+from trainer.prediction import load_predictor, needed_columns
 from trainer.preprocessing import Preprocessing
 
 FAB = Path(sys.executable).with_name("fab")
+CANARY = "canary-7f3a9c"
 
 Run = tuple[Path, Done]
+
+
+@pytest.fixture(scope="module")
+def deep_v1_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three epochs on the sample, with secrets in the environment: the folder of the run, and what it said."""
+    folder = tmp_path_factory.mktemp("deep_v1")
+    (folder / "sample.json").symlink_to(SAMPLE)
+    secrets = {"AWS_SECRET_ACCESS_KEY": CANARY, "DATABASE_URL": f"postgres://user:{CANARY}@host/db"}
+    return folder, trainer(folder, "--data=sample.json", "--run=it", "--output=out", NET_EPOCHS="3", **secrets)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +265,45 @@ def test_scoring_refuses_with_one_message_and_leaves_nothing(
     before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
     assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.prediction"), code, words)
     assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
+
+
+def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(deep_v1_run: Run, tmp_path: Path) -> None:
+    package = deep_v1_run[0] / "out" / "it.zip"
+    members = read_package(package)
+    config = configuration.from_json(members["config.json"]).config
+    lines = SAMPLE.read_bytes().splitlines(keepends=True)
+    frame = dataset.load(SAMPLE, configuration.column_kinds(config)).frame
+    rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test
+    (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.prediction")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    metrics = metrics_of(members)
+    best = metrics.loc[metrics["validation_loss"].idxmin()]
+    expected = {name.removeprefix("test_"): best[name] for name in metrics.columns if name.startswith("test_")}
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_command_scores_row_by_row_what_the_predictor_scores(deep_v1_run: Run, tmp_path: Path) -> None:
+    package = deep_v1_run[0] / "out" / "it.zip"
+    make_rows(tmp_path / "new.json", (row | {"ctr": "unknown"} for row in read_rows(SAMPLE)[:100]))
+    arguments = ("predict", f"--package={package}", "--data=new.json", "--out=scores/all.json")
+    done = trainer(tmp_path, *arguments, module="trainer.prediction")
+    assert (done.code, done.out, done.err) == (0, "100 predictions in scores/all.json\n", "")
+    predictor = load_predictor(read_package(package))
+    frame = dataset.load(SAMPLE, needed_columns(predictor.settings.config, labelled=False)).frame.iloc[:100]
+    scored = [row["prediction"] for row in read_rows(tmp_path / "scores" / "all.json")]
+    np.testing.assert_allclose(scored, predictor.predict(frame), rtol=1e-6)
+
+
+def test_a_metric_that_the_rows_do_not_determine_is_null(deep_v1_run: Run, tmp_path: Path) -> None:
+    make_rows(tmp_path / "one.json", [read_rows(SAMPLE)[0] | {"ctr": 0.0}])
+    package = deep_v1_run[0] / "out" / "it.zip"
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.prediction")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["auc"] is None
+    assert found["loss"] > 0
 
 
 def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(rnn_v1_run: Run) -> None:
