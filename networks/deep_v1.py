@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.layers import MeanEmbedding, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.layers import MeanEmbedding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
 from trainer.preprocessing import DatasetShapes
 
 
@@ -29,7 +29,8 @@ def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Mode
     inputs = feature_inputs(dataset_shapes)
     vectors = feature_vectors(inputs, dataset_shapes, net_config.embedding_dim)
     for column, (size, _) in dataset_shapes.text.items():
-        vectors.append(MeanEmbedding(size, net_config.text_embedding_dim, name=f"{column}_embeddings")(inputs[column]))
+        words = MeanEmbedding(size, net_config.text_embedding_dim, name=f"text_{safe_name(column)}_embeddings")
+        vectors.append(words(inputs[column]))
     x = keras.layers.Concatenate(name="features")(vectors)
     x = dense_layers(x, net_config.hidden_units, dropout=net_config.dropout, batch_norm=net_config.batch_norm)
     return keras.Model(inputs, logits(x, dataset_shapes), name="deep_v1")

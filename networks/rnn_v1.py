@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits
+from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
 from trainer.preprocessing import DatasetShapes
 from trainer.recurrent import GRU, LSTM
 
@@ -34,11 +34,12 @@ def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Mode
     inputs = feature_inputs(dataset_shapes)
     vectors = feature_vectors(inputs, dataset_shapes, net_config.embedding_dim)
     for column, (size, _) in dataset_shapes.text.items():
-        words = Embedding(size, net_config.text_embedding_dim, name=f"{column}_embeddings")(inputs[column])
-        reader = CELLS[net_config.cell](net_config.rnn_units, name=f"{column}_{net_config.cell}")
+        name = f"text_{safe_name(column)}"
+        words = Embedding(size, net_config.text_embedding_dim, name=f"{name}_embeddings")(inputs[column])
+        reader = CELLS[net_config.cell](net_config.rnn_units, name=f"{name}_{net_config.cell}")
         if net_config.bidirectional:
-            reader = keras.layers.Bidirectional(reader, name=f"{column}_both_directions")
-        vectors.append(reader(words, mask=NotPadding(name=f"{column}_mask")(inputs[column])))
+            reader = keras.layers.Bidirectional(reader, name=f"{name}_both_directions")
+        vectors.append(reader(words, mask=NotPadding(name=f"{name}_mask")(inputs[column])))
     x = keras.layers.Concatenate(name="features")(vectors)
     x = dense_layers(x, net_config.hidden_units, dropout=net_config.dropout, batch_norm=False)
     return keras.Model(inputs, logits(x, dataset_shapes), name="rnn_v1")

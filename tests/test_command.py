@@ -58,7 +58,9 @@ def test_our_own_bug_ends_with_1_and_shows_where(bug: str) -> None:
     done = command(bug)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
-    assert done.stderr.endswith("This is a bug of the trainer; please report it with the lines above.\n")
+    assert done.stderr.endswith(
+        "This is a bug, of the trainer or of a network's file; please report it with these lines.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_signal_ends_with_75_after_what_has_to_be_undone(number: signal.Signal
     body = f"try:\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\nfinally:\n    print('undone')"
     done = command(body)
     assert (done.returncode, done.stdout) == (75, "undone\n")
-    assert done.stderr == f"error: Stopped by {number.name}.\n"
+    assert done.stderr == f"error: Stopped by {number.name}; no package was written. Start it again.\n"
 
 
 def test_a_reader_that_goes_away_ends_a_command_as_it_ends_others() -> None:

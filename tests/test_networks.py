@@ -170,3 +170,27 @@ def test_deep_v1_is_blind_to_the_order_of_words() -> None:
     full = rows | {"title": np.maximum(rows["title"], 3)}
     turned = full | {"title": full["title"][:, ::-1].copy()}
     np.testing.assert_allclose(ops.predict(ops.table(full)), ops.predict(ops.table(turned)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_any_column_name_will_do(name: str) -> None:
+    columns = ["categories", "features", "logits", "dense_1", "category", "a/b", "a b", "título", "title_input", "1"]
+    shapes = dataclasses.replace(
+        SHAPES,
+        categorical=dict.fromkeys([*columns, "category_rows"], 5),
+        multi_categorical={f"list {column}": (9, 4) for column in columns} | {"category_embeddings": (9, 4)},
+        text={f"text {column}": (20, 6) for column in columns} | {"text": (20, 6), "text_embeddings": (20, 6)},
+        numeric=tuple(f"number {column}" for column in columns),
+    )
+    assert np.isfinite(built(name, shapes).model.count_params())
+
+
+def test_regularised_layers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def largest_weight() -> float:
+        ops = trained(built("deep_v1"), epochs=3)
+        return float(np.abs(ops.model.get_layer("dense_1").get_weights()[0]).max())
+
+    free = largest_weight()
+    dense = keras.layers.Dense
+    monkeypatch.setattr(keras.layers, "Dense", lambda *a, **k: dense(*a, **k, kernel_regularizer="l2"))
+    assert largest_weight() < 0.7 * free

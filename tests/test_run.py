@@ -477,7 +477,7 @@ def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> 
     assert any(line.startswith("epoch") for line in process.stdout)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
-    assert (process.returncode, errors) == (75, "error: Stopped by SIGTERM.\n")
+    assert (process.returncode, errors) == (75, "error: Stopped by SIGTERM; no package was written. Start it again.\n")
     assert not [path for path in checkout.rglob("*") if "stopped.zip" in path.name or path.suffix == ".part"]
     assert (checkout / "runs" / "stopped" / "metrics.csv").read_text().startswith("epoch,")
 

@@ -1,6 +1,7 @@
 """What a run leaves behind, written to its folder: each file of the package but the manifest."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,10 @@ def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Pat
     write_report(folder / "report.html", describe_run(folder, trained, figures, where))
     names = [*facts, "weights.npz", "metrics.csv", *(path.name for path in figures.values()), "report.html"]
     members = {name: folder / name for name in names}
-    return members | packaging.files_below(folder / "saved_model") | packaging.files_below(folder / "tensorboard")
+    logs = packaging.files_below(folder / "tensorboard")
+    # TensorFlow puts the name of the machine into the names of event files; it stays here.
+    members |= {re.sub(r"(tfevents\.\d+)\..*", r"\1", name): path for name, path in logs.items()}
+    return members | packaging.files_below(folder / "saved_model")
 
 
 def describe_datasets(trained: Trained) -> dict[str, Any]:

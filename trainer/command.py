@@ -56,7 +56,10 @@ def run_command(main: Callable[[], None]) -> None:
 def crash() -> None:
     """Our own bug: the whole traceback."""
     traceback.print_exc()
-    end("This is a bug of the trainer; please report it with the lines above.", TrainerError.exit_code)
+    end(
+        "This is a bug, of the trainer or of a network's file; please report it with these lines.",
+        TrainerError.exit_code,
+    )
 
 
 def end(message: str, code: int) -> None:

@@ -4,6 +4,7 @@ A whole run of steps is one `tf.function` over tensors that stay in memory: shuf
 backward and update never return to Python. That is many times faster than feeding batches from outside.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,7 +46,11 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     """The configured network with its operations, weights drawn from the configured seed."""
     keras.utils.clear_session()  # layers without a name count from the start: weights keep their names in any process
     set_deterministic(net_config.seed, net_config.deterministic)
-    model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
+    with (
+        warnings.catch_warnings()
+    ):  # inputs are found by column; their own names only have to differ from other layers'
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
     return OpsWrapper(model, net_config, dataset_shapes)
 
 
@@ -133,6 +138,7 @@ class OpsWrapper(tf.Module):
         with tf.GradientTape() as tape:
             logits = self.model(self.features(batch.ids, batch.numbers), training=True)
             loss = tf.reduce_mean(batch.weights * objectives.row_loss(config.objective, logits, batch.labels))
+            loss += sum(self.model.losses)  # of regularised layers
         gradients = tape.gradient(loss, self.optimizer.variables_)
         rate = self.learning_rate(steps_in_all)
         self.optimizer.apply([sum_duplicates(g) for g in gradients], rate, config.clip_norm)

@@ -3,6 +3,8 @@
 Ids are those of preprocessing: 0 is padding and stands for no value in any mean or recurrence.
 """
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,13 +148,20 @@ class NotPadding(keras.layers.Layer):
         return keras.KerasTensor(ids.shape, dtype="bool")
 
 
+def safe_name(column: str) -> str:
+    """A column's name as a part of a layer's name, without what Keras and TensorFlow do not take there."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", column)
+    return safe if safe == column else f"{safe}_{zlib.crc32(column.encode()):08x}"
+
+
 def feature_inputs(shapes: DatasetShapes) -> dict[str, Tensor]:
     """The inputs of a network, by feature column: int32 [batch] or [batch, n] of ids, float32 [batch, 2] of numbers."""
     widths: dict[str, Shape] = dict.fromkeys(shapes.categorical, ())
     widths |= {column: (values,) for column, (_, values) in shapes.multi_categorical.items()}
     widths |= {column: (tokens,) for column, (_, tokens) in shapes.text.items()}
-    inputs = {column: keras.Input(width, dtype="int32", name=column) for column, width in widths.items()}
-    return inputs | {column: keras.Input((2,), dtype="float32", name=column) for column in shapes.numeric}
+    kinds = {column: (width, "int32") for column, width in widths.items()}
+    kinds |= dict.fromkeys(shapes.numeric, ((2,), "float32"))
+    return {c: keras.Input(width, dtype=dtype, name=f"{safe_name(c)}_input") for c, (width, dtype) in kinds.items()}
 
 
 def feature_vectors(inputs: Mapping[str, Tensor], shapes: DatasetShapes, width: int) -> list[Tensor]:
@@ -164,7 +173,7 @@ def feature_vectors(inputs: Mapping[str, Tensor], shapes: DatasetShapes, width: 
         embedded = Embedding(sum(sizes), width, name="category_embeddings")(rows)
         vectors.append(keras.layers.Reshape((len(sizes) * width,), name="categories")(embedded))
     for column, (size, _) in shapes.multi_categorical.items():
-        vectors.append(MeanEmbedding(size, width, name=f"{column}_embeddings")(inputs[column]))
+        vectors.append(MeanEmbedding(size, width, name=f"list_{safe_name(column)}_embeddings")(inputs[column]))
     return vectors + [inputs[column] for column in shapes.numeric]
 
 
@@ -195,7 +204,7 @@ def embeddings_by_column(model: keras.Model, shapes: DatasetShapes) -> dict[str,
         together = ops.convert_to_numpy(tables["category_embeddings"])
         borders = np.cumsum(list(shapes.categorical.values()))[:-1]
         found |= dict(zip(shapes.categorical, np.split(together, borders), strict=True))
-    for column in (*shapes.multi_categorical, *shapes.text):
-        if f"{column}_embeddings" in tables:
-            found[column] = ops.convert_to_numpy(tables[f"{column}_embeddings"])
+    names = {column: f"list_{safe_name(column)}_embeddings" for column in shapes.multi_categorical}
+    names |= {column: f"text_{safe_name(column)}_embeddings" for column in shapes.text}
+    found |= {column: ops.convert_to_numpy(tables[name]) for column, name in names.items() if name in tables}
     return found

@@ -92,7 +92,7 @@ def interruptible() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: object) -> None:
-        raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
+        raise Interrupted(f"Stopped by {signal.Signals(number).name}; no package was written. Start it again.")
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

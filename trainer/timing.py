@@ -3,7 +3,6 @@
 Only pyformance's registry is used: its reporter threads lose what was counted last.
 """
 
-import json
 import resource
 import sys
 import warnings
@@ -43,9 +42,6 @@ class Timings:
                     rows = int(found[f"{name} rows"]["count"])
                     stages[name] |= {"rows": rows, "rows_per_second": rows / max(values["sum"], 1e-9)}
         return {"stages": stages, "peak_memory_bytes": peak_memory()}
-
-    def to_json(self) -> bytes:
-        return json.dumps(self.report(), indent=2).encode()
 
 
 def peak_memory() -> int:
