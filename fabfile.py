@@ -10,11 +10,10 @@ from fabric import task
 from invoke.exceptions import Exit
 
 ROOT = Path(__file__).parent
-HERE = Path(os.environ.get("PWD", ROOT))  # where the user stands; fab itself moves to this file's folder
 PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip"
 
 
-def call(*command: str | Path, cwd: Path = HERE) -> None:
+def call(*command: str | Path, cwd: Path | None = None) -> None:
     """Run a command to its end with this terminal, pass signals on to it, and leave with its exit code if it fails."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}  # so that paths stay relative to where the user stands
     child = subprocess.Popen(list(command), cwd=cwd, env=env, process_group=0)

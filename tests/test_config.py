@@ -681,6 +681,7 @@ def variants_of(draw: st.DrawFn) -> dict[str, Any]:
         f"{role}_columns": next(parts) for role in ("categorical", "multi_categorical", "numeric", "log_numeric")
     }
     settings |= {"stopping_metric": draw(st.sampled_from(sorted(STOPPING_METRICS[settings["objective"]])))}
+    settings["test_fraction"] = min(settings["test_fraction"], 0.9)
     settings["validation_fraction"] = (
         min(settings["validation_fraction"], (1 - settings["test_fraction"]) / 2) or 5e-324
     )
