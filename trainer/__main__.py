@@ -107,11 +107,11 @@ def check_free(folder: Path, package: Path) -> None:
 def read(config: NetConfig, path: str) -> dataset.Dataset:
     """A dataset's columns that have a role."""
     found = dataset.load(path, configuration.column_kinds(config), max_bad_rows=config.max_bad_rows)
+    files = "1 file" if len(found.shards) == 1 else f"{len(found.shards)} files"
     bad = f", {found.bad_rows:,} bad rows left out" if found.bad_rows else ""
-    say(
-        "data",
-        f"{path}: {found.rows:,} rows in {len(found.shards)} {'file' if len(found.shards) == 1 else 'files'}{bad}",
-    )
+    say("data", f"{path}: {found.rows:,} rows in {files}{bad}")
+    if config.key_columns and (shared := dataset.duplicate_keys(found.frame, config.key_columns)):
+        say("warning", f"{shared:,} rows of {path} share their key with another ({', '.join(config.key_columns)}).")
     return found
 
 

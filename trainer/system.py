@@ -79,11 +79,6 @@ def check_writable(folder: Path) -> None:
         raise storage_error("writing to", folder, error) from error
 
 
-def free_bytes(path: Path) -> int:
-    """Free bytes on the disk that `path` is, or will be, on."""
-    return shutil.disk_usage(existing_parent(path)).free
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """SIGTERM and SIGINT raise `Interrupted` inside the block, also for a process that is PID 1 of a container."""
