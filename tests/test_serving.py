@@ -8,32 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from tests.test_preprocessing import FEATURES, LISTS, typed
 from trainer.preprocessing import Preprocessing, apply, learn
 from trainer.serving import export_saved_model, input_names, raw_features
 from trainer.text import TextRules, tokenize
 from trainer.vocabulary import MISSING, VocabularyRules
-
-LISTS = pd.ArrowDtype(pa.list_(pa.string()))
-DTYPES = {"item": "category", "tags": LISTS, "title": "str", "class": "category"}
-FEATURES = {
-    "item": "categorical",
-    "tags": "multi_categorical",
-    "title": "text",
-    "age": "numeric",
-    "views": "log_numeric",
-}
-
-
-def typed(columns: dict[str, list[Any]]) -> pd.DataFrame:
-    """A frame as the loader makes it."""
-    return pd.DataFrame(
-        {name: pd.Series(values, dtype=DTYPES.get(name, "float64")) for name, values in columns.items()}
-    )
-
 
 TRAIN = typed(
     {

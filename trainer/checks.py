@@ -39,10 +39,11 @@ def before_training(
         if groups["also_elsewhere"] and side != "train"
     ]
     asked = {"validation": config.validation_fraction, "test": config.test_fraction}
-    for side in asked.keys() - given.keys():
+    for side in [side for side in asked if side not in given]:
         share = rows.get(side, 0) / sum(count for name, count in rows.items() if name not in given or name == "train")
         if not FAR_OFF * asked[side] <= share <= asked[side] / FAR_OFF:
-            found.append(f"{side} has {share:.1%} of the rows, not {asked[side]:.0%}: groups or times differ in size.")
+            why = "they are few, or groups or times differ in size"
+            found.append(f"{side} has {share:.1%} of the rows, not {asked[side]:.0%}: {why}.")
     return found
 
 

@@ -46,9 +46,8 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     """The configured network with its operations, weights drawn from the configured seed."""
     keras.utils.clear_session()  # layers without a name count from the start: weights keep their names in any process
     set_deterministic(net_config.seed, net_config.deterministic)
-    with (
-        warnings.catch_warnings()
-    ):  # inputs are found by column; their own names only have to differ from other layers'
+    with warnings.catch_warnings():
+        # Inputs are found by column; their own names only have to differ from those of other layers.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
     return OpsWrapper(model, net_config, dataset_shapes)

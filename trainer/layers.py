@@ -123,7 +123,7 @@ class ColumnOffsets(keras.layers.Layer):
 class Dropout(keras.layers.Dropout):
     """`keras.layers.Dropout` with a byte of randomness per value: the rate is a multiple of 1/256, the nearest one.
 
-    Under TensorFlow that makes a training step of a small network a fifth faster than a random float per value does.
+    So it is under TensorFlow, where a random float per value is a good part of a small network's training step.
     """
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:

@@ -79,7 +79,7 @@ class Optimizer(tf.Module):
             step = g / (tf.sqrt(total) + EPSILON)
         else:
             step = g
-        scatter(variable, rows, tf.gather(variable, rows) - rate * step)  # ResourceScatterSub takes twice the time
+        scatter(variable, rows, tf.gather(variable, rows) - rate * step)  # ResourceScatterSub takes longer
 
 
 def scatter(variable: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
