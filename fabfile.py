@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent
 PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip"
 
 
-def call(*command: str | Path, cwd: Path | None = None) -> None:
+def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
     """Run a command to its end with this terminal, pass signals on to it, and leave with its exit code if it fails."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}  # so that paths stay relative to where the user stands
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # so that paths stay relative to where the user stands
     child = subprocess.Popen(list(command), cwd=cwd, env=env, process_group=0)
     before = {
         number: signal.signal(number, lambda received, _: child.send_signal(received))
@@ -41,17 +41,19 @@ def python(*arguments: str | Path, **options: str | None) -> None:
         "test-data": "separate rows to test on",
         "validation-data": "separate rows to choose by",
         "output": "folder that the package goes to",
-        "run": "name of the run; default: variant and time",
+        "run": "name of the run, which goes on where it was stopped; default: variant and time",
+        "restart": "begin that run anew",
     }
 )
-def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None):
+def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None, restart=False):
     """Train a variant and package it: fab train --variant=rnn_v1.
 
     Without options it trains deep_v1 on the sample. NET_LEARNING_RATE=0.01 fab train overrides one setting for one run;
     fab config --variant=NAME shows all of them.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
-    python("-m", "trainer", variant=variant, output=output, run=run, **paths)
+    anew = ["--restart"] if restart else []
+    python("-m", "trainer", *anew, variant=variant, output=output, run=run, **paths)
 
 
 @task(help={"package": "zip of a run", "data": PATH_HELP, "out": "file to write, one JSON line per row"})
@@ -96,6 +98,13 @@ def test(c, only=None):
     call(sys.executable, "-m", "pytest", *(["-k", only] if only else []), cwd=ROOT)
 
 
+@task(help={"only": "pytest's -k: tests whose names match"})
+def test_faults(c, only=None):
+    """Run the tests of what survives in their long form: hundreds of kills, every fail-point, a million inputs."""
+    selected = ["-k", only] if only else []
+    call(sys.executable, "-m", "pytest", "-p", "tests.scale", *selected, cwd=ROOT, FLATFAB_LONG="1")
+
+
 @task
 def lint(c):
     """Check style and types."""
@@ -103,11 +112,19 @@ def lint(c):
         call(sys.executable, "-m", *tool, cwd=ROOT)
 
 
-@task(help={"rows": "generated rows to measure on"})
-def bench(c, rows=200_000):
-    """Measure speed against Keras fit, quality against the truth."""
-    python("-m", "tests.benchmarks.speed", rows=str(rows))
-    python("-m", "tests.benchmarks.quality", rows=str(rows))
+@task(
+    help={
+        "rows": "generated rows to measure on",
+        "sizes": "rows of whole runs, such as 200000,5000000; default: up to --rows",
+        "limited-rows": "encoded rows to train on under a memory limit, such as 30000000; default: not measured",
+        "folder": "keeps the generated files for the next time",
+        "markdown": "print Markdown, as in BENCHMARKS.md",
+    }
+)
+def bench(c, rows=200_000, sizes=None, limited_rows=None, folder=None, markdown=False):
+    """Measure speed, memory and quality beside those of what one would use instead."""
+    form = ["--markdown"] if markdown else []
+    python("-m", "tests.benchmarks", *form, rows=str(rows), sizes=sizes, limited_rows=limited_rows, folder=folder)
 
 
 @task(pre=[lint, test])

@@ -73,7 +73,7 @@ def test_our_own_bug_ends_with_1_and_shows_where(bug: str) -> None:
         ("class ResourceExhaustedError(Exception): pass\nraise ResourceExhaustedError('OOM')", "Lower batch_size"),
         (
             "class ResourceExhaustedError(Exception): pass\nraise ResourceExhaustedError('x; No space left on device')",
-            "No space left on the disk",
+            "No space left while writing x: ",
         ),
     ],
 )

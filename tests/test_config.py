@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import networks
+from tests.scale import MEMORY, many
 from trainer import config, show, strict_json
 from trainer.config import STOPPING_METRICS, Configuration, column_kinds, config_hash, feature_roles, load_config
 from trainer.errors import ConfigError
@@ -909,6 +911,41 @@ def test_any_bytes_are_a_configuration_or_refused(folder: Path, data: bytes) -> 
 def test_any_text_in_the_environment_is_a_value_or_refused(folder: Path, name: str, text: str) -> None:
     with contextlib.suppress(ConfigError):
         load_any(folder, {}, **{config.variable(name): text})
+
+
+@pytest.mark.parametrize("part", range(many(1, 8)))
+def test_whatever_changes_in_a_variant_or_a_variable_it_is_a_value_or_refused(
+    part: int, record_property: Callable[[str, int], None]
+) -> None:
+    """Starting from what is valid: every setting of a network."""
+    chance, refusals, inputs = random.Random(part), set[str](), many(400, 50_000)
+    settings = json.loads(json.dumps(asdict(load_config("deep_v1", environ={}).config)))
+    letters = '"{}[]:,\\\n 0123456789-+.eE_truefalsnNaIity\x00\u2028\u0660'
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        path = Path(folder) / "variants.json"
+        for _ in range(inputs):
+            names = chance.sample(list(settings), chance.randint(1, 4))
+            texts = {name: changed_text(json.dumps(settings[name]), letters, chance) for name in names}
+            by_file = chance.random() < 0.7
+            inside = ",".join(f'"{name}":{text}' for name, text in texts.items()) if by_file else ""
+            path.write_text(f'{{"small":{{{inside}}}}}', encoding="utf-8", errors="surrogatepass")
+            environ = {} if by_file else {config.variable(name): text for name, text in texts.items()}
+            try:
+                load_config("small", path=path, environ=environ)
+            except ConfigError as error:
+                refusals.add(str(error))
+    assert 100 < len(refusals) < inputs
+    assert not [text for text in refusals if not text.isprintable() or len(text) > 1500]
+    record_property("variants and variables with changed text, read or refused", inputs)
+
+
+def changed_text(text: str, letters: str, chance: random.Random) -> str:
+    """Some characters replaced, removed or put in between, at up to three places."""
+    for _ in range(chance.randint(0, 3)):
+        at = chance.randrange(len(text) + 1)
+        new = "".join(chance.choices(letters, k=chance.randint(0, 2)))
+        text = text[:at] + new + text[at + chance.choice([0, 1, 1, 5]) :]
+    return text
 
 
 # What is shipped and shown

@@ -206,8 +206,8 @@ def test_the_constant_prediction_is_measured_like_the_model() -> None:
 def test_evenly_spaced_rows_are_rows_of_the_table_in_their_order() -> None:
     ops = built("deep_v1")
     table = ops.table(examples())
-    assert ops.evenly_spaced(table, ROWS) is table
-    some = ops.evenly_spaced(table, 100)
+    assert table.evenly_spaced(ROWS) is table
+    some = table.evenly_spaced(100)
     assert some.rows == 100
     chosen = np.linspace(0, ROWS - 1, 100).astype(int)
     assert len(set(chosen)) == 100

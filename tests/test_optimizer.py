@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.optimizer import Optimizer, learning_rate_at, sum_duplicates
+from trainer.optimizer import (
+    SMALL_TABLE,
+    DistinctRows,
+    Optimizer,
+    learning_rate_at,
+    pairs,
+    sparse_product,
+    sum_duplicates,
+)
 
 KERAS = {
     "adam": lambda: keras.optimizers.Adam(0.01, epsilon=1e-7),
@@ -55,14 +63,40 @@ def test_untouched_rows_and_their_slots_keep_their_bits(rule: str) -> None:
         assert not np.array_equal(variable.numpy()[[5, 1]], old[[5, 1]])
 
 
-def test_repeated_rows_of_a_gradient_add_up() -> None:
-    rows = np.array([3, 1, 3, 3, 0], np.int32)
-    values = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
-    expected = np.zeros((4, 2), np.float32)
+@pytest.mark.parametrize("ids", [[3, 1, 3, 3, 0], []])
+@pytest.mark.parametrize("width", [(), (2,), (16,), (37,), (300,), (2, 3)], ids=str)
+@pytest.mark.parametrize("size", [4, SMALL_TABLE, SMALL_TABLE + 1])
+def test_repeated_rows_of_a_gradient_add_up(size: int, width: tuple[int, ...], ids: list[int]) -> None:
+    rows = np.array(ids, np.int32)
+    values = np.random.default_rng(0).normal(size=(len(rows), *width)).astype(np.float32)
+    expected = np.zeros((size, *width), np.float32)
     np.add.at(expected, rows, values)
-    summed = sum_duplicates(tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([4, 2])))
-    assert sorted(summed.indices.numpy()) == [0, 1, 3]
+    summed = sum_duplicates(tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([size, *width])))
     np.testing.assert_allclose(tf.convert_to_tensor(summed).numpy(), expected, rtol=1e-6)
+    assert isinstance(summed, DistinctRows) == (size > SMALL_TABLE)
+    if size > SMALL_TABLE:
+        assert sorted(summed.indices.numpy()) == sorted(set(ids))
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 40, 256, 257])
+def test_a_sparse_product_is_that_of_the_dense_matrices(width: int) -> None:
+    random = np.random.default_rng(0)
+    rows, columns = random.integers(5, size=20).astype(np.int32), random.integers(9, size=20).astype(np.int32)
+    weights = random.normal(size=20).astype(np.float32)
+    dense = np.zeros((5, 9), np.float32)
+    np.add.at(dense, (rows, columns), weights)
+    entries = pairs(tf.constant(rows), tf.constant(columns))
+    for factor, transpose in ((dense, False), (dense.T, True)):
+        other = random.normal(size=(factor.shape[1], width)).astype(np.float32)
+        product = sparse_product(entries, tf.constant(weights), [5, 9], tf.constant(other), transpose=transpose)
+        np.testing.assert_allclose(product, factor @ other, atol=1e-5)
+
+
+def test_pairs_hold_every_number() -> None:
+    numbers = np.array([0, 1, -1, 2**23, 2**31 - 1, -(2**31), 0x7F800001, 0x7FC00000], np.int32)  # some are NaN
+    np.testing.assert_array_equal(
+        pairs(tf.constant(numbers), tf.constant(numbers[::-1].copy())), np.stack([numbers, numbers[::-1]], 1)
+    )
 
 
 def test_gradients_above_the_norm_are_scaled_down_together() -> None:

@@ -15,11 +15,11 @@ import pytest
 from networks import deep_v1, rnn_v1
 from trainer import config as configuration
 from trainer import dataset, packaging, prediction, preprocessing, serving
-from trainer.__main__ import learn
 from trainer.config import Configuration, NetConfig
 from trainer.errors import ConfigError, DataError, StorageError, TrainerError
 from trainer.graph import build_model_graph
 from trainer.prediction import get_weights, load_predictor, needed_columns, prediction_rows
+from trainer.preparation import learn
 
 TITLES = ["Red fox runs", "The red hen", "Blue whale, sings!", "red blue green", "Night owl's song"]
 LABELS: dict[str, list[Any]] = {

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from trainer import __main__ as program
-from trainer import dataset, prediction
+from trainer import dataset, prediction, preparation
+from trainer.__main__ import run
 from trainer.config import column_kinds, load_config
 from trainer.packaging import read_package
 
@@ -42,7 +42,7 @@ def paths_of(variant: str) -> dict[str, str]:
 def trained(variant: str, folder: Path, data: dict[str, str], **environment: str) -> Path:
     """The package of a run."""
     settings = load_config(variant, path=VARIANTS, environ=environment)
-    return program.run(settings, data=data, output=folder, folder=folder / "runs" / "it")
+    return run(settings, data=data, output=folder, folder=folder / "runs" / "it")
 
 
 def metrics_of(package: Path) -> pd.Series:
@@ -75,7 +75,8 @@ def split_run(folder: Path, **environment: str) -> dict[str, pd.DataFrame]:
     variant, data = "chicago_taxi_deep_v1", {"train": paths_of("chicago_taxi_deep_v1")["train"]}
     package = trained(variant, folder, data, NET_EPOCHS="1", **environment)
     config = load_config(variant, path=VARIANTS, environ=environment).config
-    sides = program.split_sides(config, {"train": program.read(config, data["train"]).frame})
+    cut = preparation.split_sides(config, {"train": preparation.read(config, data["train"]).frame})
+    sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     split = json.loads(read_package(package)["dataset.json"])["split"]
     assert split["rows"] == {side: len(frame) for side, frame in sides.items()}
     assert np.isfinite(metrics_of(package)["test_log_loss"])

@@ -132,7 +132,7 @@ def test_sides_are_the_same_for_ever() -> None:
         ]
     )
     frame["day"] = pd.to_datetime(["2024-02-29", None, "0001-01-01"], utc=True)
-    hashes = split_module._row_hashes(frame, ())
+    hashes = split_module.row_hashes(frame, ())
     assert [int(number) for number in hashes] == [11742507869380298322, 1240412208912009455, 15937660766644313623]
 
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from trainer import config as configuration
 from trainer import packaging, plots, reporting, serving
 from trainer.config import Configuration
-from trainer.dataset import Dataset
-from trainer.graph import OpsWrapper, Table
+from trainer.graph import OpsWrapper
 from trainer.layers import embeddings_by_column
 from trainer.prediction import get_weights
 from trainer.preprocessing import Preprocessing
@@ -18,8 +17,9 @@ from trainer.provenance import environment
 from trainer.report_page import Report, write_report
 from trainer.show import config_rows
 from trainer.system import write_atomic
+from trainer.tables import Rows
 from trainer.timing import Timings
-from trainer.training import History
+from trainer.training import MAX_TRAIN_METRIC_ROWS, History
 
 RESERVED = ("(padding)", "(missing)", "(out of vocabulary)")  # the values of ids 0, 1 and 2, for people
 
@@ -29,11 +29,11 @@ class Trained(NamedTuple):
 
     settings: Configuration
     data: Mapping[str, str]  # side -> path that was given
-    sets: Mapping[str, Dataset]
+    sets: Mapping[str, dict[str, Any]]  # see `preparation.Prepared`
     split: dict[str, Any]  # see `split.describe_split`
     learnt: Preprocessing
     ops: OpsWrapper
-    tables: Mapping[str, Table]
+    tables: Mapping[str, Rows]
     history: History
     constant: dict[str, float]  # metrics of the best constant prediction on the last side
     timings: Timings
@@ -70,16 +70,7 @@ def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Pat
 def describe_datasets(trained: Trained) -> dict[str, Any]:
     """The content of dataset.json: where the rows came from, their fingerprints, and how they were split."""
     return {
-        "sets": {
-            side: {
-                "path": trained.data[side],
-                "rows": found.rows,
-                "bad_rows": found.bad_rows,
-                "fingerprint": found.fingerprint,
-                "shards": [shard._asdict() for shard in found.shards],
-            }
-            for side, found in trained.sets.items()
-        },
+        "sets": trained.sets,
         "columns": configuration.column_kinds(trained.settings.config),
         "split": trained.split,
     }
@@ -109,8 +100,8 @@ def write_plots(folder: Path, trained: Trained) -> dict[str, Path]:
     plots.plot_metrics(folder / "metrics.png", trained.history.rows, trained.history.best_epoch)
     if trained.settings.config.objective == "binary":
         curves, distribution, side = {}, {}, ""
-        for side, table in trained.tables.items():  # the last side is the one that decided nothing
-            trained.ops.evaluate(table)
+        for side, rows in trained.tables.items():  # the last side is the one that decided nothing
+            trained.ops.evaluate(rows.evenly_spaced(MAX_TRAIN_METRIC_ROWS) if side == "train" else rows)
             curves[side], distribution = trained.ops.metrics.curve(), trained.ops.metrics.distribution()
         figures |= {"Calibration": folder / "calibration.png", "Predictions": folder / "predictions.png"}
         plots.plot_calibration(figures["Calibration"], curves)
@@ -126,7 +117,7 @@ def describe_run(folder: Path, trained: Trained, figures: dict[str, Path], where
         "Network": f"{settings.config.network}, {trained.ops.model.count_params():,} weights",
         "Objective": f"{settings.config.objective}: {settings.config.label_column}",
         "Data": ", ".join(trained.data.values()),
-        "Rows": sum(found.rows for found in trained.sets.values()),
+        "Rows": sum(found["rows"] for found in trained.sets.values()),
         "Features": ", ".join(learnt.features),
         "Commit": f"{(where['commit'] or 'none')[:12]}{' and changes' if where['uncommitted_changes'] else ''}",
     }

@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.config import NetConfig
-from trainer.preprocessing import Examples, Preprocessing, warnings_of
+from trainer.examples import Packed, warnings_of
+from trainer.preprocessing import Preprocessing
 
 FAR_OFF = 0.5  # a side with less than half, or more than twice, the share that is asked for
 
 
 def before_training(
-    config: NetConfig, facts: Mapping[str, Any], learnt: Preprocessing, train: Examples, given: Mapping[str, Any]
+    config: NetConfig, facts: Mapping[str, Any], learnt: Preprocessing, train: Packed, given: Mapping[str, Any]
 ) -> list[str]:
     """What the rows and their split make doubtful.
 
     facts: see `split.describe_split`; given: the sides that have a dataset of their own, and "train".
     """
     rows = facts["rows"]
-    found = warnings_of(train)
+    found = warnings_of(train, learnt.shapes())
     found += [
         f"Column {column!r}: no value occurs min_count = {config.min_count} times in training; it teaches nothing."
         for column, values in learnt.vocabularies.items()

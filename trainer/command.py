@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -11,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.errors import ResourceError, TrainerError
-from trainer.system import interruptible
+from trainer.system import interruptible, storage_error
+
+# How TensorFlow tells of a full disk: its operation, if one failed, then the file that it could not write.
+NO_SPACE = re.compile(rf"^(?:\{{\{{.*\}}\}} )?(.+); {re.escape(os.strerror(errno.ENOSPC))}", re.MULTILINE)
 
 
 def import_tensorflow_quietly() -> None:
@@ -27,6 +31,11 @@ def import_tensorflow_quietly() -> None:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def say(what: str, text: str) -> None:
+    """One line for people about a stage."""
+    print(f"{what:<8} {text}", flush=True)
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -47,8 +56,9 @@ def run_command(main: Callable[[], None]) -> None:
         end(f"error: No space left on the disk of {error.filename or 'the output'}.", ResourceError.exit_code)
     except Exception as error:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
-            if os.strerror(errno.ENOSPC) in str(error):
-                end("error: No space left on the disk of the run. Free some and start again.", ResourceError.exit_code)
+            if full := NO_SPACE.search(str(error)):
+                path, space = Path(full[1]), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                end(f"error: {storage_error('writing', path, space)}", ResourceError.exit_code)
             end("error: The device is out of memory. Lower batch_size.", ResourceError.exit_code)
         crash()
 

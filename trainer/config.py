@@ -82,6 +82,9 @@ class NetConfig:
     group_columns: tuple[str, ...] = setting((), "split=group: rows that share a value of any of these stay together")
     split_seed: int = setting(0, "another number, another random split", low=0, high=2**31 - 1)
     max_bad_rows: int = setting(0, "unreadable rows to skip and report before the run is refused", low=0, high=10**9)
+    subsample: float = setting(
+        1.0, "share of the rows to use, drawn by their hash before the split: the same at every run", above=0, high=1
+    )
 
     # Preprocessing, learnt from training rows only.
     min_count: int = setting(
@@ -97,11 +100,22 @@ class NetConfig:
     lowercase: bool = setting(True, "lower-case tokens")
     max_tokens: int = setting(16, "tokens kept per text", low=1, high=10_000)
 
+    # Memory and disk.
+    rows_in_memory: int | None = setting(
+        None, "rows of a side in memory at a time, the others in the cache, read in shuffled blocks; null: all",
+        low=1, high=10**9,
+    )  # fmt: skip
+    cache_gb: float = setting(
+        20.0, "encoded rows kept in cache/ for the next run on the same data, at most; 0: none", low=0, high=10**6
+    )
+
     # Training.
     batch_size: int = setting(256, "rows per step", low=1, high=2**20)
     epochs: int = setting(20, "passes over the training rows, at most", low=1, high=100_000)
     optimizer: str = setting(
-        "adam", "update rule; rows of an embedding are updated only where touched", choices=("adam", "adagrad", "sgd")
+        "adam",
+        "update rule; of a table of more than 4096 rows only those that a batch touches are updated",
+        choices=("adam", "adagrad", "sgd"),
     )
     learning_rate: float = setting(0.002, "step size after warm-up", above=0, high=100)
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0, high=10**9)
@@ -110,6 +124,9 @@ class NetConfig:
     )
     clip_norm: float | None = setting(
         None, "gradients are scaled down to this global norm; null: never", above=0, high=10**9
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "between checkpoints within an epoch; 0: after every half second", low=0, high=10**6
     )
     stopping_metric: str = setting("loss", "validation metric that picks the best epoch")
     patience: int | None = setting(

@@ -6,7 +6,7 @@ backward and update never return to Python. That is many times faster than feedi
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,24 +15,13 @@ import tensorflow as tf
 import networks
 from trainer import objectives
 from trainer.config import NetConfig
+from trainer.examples import pack
 from trainer.metrics import Metrics
 from trainer.optimizer import Optimizer, learning_rate_at, sum_duplicates
-from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes
+from trainer.preprocessing import DatasetShapes, Examples
+from trainer.tables import Rows, Table, shuffled, to_table, weight_scale
 
 EVALUATION_BATCH = 8192  # rows; larger ones gain nothing on a CPU
-
-
-class Table(NamedTuple):
-    """Examples as four tensors, so that a batch is four gathers however many features there are."""
-
-    ids: tf.Tensor  # int32 [rows, all id columns]
-    numbers: tf.Tensor  # float32 [rows, 2 * numeric columns]
-    labels: tf.Tensor  # as in Examples
-    weights: tf.Tensor  # float32 [rows], their mean is 1
-
-    @property
-    def rows(self) -> int:
-        return int(self.weights.shape[0])
 
 
 def set_deterministic(seed: int, deterministic: bool | None) -> None:
@@ -78,59 +67,49 @@ class OpsWrapper(tf.Module):
     def _table_spec(self) -> Table:
         multilabel, multiclass = self.config.objective == "multilabel", self.config.objective == "multiclass"
         return Table(
-            tf.TensorSpec([None, sum(self._id_widths().values())], tf.int32),
+            tf.TensorSpec([None, sum(self.shapes.id_widths.values())], tf.int32),
             tf.TensorSpec([None, 2 * len(self.shapes.numeric)], tf.float32),
             tf.TensorSpec([None, None] if multilabel else [None], tf.int32 if multilabel or multiclass else tf.float32),
             tf.TensorSpec([None], tf.float32),
         )
 
-    def table(self, examples: Mapping[str, np.ndarray]) -> Table:
-        """Examples -> tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
-        rows = len(next(iter(examples.values())))
-        ids = [examples[column].reshape(rows, -1) for column in self._id_widths()]
-        numbers = [examples[column] for column in self.shapes.numeric]
-        weights = examples.get(WEIGHT, np.ones(rows, np.float32))
-        return Table(
-            tf.constant(np.concatenate(ids, axis=1) if ids else np.zeros((rows, 0), np.int32)),
-            tf.constant(np.concatenate(numbers, axis=1) if numbers else np.zeros((rows, 0), np.float32)),
-            tf.constant(examples.get(LABEL, np.zeros(rows, np.float32))),
-            tf.constant(weights / max(weights.mean(dtype=np.float64), 1e-30), dtype=tf.float32),
-        )
+    def table(self, examples: Examples) -> Table:
+        """Examples as tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
+        packed = pack(examples, self.shapes)
+        return to_table(packed, weight_scale(packed))
 
-    def evenly_spaced(self, table: Table, most: int) -> Table:
-        """At most `most` rows of a table, at equal distances."""
-        if table.rows <= most:
-            return table
-        rows = tf.constant(np.linspace(0, table.rows - 1, most).astype(np.int32))
-        return Table(*(tf.gather(column, rows) for column in table))
-
-    def _id_widths(self) -> dict[str, int]:
-        shapes = self.shapes
-        widths = dict.fromkeys(shapes.categorical, 1)
-        return widths | {column: width for column, (_, width) in (shapes.multi_categorical | shapes.text).items()}
+    def state(self) -> dict[str, tf.Variable]:
+        """All variables that decide the future of a training, by name: weights, seeds of dropout, optimizer."""
+        state = {variable.path: variable.value for variable in self.model.variables}
+        for variable, slots in zip(self.model.trainable_weights, self.optimizer.slots, strict=True):
+            state |= {f"optimizer/{variable.path}/{number}": slot for number, slot in enumerate(slots)}
+        return state | {"optimizer/steps": self.optimizer.steps}
 
     def features(self, ids: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
         """The columns of a packed batch, as the model takes them."""
-        widths = self._id_widths()
+        widths = self.shapes.id_widths
         columns = dict(zip(widths, tf.split(ids, list(widths.values()), axis=1), strict=True)) if widths else {}
         columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}
         return columns | {column: numbers[:, 2 * i : 2 * i + 2] for i, column in enumerate(self.shapes.numeric)}
 
     def shuffled(self, rows: int, epoch: int) -> tf.Tensor:
         """The order of the training rows in an epoch, int32 [rows]: a function of the seed and the epoch alone."""
-        return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=[self.config.seed, epoch])
+        return shuffled(rows, [self.config.seed, epoch])
 
     def _train_steps(
         self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
     ) -> tf.Tensor:
         """Steps `first` to `stop` of an epoch in the given order of rows; the sum of their losses, float32 []."""
 
+        size = self.config.batch_size
+        rows = order[first * size : stop * size]
+        shuffled = Table(*(tf.gather(column, rows) for column in table))  # at once: a gather per batch takes longer
+
         def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
-            batch = Table(*(tf.gather(column, rows) for column in table))
+            batch = Table(*(column[step * size : (step + 1) * size] for column in shuffled))
             return step + 1, total + self._train_step(batch, steps_in_all)
 
-        return tf.while_loop(lambda step, _: step < stop, train_step, (first, 0.0), parallel_iterations=1)[1]
+        return tf.while_loop(lambda step, _: step < stop - first, train_step, (0, 0.0), parallel_iterations=1)[1]
 
     def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
         config = self.config
@@ -151,10 +130,11 @@ class OpsWrapper(tf.Module):
             decay=config.decay, total_steps=steps_in_all,
         )  # fmt: skip
 
-    def evaluate(self, table: Table) -> dict[str, float]:
+    def evaluate(self, rows: Rows) -> dict[str, float]:
         """The metrics of the model on labelled rows; `self.metrics` then still holds their curve."""
         self.metrics.reset()
-        self._evaluate_rows(table)
+        for table in rows.in_order():
+            self._evaluate_rows(table)
         return self.metrics.result()
 
     def _evaluate(self, table: Table) -> None:
@@ -168,13 +148,14 @@ class OpsWrapper(tf.Module):
 
         tf.while_loop(lambda start: start < rows, add_batch, (0,), parallel_iterations=1)
 
-    def evaluate_constant(self, table: Table) -> dict[str, float]:
+    def evaluate_constant(self, rows: Rows) -> dict[str, float]:
         """The metrics of the best constant prediction of the training rows: what a model has to beat."""
         self.metrics.reset()
-        for start in range(0, table.rows, EVALUATION_BATCH):
-            _, _, labels, weights = (column[start : start + EVALUATION_BATCH] for column in table)
-            logits = tf.tile(tf.constant([self.shapes.output_bias], tf.float32), [weights.shape[0], 1])
-            self.metrics.update(logits, labels, weights)
+        for table in rows.in_order():
+            for start in range(0, table.rows, EVALUATION_BATCH):
+                _, _, labels, weights = (column[start : start + EVALUATION_BATCH] for column in table)
+                logits = tf.tile(tf.constant([self.shapes.output_bias], tf.float32), [weights.shape[0], 1])
+                self.metrics.update(logits, labels, weights)
         return self.metrics.result()
 
     def predict(self, table: Table) -> np.ndarray:

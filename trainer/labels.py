@@ -10,7 +10,7 @@ import pandas as pd
 from trainer.errors import DataError
 from trainer.scale import scale_of, total_of
 from trainer.text import Tokens
-from trainer.vocabulary import category_tokens, indices_of, list_tokens, padded
+from trainer.vocabulary import category_values, indices_of, list_values, padded
 
 OBJECTIVES = ("binary", "regression", "multiclass", "multilabel")
 RATE_LIMIT = 1e-6  # a constant prediction stays this far from 0 and 1, so that its logit is finite
@@ -42,7 +42,7 @@ def learn_label(column: pd.Series, objective: str, weights: Array) -> Label:
     if objective == "binary":
         rate = total_of(weights * column.to_numpy(np.float64)) / total
         return Label(name, objective, (), 0.0, 1.0, _logits(np.array([rate])))
-    tokens = category_tokens(column) if objective == "multiclass" else list_tokens(column)
+    tokens = (category_values(column) if objective == "multiclass" else list_values(column)).flat
     classes = tuple(sorted({tokens.values[value] for value in np.unique(tokens.ids)}))
     if not classes:
         raise DataError(f"Label column {name!r}: no training row has a class. Check the column and the split.")
@@ -63,14 +63,14 @@ def apply_label(label: Label, column: pd.Series) -> Array:
     if label.objective in ("binary", "regression"):
         return ((column.to_numpy(np.float64) - label.mean) / label.std).astype(np.float32)
     if label.objective == "multiclass":
-        tokens = category_tokens(column)
+        tokens = category_values(column).flat
         numbers = indices_of(tokens.values, label.classes)[tokens.ids]
         if (numbers < 0).any():
             raise DataError(_unseen_classes(label, tokens, numbers))
         return numbers
-    rows, numbers = _distinct_classes(list_tokens(column), label.classes)
+    rows, numbers = _distinct_classes(list_values(column).flat, label.classes)
     lengths = np.bincount(rows, minlength=len(column))
-    known = Tokens([], numbers, np.append(0, np.cumsum(lengths)), lengths == 0)
+    known = Tokens([], numbers, np.append(0, np.cumsum(lengths)))
     return padded(known, np.arange(1, len(label.classes) + 1), max(1, int(lengths.max(initial=0))))
 
 
@@ -81,7 +81,7 @@ def _logits(rates: Array) -> tuple[float, ...]:
 
 def _distinct_classes(tokens: Tokens, classes: tuple[str, ...]) -> tuple[Array, Array]:
     """Row and class number of every known class of every row, each once, in order."""
-    rows = np.repeat(np.arange(len(tokens.missing)), np.diff(tokens.offsets))
+    rows = np.repeat(np.arange(len(tokens.offsets) - 1), np.diff(tokens.offsets))
     numbers = indices_of(tokens.values, classes)[tokens.ids]
     known = numbers >= 0
     return np.divmod(np.unique(rows[known] * len(classes) + numbers[known]), len(classes))

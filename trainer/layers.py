@@ -20,7 +20,7 @@ Shape = tuple[int | None, ...]
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    from trainer.optimizer import DistinctRows
+    from trainer.optimizer import SMALL_TABLE, DistinctRows, pairs, sparse_product
 
 
 @keras.saving.register_keras_serializable("flatfab")
@@ -72,28 +72,38 @@ class MeanEmbedding(Embedding):
 def weighted_sum_of_rows(table: Any, ids: Tensor, weights: Tensor) -> Tensor:
     """sum_j weights[i, j] * table[ids[i, j]], for a TensorFlow variable: [batch, n] of both -> [batch, width].
 
-    The plain gradient would spread each row's gradient over its n ids, a tensor [batch, n, width], only to add it up
-    again by id. Here it is added up from [batch, width] at once, padding left out.
+    It is the product of a sparse matrix of the weights and the rows that the batch needs, so that neither direction
+    spreads vectors out to [batch, n, width]. The weights have no gradient.
     """
+    batch, n = tf.unstack(tf.shape(ids))
+    ids = tf.reshape(ids, [-1])
+    if table.shape[0] <= SMALL_TABLE:
+        vectors, position = tf.convert_to_tensor(table), ids
+    else:
+        rows, position = tf.unique(ids)
+        vectors = read_distinct_rows(table, rows)
+    entries, weights = pairs(tf.repeat(tf.range(batch), n), position), tf.reshape(weights, [-1])
+    shape = [batch, tf.shape(vectors)[0]]
 
     @tf.custom_gradient
-    def run(weights: tf.Tensor) -> Any:
-        summed = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), tf.gather(table, ids)), 1)
+    def product(vectors: tf.Tensor) -> Any:
+        summed = sparse_product(entries, weights, shape, vectors)
+        return summed, lambda upstream: sparse_product(entries, weights, shape, upstream, transpose=True)
 
+    return product(vectors)
+
+
+def read_distinct_rows(table: Any, rows: Tensor) -> Tensor:
+    """Rows of a TensorFlow variable, each named once, as its gradient then says: int32 [n] -> [n, width]."""
+
+    @tf.custom_gradient
+    def read() -> Any:
         def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
-            used = tf.not_equal(ids, 0)
-            rows, position = tf.unique(tf.boolean_mask(ids, used))
-            values = tf.raw_ops.SparseSegmentSumGrad(
-                grad=upstream * tf.reduce_max(weights, 1, keepdims=True),  # all ids of a row weigh the same
-                indices=position,
-                segment_ids=tf.cast(tf.where(used)[:, 0], tf.int32),
-                output_dim0=tf.size(rows),
-            )
-            return None, [DistinctRows(values, rows, tf.constant(table.shape.as_list()))]
+            return [], [DistinctRows(upstream, rows, tf.constant(table.shape.as_list()))]
 
-        return summed, gradient
+        return tf.gather(table, rows), gradient
 
-    return run(weights)
+    return read()
 
 
 @keras.saving.register_keras_serializable("flatfab")

@@ -7,7 +7,9 @@ package is code: weights are plain arrays, everything else is text.
 import hashlib
 import io
 import json
+import os
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,22 +19,29 @@ from tokenize import TokenError
 import numpy as np
 
 from trainer.errors import StorageError
-from trainer.system import atomic_path
+from trainer.system import storage_error
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same members make the same bytes, whenever they are packed
 MAX_MEMBERS = 10_000
 MAX_BYTES = 64 * 2**30
+MAX_NAME_BYTES = 200  # file systems take 255
+END_BYTES = 22  # of the record that a zip without a comment ends with; its last two are the length of the comment
 # What zipfile, zlib and json raise at bytes that are no package, and what a manifest of another form leads to.
 NOT_A_PACKAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, TypeError)
 MAX_RATIO = 1000  # of unpacked to packed size; weights and JSON stay far below
 
 
+def size_of(members: Mapping[str, Path | bytes]) -> int:
+    """The bytes that members take at most in a package, but for its listings."""
+    return sum(len(data) if isinstance(data, bytes) else data.stat().st_size for data in members.values())
+
+
 def write_package(path: Path, members: Mapping[str, Path | bytes]) -> None:
     """Write a zip of the members, given as bytes or as files, and a manifest with the SHA-256 and size of each."""
     manifest: dict[str, dict[str, str | int]] = {}
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(members):
             data = member_bytes(members[name])
             manifest[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -68,7 +77,10 @@ def read_package(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             check_listing(path, archive.infolist())
+            check_layout(path, archive.infolist())
             members = {info.filename: archive.read(info) for info in archive.infolist()}
+            if wrong := [info.filename for info in archive.infolist() if len(members[info.filename]) != info.file_size]:
+                raise ValueError(f"{wrong[0]!r} is not as long as it is listed")
         manifest = json.loads(members.pop(MANIFEST))
         version, listed = manifest["format_version"], manifest["members"]
         expected = {name: listed[name]["sha256"] for name in listed}
@@ -95,27 +107,49 @@ def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     for info in infos:
         name = info.orig_filename
         parts = PurePosixPath(name).parts
+        folded_name = unicodedata.normalize("NFC", name).casefold()
         kind = stat.S_IFMT(info.external_attr >> 16)
         if (
-            name.startswith("/")
+            not name
+            or len(name.encode(errors="replace")) > MAX_NAME_BYTES
+            or not name.isprintable()
+            or name.startswith("/")
             or name != "/".join(parts)
             or any(part in ("..", ".") for part in parts)
-            or any(character in name for character in "\\:\0")
+            or any(character in name for character in "\\:")
             or kind not in (0, stat.S_IFREG)
-            or name.casefold() in folded
+            or folded_name in folded
         ):
             raise StorageError(f"{path} is not a package: unsafe member name {name[:100]!r}.")
         if info.file_size > 2**20 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise StorageError(f"{path} is not a package: {name!r} unpacks to over {MAX_RATIO} times its size.")
-        folded.add(name.casefold())
+        folded.add(folded_name)
+    if clashes := [name for name in folded if any(str(above) in folded for above in PurePosixPath(name).parents)]:
+        raise StorageError(f"{path} is not a package: {clashes[0]!r} lies below a member that is a file.")
+
+
+def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive with data before its first member or after its end, which another reader may take for another
+    archive, and members that share bytes."""
+    with path.open("rb") as file:
+        file.seek(-END_BYTES, os.SEEK_END)
+        end = file.read()
+    infos = sorted(infos, key=lambda info: info.header_offset)
+    ends = [0, *(info.header_offset + info.compress_size for info in infos)]
+    overlap = any(info.header_offset < end for info, end in zip(infos, ends, strict=False))
+    if overlap or (infos and infos[0].header_offset) or not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
+        raise StorageError(f"{path} is not a package: it holds more than its members, or some that overlap.")
 
 
 def extract(members: Mapping[str, bytes], folder: Path) -> None:
-    """Write checked members below a folder."""
+    """Write checked members below a folder. StorageError or ResourceError where that fails."""
     for name, data in members.items():
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        except OSError as error:
+            raise storage_error("writing", target, error, len(data)) from error
 
 
 def weights_to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:

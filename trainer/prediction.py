@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.command import import_tensorflow_quietly, run_command
+from trainer.system import note_signals
 
+if __name__ == "__main__":
+    note_signals()  # importing takes seconds
 import_tensorflow_quietly()
 
 import numpy as np

@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainer.errors import DataError
 from trainer.labels import OBJECTIVES, Label, apply_label, learn_label
 from trainer.scale import Scale, numbers_of, scale_of, standardised
 from trainer.text import TOKENIZERS, TextRules
-from trainer.vocabulary import FIRST_ID, MISSING, VocabularyRules, ids_of, most_frequent, tokens_of
+from trainer.vocabulary import FIRST_ID, MISSING, Values, VocabularyRules, ids_of_cells, most_frequent, values_of
 
 LABEL = "__label__"
 WEIGHT = "__weight__"
@@ -28,7 +28,10 @@ WEIGHT = "__weight__"
 VOCABULARY_ROLES = ("categorical", "multi_categorical", "text")
 NUMERIC_ROLES = ("numeric", "log_numeric")
 
-Examples = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Rows = Array | slice
+Examples = dict[str, Array]
+Columns = pd.DataFrame | Mapping[str, pd.Series | Values]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class DatasetShapes:
     output_bias: tuple[float, ...]  # logits of the best constant prediction on the training rows; regression: 0
     label_mean: float  # regression: prediction = label_mean + label_std * output; otherwise 0 and 1
     label_std: float
+
+    @property
+    def id_widths(self) -> dict[str, int]:
+        """Column -> how many ids each row has of it, in the order of `examples.Packed.ids`."""
+        lists = {column: width for column, (_, width) in (self.multi_categorical | self.text).items()}
+        return dict.fromkeys(self.categorical, 1) | lists
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,16 @@ class Preprocessing:
         return restored
 
 
+def with_values(frame: pd.DataFrame, features: Mapping[str, str], text: TextRules) -> dict[str, pd.Series | Values]:
+    """The columns of a frame, those with a vocabulary as their values, so that a text is split once for all that
+    `learn` and `examples.pack_rows` do with it."""
+    vocabulary = {column: role for column, role in features.items() if role in VOCABULARY_ROLES}
+    values = {column: values_of(frame[column], role, text) for column, role in vocabulary.items()}
+    return {str(column): frame[column] for column in frame.columns} | values
+
+
 def learn(
-    train: pd.DataFrame,
+    train: Columns,
     features: Mapping[str, str],
     *,
     label: str,
@@ -108,26 +125,28 @@ def learn(
     objective: str,
     vocabulary: VocabularyRules,
     text: TextRules,
+    rows: Rows = slice(None),
 ) -> Preprocessing:
     """What the training rows teach: the same for the same rows in any order.
 
-    features: column -> "categorical", "multi_categorical", "text", "numeric" or "log_numeric". Raises DataError: a
-    negative number in a log_numeric column, a reserved column name, no class at all, weights that add up to 0.
+    features: column -> "categorical", "multi_categorical", "text", "numeric" or "log_numeric"; rows: which of the
+    columns' rows are for training. Raises DataError: a negative number in a log_numeric column, a reserved column name,
+    no class at all, weights that add up to 0.
     """
     for column in {LABEL, WEIGHT} & features.keys():
         raise DataError(f"Column {column!r}: this name is reserved. Rename the column in the dataset.")
     vocabularies, scales = {}, {}
     for column, role in features.items():
         if role in NUMERIC_ROLES:
-            scales[column] = scale_of(numbers_of(train[column], role))
+            scales[column] = scale_of(numbers_of(series_of(train, column, rows), role))
         else:
-            tokens = tokens_of(train[column], role, text)
-            vocabularies[column] = most_frequent(tokens, _width(role, vocabulary, text), vocabulary)
-    learnt_label = learn_label(train[label], objective, _weights(train, weight))
+            values = values_of(train[column], role, text).of(rows)
+            vocabularies[column] = most_frequent(values, _width(role, vocabulary, text), vocabulary)
+    learnt_label = learn_label(series_of(train, label, rows), objective, _weights(train, weight, rows, label))
     return Preprocessing(dict(features), vocabularies, scales, learnt_label, weight, vocabulary, text)
 
 
-def apply(preprocessing: Preprocessing, frame: pd.DataFrame) -> Examples:
+def apply(preprocessing: Preprocessing, frame: Columns) -> Examples:
     """The arrays of a frame, in the order of the features; label and weight only if it has the label column.
 
     categorical int32 [rows]; multi_categorical and text int32 [rows, width], right-padded with 0, [1, 0, ...] if
@@ -136,37 +155,57 @@ def apply(preprocessing: Preprocessing, frame: pd.DataFrame) -> Examples:
     a row], class numbers from 1, right-padded with 0, classes that no training row has left out. Weight float32 [rows].
     Raises DataError: a negative number in a log_numeric column, a class that no training row has (multiclass).
     """
-    examples: Examples = {}
-    for column, role in preprocessing.features.items():
-        if role in NUMERIC_ROLES:
-            examples[column] = standardised(numbers_of(frame[column], role), preprocessing.scales[column])
-        else:
-            tokens = tokens_of(frame[column], role, preprocessing.text)
-            ids = ids_of(tokens, preprocessing.vocabularies[column], preprocessing.width(column))
-            examples[column] = ids[:, 0] if role == "categorical" else ids
-    if preprocessing.label.column in frame:
-        examples[LABEL] = apply_label(preprocessing.label, frame[preprocessing.label.column])
-        examples[WEIGHT] = _weights(frame, preprocessing.weight).astype(np.float32)
-    return examples
+    return feature_encoder(preprocessing, frame)(slice(None)) | label_of(preprocessing, frame, slice(None))
 
 
-def warnings_of(train: Examples) -> list[str]:
-    """A sentence for each feature, and for the label, that is the same in all training rows."""
-    constant = [name for name, values in train.items() if name != WEIGHT and (values == values[:1]).all()]
-    return [
-        "All training rows have the same label: there is nothing else to learn. Check the label column and the split."
-        if name == LABEL
-        else f"Column {name!r} is the same in all training rows, rare values counted as one: it teaches nothing."
-        for name in constant
-    ]
+def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[Rows], Examples]:
+    """Encodes the features of some rows; every distinct value of the frame is looked up once, now."""
+    columns = {
+        c: values_of(frame[c], preprocessing.features[c], preprocessing.text) for c in preprocessing.vocabularies
+    }
+    ids = {
+        c: ids_of_cells(values.tokens, preprocessing.vocabularies[c], preprocessing.width(c))
+        for c, values in columns.items()
+    }
+
+    def encode(rows: Rows) -> Examples:
+        examples: Examples = {}
+        for column, role in preprocessing.features.items():
+            if role in NUMERIC_ROLES:
+                numbers = numbers_of(series_of(frame, column, rows), role)
+                examples[column] = standardised(numbers, preprocessing.scales[column])
+            else:
+                found = np.take(ids[column], columns[column].cells[rows], axis=0, mode="wrap")
+                examples[column] = found[:, 0] if role == "categorical" else found
+        return examples
+
+    return encode
+
+
+def label_of(preprocessing: Preprocessing, frame: Columns, rows: Rows) -> Examples:
+    """Label and weight of some rows; nothing where the frame has no label column."""
+    if preprocessing.label.column not in frame:
+        return {}
+    label = apply_label(preprocessing.label, series_of(frame, preprocessing.label.column, rows))
+    return {
+        LABEL: label,
+        WEIGHT: _weights(frame, preprocessing.weight, rows, preprocessing.label.column).astype(np.float32),
+    }
+
+
+def series_of(frame: Columns, column: str, rows: Rows) -> pd.Series:
+    """Some rows of a column that has no vocabulary."""
+    return typing.cast(pd.Series, frame[column]).iloc[rows]
 
 
 def _width(role: str, vocabulary: VocabularyRules, text: TextRules) -> int:
     return {"categorical": 1, "multi_categorical": vocabulary.max_values, "text": text.max_tokens}[role]
 
 
-def _weights(frame: pd.DataFrame, weight: str | None) -> npt.NDArray[np.float64]:
-    return np.ones(len(frame)) if weight is None else frame[weight].to_numpy(np.float64)
+def _weights(frame: Columns, weight: str | None, rows: Rows, label: str) -> npt.NDArray[np.float64]:
+    """float64 [rows]; 1 for each without a weight column."""
+    column = series_of(frame, weight or label, rows)
+    return np.ones(len(column)) if weight is None else column.to_numpy(np.float64)
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:

@@ -14,6 +14,8 @@ import keras
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+    from trainer.optimizer import sum_by_row
+
 Tensor = Any
 # One step: projected input, state, recurrent kernel, recurrent bias -> new state, what its gradient needs.
 Step = Callable[[Tensor, tuple[Tensor, ...], Tensor, Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
@@ -36,13 +38,14 @@ def gru_step(x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, bias: Tensor)
 
 def gru_step_gradient(d_state: tuple[Tensor, ...], saved: tuple[Tensor, ...], kernel_t: Tensor) -> Any:
     (dh,), (h, gates, product, new) = d_state, saved
-    width = h.shape[1]
-    update, reset = gates[:, :width], gates[:, width:]
-    kept = dh * update
-    d_new = (dh - kept) * (1.0 - new * new)
-    d_gates = tf.concat([dh * (h - new), d_new * product], 1) * gates * (1.0 - gates)
-    d_recurrent = tf.concat([d_gates, d_new * reset], 1)
-    return tf.concat([d_gates, d_new], 1), d_recurrent, (kept + tf.matmul(d_recurrent, kernel_t),)
+    update, reset = tf.split(gates, 2, axis=1)
+    # All gradients are multiples of dh. Their factors do not wait for it: they are computed beside the chain of steps.
+    by_new = (1.0 - update) * (1.0 - new * new)
+    by_update = (h - new) * update * (1.0 - update)
+    by_reset = by_new * product * reset * (1.0 - reset)
+    d_recurrent = tf.concat([by_update, by_reset, by_new * reset], 1) * tf.concat([dh, dh, dh], 1)
+    d_x = tf.concat([d_recurrent[:, : 2 * h.shape[1]], by_new * dh], 1)
+    return d_x, d_recurrent, (dh * update + tf.matmul(d_recurrent, kernel_t),)
 
 
 def lstm_step(x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, bias: Tensor) -> Any:
@@ -82,7 +85,7 @@ def read_packed(
     active = tf.reduce_sum(tf.cast(mask, tf.int32), 0)  # rows that have a token t: the first of the order
     places = order[tf.newaxis] * steps + tf.range(steps)[:, tf.newaxis]
     places = tf.boolean_mask(places, tf.sequence_mask(active, batch))
-    packed = tf.matmul(tf.gather(tf.reshape(vectors, [-1, width]), places), kernel) + bias
+    packed = affine(take_distinct(tf.reshape(vectors, [-1, width]), places), kernel, bias)
 
     @tf.custom_gradient
     def scan(packed: Tensor, kernel: Tensor, bias: Tensor) -> Any:
@@ -111,12 +114,42 @@ def read_packed(
             d_recurrent = tf.concat(d_products[::-1], 0)
             before = tf.concat([kept[0] for kept in saved], 0)
             d_kernel = tf.matmul(before, d_recurrent, transpose_a=True)
-            return tf.concat(d_xs[::-1], 0), d_kernel, tf.reduce_sum(d_recurrent, 0)
+            return tf.concat(d_xs[::-1], 0), d_kernel, sum_of_rows(d_recurrent)
 
         return tf.concat(finished[::-1], 0), gradient
 
     last = scan(packed, tf.convert_to_tensor(recurrent_kernel), tf.convert_to_tensor(recurrent_bias))
     return tf.gather(last, tf.math.invert_permutation(order))
+
+
+def take_distinct(vectors: Tensor, places: Tensor) -> Tensor:
+    """float32 [n, width], int32 [m] without repetition -> [m, width]; `tf.gather` with a faster gradient."""
+
+    @tf.custom_gradient
+    def run(vectors: Tensor) -> Any:
+        size = tf.shape(vectors)[0]
+        return tf.gather(vectors, places), lambda upstream: sum_by_row(upstream, places, size)
+
+    return run(vectors)
+
+
+def affine(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """x kernel + bias, for float32 [n, width], [width, units] and [units]; the gradient of the bias by a product."""
+
+    @tf.custom_gradient
+    def run(x: Tensor, kernel: Tensor, bias: Tensor) -> Any:
+        def gradient(upstream: Tensor) -> Any:
+            d_x, d_kernel = tf.matmul(upstream, kernel, transpose_b=True), tf.matmul(x, upstream, transpose_a=True)
+            return d_x, d_kernel, sum_of_rows(upstream)
+
+        return tf.nn.bias_add(tf.matmul(x, kernel), bias), gradient
+
+    return run(x, tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias))
+
+
+def sum_of_rows(matrix: Tensor) -> Tensor:
+    """float32 [n, width] -> [width]: as a matrix product, in a third of the time of `tf.reduce_sum`."""
+    return tf.matmul(tf.ones([1, tf.shape(matrix)[0]]), matrix)[0]
 
 
 def on_cpu_of_tensorflow() -> bool:

@@ -162,7 +162,7 @@ def _epochs(report: Report) -> str:
     names = main_metrics(list(report.metrics["validation"]))
     keys = [(side, "loss") for side in report.metrics] + [(list(report.metrics)[-1], name) for name in names[1:]]
     columns = {f"{side}_{name}": f"{metric_name(name)}, {side}" for side, name in keys}
-    columns |= {"learning_rate": "Learning rate", "rows_per_second": "Rows/s"}
+    columns |= {"learning_rate": "Learning rate"}
     rows = ([int(row["epoch"]), *(row.get(key, math.nan) for key in columns)] for row in report.history)
     return _details(f"All {len(report.history)} epochs", _table(["Epoch", *columns.values()], rows))
 

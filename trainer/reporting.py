@@ -67,8 +67,9 @@ class TensorBoardLog:
     def epoch(self, row: EpochRow, weights: Mapping[str, ArrayLike] | None = None) -> None:
         """Log an epoch: its metrics by side, speed and learning rate, and histograms of the weights by name."""
         step = int(row["epoch"])
-        for key, value in row.items():
+        for key, number in row.items():
             side, _, metric = key.partition("_")
+            value = np.float64(number)  # a float of Python beyond float32 would be refused, this becomes infinite
             with self._writer(side if side in SIDES else "train").as_default(step):
                 if side not in SIDES and key != "epoch":
                     tf.summary.scalar(f"training/{key}", value)

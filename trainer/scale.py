@@ -28,12 +28,10 @@ def numbers_of(column: pd.Series, role: str) -> Array:
     numbers = column.to_numpy(np.float64)
     if role == "numeric":
         return numbers
-    negative = numbers[numbers < 0]
-    if len(negative):
+    if (numbers < 0).any():
         raise DataError(
-            f"Column {column.name!r} is log_numeric, and {len(negative)} of its {len(numbers)} numbers are negative, "
-            f"the smallest is {negative.min():g}. Only numbers >= 0 have log(1 + x): correct them, or make the column "
-            "numeric."
+            f"Column {column.name!r} is log_numeric, but holds negative numbers, such as {np.nanmin(numbers):g}. Only "
+            "numbers >= 0 have log(1 + x): correct them, or make the column numeric."
         )
     return np.asarray(np.log1p(numbers))
 

@@ -37,7 +37,11 @@ class Field(NamedTuple):
 
 @dataclass
 class Column:
-    """A column to read. `form` is what all its values look like in JSON; its first value settles it."""
+    """A column to read.
+
+    `form` is what all its values look like in JSON ("": no value so far); its first value settles it. Numbers of two
+    forms may mix: theirs is what most of them looked like last.
+    """
 
     name: str
     kind: str
@@ -103,4 +107,6 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
 def _form(kind: str, field_type: str) -> str:
     if kind == "time":
         return "" if field_type == "INTEGER" else field_type
+    if kind in NUMERIC_KINDS:
+        return ""
     return {"INTEGER": "", "BOOLEAN": "boolean"}.get(field_type, "string")

@@ -24,7 +24,7 @@ import tensorflow as tf
 from trainer.preprocessing import NUMERIC_ROLES, Preprocessing
 from trainer.scale import FLOAT32_MAX, Scale
 from trainer.text import regex_tokens
-from trainer.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, padded, tokens_of
+from trainer.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, padded, values_of
 
 
 def input_names(columns: Iterable[str]) -> dict[str, str]:
@@ -92,12 +92,13 @@ def _raw(column: pd.Series, name: str, preprocessing: Preprocessing) -> tf.Tenso
         return tf.constant(column.to_numpy(np.float64))
     if not _is_list(role, preprocessing):
         return tf.constant(column.astype(object).where(column.notna(), MISSING).to_numpy(), tf.string)
-    tokens = tokens_of(column, role, preprocessing.text)
+    values = values_of(column, role, preprocessing.text)
+    tokens = values.flat
     longest = int(np.diff(tokens.offsets).max(initial=1))
     width = min(longest, preprocessing.width(name) + 1)  # one more than is kept: the graph has to cut
-    values = np.array([_padding(role), *tokens.values], dtype=object)
-    raw = values[padded(tokens, np.arange(1, len(values)), width)]
-    raw[tokens.missing, 0] = MISSING
+    texts = np.array([_padding(role), *tokens.values], dtype=object)
+    raw = texts[padded(tokens, np.arange(1, len(texts)), width)]
+    raw[values.cells < 0, 0] = MISSING
     return tf.constant(raw, tf.string)
 
 
@@ -122,7 +123,7 @@ def _table(values: tuple[str, ...]) -> tf.lookup.StaticHashTable:
 
 
 def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lookup.StaticHashTable) -> tf.Tensor:
-    """int32 [batch], or [batch, width] right-padded with 0, as `trainer.vocabulary.ids_of`."""
+    """int32 [batch], or [batch, width] right-padded with 0, as `trainer.preprocessing.apply`."""
     role, width = preprocessing.features[column], preprocessing.width(column)
     if role == "categorical":
         return table.lookup(raw)

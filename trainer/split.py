@@ -5,7 +5,9 @@ order or sharding. The hashes are those of `pandas.util.hash_array`: SipHash-2-4
 numbers, then the finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ Integers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 MISSING = np.uint64(0x9E3779B97F4A7C15)  # the hash of no value
+SUBSAMPLE = 2**63  # a seed that no split has
 UNITS = {"random": "keys", "time": "times", "group": "groups"}
 
 
@@ -42,6 +45,7 @@ def split_rows(
     test_fraction: float,
     validation_fraction: float,
     seed: int,
+    hashes: Hashes | None = None,
 ) -> Split:
     """Split the rows of a frame.
 
@@ -49,7 +53,7 @@ def split_rows(
     about so many); 0 for a side that is given as a dataset of its own, which is empty here.
 
     random: `columns` are the key of a row; none: all columns. Rows with equal keys stay together. Adding rows moves no
-        other row.
+        other row. `hashes` are the `row_hashes` of these columns, where they are known.
     time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
         time stay together, on the later side.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
@@ -62,9 +66,10 @@ def split_rows(
         units = times = _times(frame[columns[0]])
         side = _sides_by_time(times, test_fraction, validation_fraction)
     else:
-        units = hashes = _component_hashes(frame, columns) if method == "group" else _row_hashes(frame, columns)
-        uniform = (_mix(hashes + _mix(np.array([seed], dtype=np.uint64))) >> np.uint64(11)) * 2.0**-53
-        side = 2 - np.digitize(uniform, (test_fraction, test_fraction + validation_fraction))
+        if method == "group":
+            hashes = _component_hashes(frame, columns)
+        units = hashes = row_hashes(frame, columns) if hashes is None else hashes
+        side = 2 - np.digitize(_uniform(hashes, seed), (test_fraction, test_fraction + validation_fraction))
     split = Split(*(np.flatnonzero(side == number) for number in range(3)))
     for name, rows, fraction in zip(Split._fields, split, (1.0, validation_fraction, test_fraction), strict=True):
         if fraction > 0 and not len(rows):
@@ -75,6 +80,20 @@ def split_rows(
                 "take more rows, or give test or validation as a dataset of its own."
             )
     return split
+
+
+def subsample(frame: pd.DataFrame, columns: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    """Which rows are in a sample of about this share: those whose key (no columns: whose values) has a low hash.
+
+    The same rows at every run and in any order; a larger sample holds a smaller one. The draw has nothing to do with
+    that of the split.
+    """
+    return _uniform(row_hashes(frame, columns), SUBSAMPLE) < fraction
+
+
+def _uniform(hashes: Hashes, seed: int) -> NDArray[np.float64]:
+    """float64 [rows], in [0, 1)."""
+    return np.asarray((_mix(hashes + _mix(np.array([seed], dtype=np.uint64))) >> np.uint64(11)) * 2.0**-53)
 
 
 def _times(column: pd.Series) -> Integers:
@@ -99,12 +118,17 @@ def _sides_by_time(times: Integers, test_fraction: float, validation_fraction: f
     return side
 
 
-def _row_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
+def row_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
     """uint64 [rows]: a hash of the values of some columns, of all without any, whatever the order of the columns."""
     total = np.zeros(len(frame), dtype=np.uint64)
-    for name in columns or frame.columns:
-        total += _mix(_value_hashes(frame[name]) ^ _text_hashes([name]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for hashes in pool.map(_column_hashes, [frame[name] for name in columns or frame.columns.tolist()]):
+            total += hashes
     return _mix(total)
+
+
+def _column_hashes(column: pd.Series) -> Hashes:
+    return _mix(_value_hashes(column) ^ _text_hashes([column.name]))
 
 
 def _component_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
@@ -118,7 +142,7 @@ def _component_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
     least = np.full(len(frame), none)
     np.minimum.at(least, component[rows], links)
     hashes = least[component]
-    return np.where(hashes == none, _row_hashes(frame, ()), hashes)
+    return np.where(hashes == none, row_hashes(frame, ()), hashes)
 
 
 def _links(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[Integers, Hashes]:
@@ -157,6 +181,8 @@ def _value_hashes(column: pd.Series) -> Hashes:
         lists = pa.array(column)
         some = pc.greater(pc.list_value_length(lists), 0)  # an empty list is no value, too
         column = pc.if_else(some, pc.binary_join(lists, "\0"), None).to_pandas()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return np.append(_text_hashes(column.cat.categories), MISSING)[column.cat.codes.to_numpy()]
     if is_float_dtype(column.dtype):
         hashes = pd.util.hash_array(column.to_numpy("float64", na_value=np.nan) + 0.0)  # -0.0 is 0.0
     elif is_numeric_dtype(column.dtype) or is_datetime64_any_dtype(column.dtype):
@@ -195,10 +221,12 @@ def describe_split(
     categorical_columns: Sequence[str],
     key_columns: Sequence[str] = (),
     group_columns: Sequence[str] = (),
+    hashes: Mapping[str, Hashes] | None = None,
 ) -> dict[str, Any]:
     """What the report says of the sides, ready for JSON.
 
-    sides: the frame of each side by name, "train" among them; of one split, or of datasets of their own.
+    sides: the frame of each side by name, "train" among them; of one split, or of datasets of their own. hashes: the
+    `row_hashes` of the key columns by side, where they are known.
 
     rows: of each side.
     also_in_train: rows of each other side whose key (without key columns: all of whose values) some training row has.
@@ -207,26 +235,49 @@ def describe_split(
         the least, median, mean and most rows of one.
     """
     train, others = sides["train"], {name: frame for name, frame in sides.items() if name != "train"}
-    keys = _row_hashes(train, key_columns)
-    seen = {column: np.unique(_values(train[column])[1]) for column in categorical_columns}
+    hashes = hashes or {name: row_hashes(frame, key_columns) for name, frame in sides.items()}
+    keys = np.sort(hashes["train"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        known = list(pool.map(_distinct, [train[column] for column in categorical_columns]))
+        unseen = {
+            name: list(pool.map(_unseen_share, [frame[column] for column in categorical_columns], known))
+            for name, frame in others.items()
+        }
     report: dict[str, Any] = {
         "rows": {name: len(frame) for name, frame in sides.items()},
-        "also_in_train": {
-            name: int(np.isin(_row_hashes(frame, key_columns), keys).sum()) for name, frame in others.items()
-        },
-        "unseen": {
-            name: {column: _unseen_share(frame[column], known) for column, known in seen.items()}
-            for name, frame in others.items()
-        },
+        "also_in_train": {name: int(_among(np.sort(hashes[name]), keys).sum()) for name in others},
+        "unseen": {name: dict(zip(categorical_columns, shares, strict=True)) for name, shares in unseen.items()},
     }
     if group_columns:
         report["groups"] = _describe_groups(sides, group_columns)
     return report
 
 
+def _among(values: Hashes, known: Hashes) -> NDArray[np.bool_]:
+    """Which values are among the known ones, both sorted."""
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+
+
+def _distinct(column: pd.Series) -> Hashes:
+    """The hashes of the values that some row has, sorted."""
+    _, codes, hashes = _coded_values(column)
+    return np.sort(hashes[np.bincount(codes, minlength=len(hashes)) > 0])
+
+
 def _unseen_share(column: pd.Series, known: Hashes) -> float:
+    rows, codes, hashes = _coded_values(column)
+    unseen = ~np.isin(hashes, known)
+    return len(np.unique(rows[unseen[codes]])) / max(len(column), 1)
+
+
+def _coded_values(column: pd.Series) -> tuple[Integers, NDArray[Any], Hashes]:
+    """As `_values`, but each value as a code, and the hash that each code stands for."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        rows = np.flatnonzero(column.cat.codes >= 0).astype(np.int64)
+        return rows, column.cat.codes.to_numpy()[rows], _text_hashes(column.cat.categories)
     rows, values = _values(column)
-    return len(np.unique(rows[~np.isin(values, known)])) / max(len(column), 1)
+    codes, hashes = pd.factorize(values)
+    return rows, codes, hashes
 
 
 def _describe_groups(sides: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -6,8 +6,10 @@ string operations: preprocessing and serving call the same function, `regex_toke
 
 import functools
 import itertools
+import os
 import re
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +37,7 @@ LANGUAGE_DEPENDENT = "IİJÌÍĨĮ"
 LONG_RUN = re.compile(r"\S{1000}")
 
 PIECES_PER_CALL = 2**16  # bounds the memory of the TensorFlow string operations
+BLOCK_TEXTS = 2**17  # split at a time
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,42 @@ class TextRules:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of row r are `values[i] for i in ids[offsets[r]:offsets[r + 1]]`."""
+    """The tokens of text t are `values[i] for i in ids[offsets[t]:offsets[t + 1]]`."""
 
     values: list[str]  # distinct
     ids: npt.NDArray[np.int32]  # [tokens]
-    offsets: npt.NDArray[np.int64]  # [rows + 1]
-    missing: npt.NDArray[np.bool_]  # [rows]; a missing text has no tokens
+    offsets: npt.NDArray[np.int64]  # [texts + 1]
 
 
-def tokenize(texts: pd.Series, *, tokenizer: str, lowercase: bool) -> Tokens:
-    """The tokens of a column of texts (pandas `str`, may hold NA); `tokenizer` is "spacy" or "regex".
+def tokenize(texts: pd.Index | list[str], *, tokenizer: str, lowercase: bool) -> Tokens:
+    """The tokens of texts, none of them missing; `tokenizer` is "spacy" or "regex".
 
-    Each distinct piece between white space is tokenized once; the rows are joined from the pieces' tokens.
+    Each distinct piece between white space is tokenized once; the texts are joined from the pieces' tokens. Texts are
+    split in blocks, on all cores, which bounds the memory too.
     """
-    column = pa.array(texts.array, type=pa.large_string(), from_pandas=True)
+    column = pa.array(pd.Series(texts, dtype="str").array, type=pa.large_string())
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    pieces, rows = _pieces(column.fill_null(""), tokenizer)
-    tokens = _spacy_tokens(pieces, lowercase) if tokenizer == "spacy" else _regex_tokens(pieces, lowercase)
-    words = tokens.values.dictionary_encode()
-    joined = pa.ListArray.from_arrays(tokens.offsets, words.indices).take(rows.values)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = [column.slice(start, BLOCK_TEXTS) for start in range(0, max(len(column), 1), BLOCK_TEXTS)]
+        split = list(pool.map(functools.partial(_pieces, tokenizer=tokenizer), blocks))
+        unified = pa.chunked_array([pieces for pieces, _ in split]).unify_dictionaries()
+        pieces = unified.chunk(0).dictionary
+        tokens = _spacy_tokens(pieces, lowercase) if tokenizer == "spacy" else _regex_tokens(pieces, lowercase)
+        words = tokens.values.dictionary_encode()
+        of_piece = pa.ListArray.from_arrays(tokens.offsets, words.indices)
+        joined = list(pool.map(of_piece.take, [chunk.indices for chunk in unified.chunks]))
+    ends = [block.offsets.to_numpy()[offsets] for block, (_, offsets) in zip(joined, split, strict=True)]
     return Tokens(
         values=words.dictionary.to_pylist(),
-        ids=joined.values.to_numpy(),
-        offsets=joined.offsets.to_numpy()[rows.offsets.to_numpy()].astype(np.int64),
-        missing=column.is_null().to_numpy(zero_copy_only=False),
+        ids=np.concatenate([block.values.to_numpy()[block.offsets[0].as_py() :] for block in joined]),
+        offsets=np.append(0, np.cumsum(np.concatenate([np.diff(end) for end in ends]), dtype=np.int64)),
     )
+
+
+def get_ready(tokenizer: str) -> None:
+    """Load what a tokenizer needs, which `tokenize` would do at its first call."""
+    if tokenizer == "spacy":
+        _spacy()
 
 
 def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
@@ -89,26 +103,21 @@ def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
     return tokens.with_flat_values(tf.strings.lower(flat, encoding="utf-8"))
 
 
-def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.LargeStringArray, pa.ListArray]:
-    """The distinct pieces of all texts, which can be tokenized alone, and for each text the list of its pieces' ids.
+def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
+    """The pieces of all texts, one after the other, which can be tokenized alone, and where each text's begin and end.
 
     spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, but for its last step: it
     looks for special cases, such as ":)", in the tokens of the whole text, meets them across one space too, ": )",
     leaves these apart, and with them any other special case that they overlap. A text where that could happen stays
     one piece.
     """
-    if tokenizer == "regex":
-        split = pc.utf8_split_whitespace(texts)
-        flat = split.values.dictionary_encode()
-        return flat.dictionary, pa.ListArray.from_arrays(split.offsets, flat.indices)
-    stays_whole = pc.match_substring_regex(texts, _spacy()[1])
-    whole = texts.filter(stays_whole)
-    split = pc.utf8_split_whitespace(texts.filter(pc.invert(stays_whole)))
-    flat = pa.concat_arrays([split.values, whole]).dictionary_encode()
-    offsets = np.append(split.offsets.to_numpy(), len(split.values) + np.arange(1, len(whole) + 1, dtype=np.int32))
-    last = stays_whole.to_numpy(zero_copy_only=False)
-    order = np.where(last, len(split) + np.cumsum(last), np.cumsum(~last)) - 1
-    return flat.dictionary, pa.ListArray.from_arrays(offsets, flat.indices).take(order)
+    split = pc.utf8_split_whitespace(texts)
+    if tokenizer == "spacy":
+        stays_whole = pc.match_substring_regex(texts, _spacy()[1])
+        if pc.any(stays_whole).as_py():
+            alone = pa.LargeListArray.from_arrays(np.arange(len(texts) + 1), texts)
+            split = pc.if_else(stays_whole, alone, split.cast(alone.type))
+    return split.flatten().dictionary_encode(), split.offsets.to_numpy().astype(np.int32)
 
 
 def _regex_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:

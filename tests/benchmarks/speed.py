@@ -28,11 +28,11 @@ import tensorflow as tf
 
 import networks
 from data.make_sample import write_sample
-from trainer import __main__ as trainer
-from trainer import layers, recurrent
+from trainer import layers, preparation, recurrent
 from trainer.config import load_config
-from trainer.graph import OpsWrapper, Table, build_model_graph
+from trainer.graph import OpsWrapper, build_model_graph
 from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
+from trainer.tables import Table
 
 BATCH = {"deep_v1": 1024, "rnn_v1": 512}
 Examples = dict[str, np.ndarray]
@@ -44,9 +44,10 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         write_sample(path, rows)
-        sides = trainer.split_sides(config, {"train": trainer.read(config, str(path)).frame})
-    learnt = trainer.learn(config, sides["train"])
-    return learnt.shapes(), {side: apply(learnt, sides[side]) for side in ("train", "test")}
+        cut = preparation.split_sides(config, {"train": preparation.read(config, str(path)).frame})
+    sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
+    learnt = preparation.learn(config, sides["train"])
+    return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}
 
 
 def catalogue_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:

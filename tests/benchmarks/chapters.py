@@ -1,0 +1,181 @@
+"""What the benchmark measures, a chapter of its table each. The work is done in processes of their own."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.benchmarks import fresh
+from tests.benchmarks.fresh import Outcome, medians
+from tests.benchmarks.options import Options, rows_file
+from tests.benchmarks.table import Chapter, Row, side_by_side
+from tests.benchmarks.whole import SHARE, limited_run, startup, whole_run
+
+TITLES = 50_000  # that spaCy's own pipe is given
+ORDERS = ("random", "by item", "by time", "by label")
+
+
+def reading(options: Options) -> Chapter:
+    """Readers of newline-delimited JSON."""
+    path = rows_file(options, options.rows)
+    names = {"trainer.dataset": "trainer", "pandas.read_json": "pandas", "DuckDB to Arrow": "duckdb"}
+    missing = {} if importlib.util.find_spec("duckdb") else {"DuckDB to Arrow": Outcome({}, "not installed")}
+    sides = medians(
+        {
+            side: partial(fresh.run, f"reading:{name}", folder=options.folder, path=str(path))
+            for side, name in names.items()
+            if side not in missing
+        },
+        options.rounds,
+    )
+    what = f"{options.rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB"
+    note = (
+        "dataset checks every row and hashes the file. pandas reads all columns, the others those that the model "
+        "needs. Peak memory is that of the process, with what it imports."
+    )
+    return Chapter("Reading a file", side_by_side(what, sides | missing), note)
+
+
+def preprocessing(options: Options) -> Chapter:
+    """Split, vocabularies, encoding."""
+    path = str(rows_file(options, options.rows))
+    sides = medians(
+        {
+            "trainer.preparation": lambda: fresh.run("encoding:trainer", folder=options.folder, path=path),
+            "pandas, spaCy's pipe": lambda: fresh.run(
+                "encoding:plain", folder=options.folder, path=path, most_titles=TITLES
+            ),
+        },
+        options.rounds,
+    )
+    share = sides["pandas, spaCy's pipe"].figures.get("share", 1.0)
+    told = f"titles: {share:.0%} of them measured, times {1 / share:.3g}" if share < 1 else ""
+    rows = side_by_side(f"{options.rows:,} rows", sides, remarks={"pandas, spaCy's pipe": told})
+    note = "Split, learn vocabularies and scales, encode all sides; reading is not counted in seconds, but in memory."
+    return Chapter("Preprocessing", rows, note)
+
+
+def training(options: Options) -> Chapter:
+    """Epochs against Keras `fit`."""
+    rows = []
+    for network in options.networks:
+        for data in options.data:
+            outcome = fresh.run(
+                "racing:train", folder=options.folder, network=network, data=data, rows=options.rows,
+                rounds=options.training_rounds,
+            )  # fmt: skip
+            rows += side_by_side(f"{network}, {data}", nested(outcome))
+    note = (
+        "An epoch of each side a round, in turn; the same model of Keras' own layers, weights, batches and data. "
+        "`catalogue`: 200,000 items, 30,000 words; `sample`: the generated rows. Test loss: the best after any epoch."
+    )
+    return Chapter("Training", rows, note)
+
+
+def evaluation(options: Options) -> Chapter:
+    """`evaluate` and `predict` against Keras."""
+    rows = []
+    for network in options.networks:
+        outcome = fresh.run(
+            "racing:score", folder=options.folder, network=network, data=options.data[0], rows=options.rows,
+            rounds=options.rounds, least_seconds=0.2,
+        )  # fmt: skip
+        for what, sides in nested(outcome).items():
+            rows += side_by_side(f"{network}, {what}", nested(sides))
+    note = (
+        f"Encoded rows of `{options.data[0]}`, untrained weights; the losses show that the sides do the same work. "
+        "ops.predict packs its rows first."
+    )
+    return Chapter("Evaluation and scoring", rows, note)
+
+
+def nested(outcome: Outcome) -> dict[str, Outcome]:
+    """The outcomes that one process has found for several sides."""
+    if outcome.fault:
+        return {"": outcome}
+    return {side: Outcome(figures) for side, figures in outcome.figures.items() if isinstance(figures, dict)}
+
+
+def blocks(options: Options) -> Chapter:
+    """Training from disk against training in memory."""
+    rows = []
+    for order in ORDERS:
+        with TemporaryDirectory(dir=options.folder) as folder:
+            outcome = fresh.run(
+                "blocks:compare", folder=Path(folder), rows=options.rows, order=order, share=SHARE,
+                epochs=options.training_rounds, seeds=options.rounds,
+            )  # fmt: skip
+        sides = nested(outcome)
+        spread = {side: f"± {found.figures.get('deviation', 0.0):.5f}" for side, found in sides.items()}
+        rows += side_by_side(f"rows in the file: {order}", sides, remarks=spread)
+    note = (
+        f"deep_v1 on {options.rows:,} rows of the catalogue, {SHARE:.0%} of them in memory (rows_in_memory). Test "
+        f"loss: the mean over {options.rounds} seeds of the best after any epoch ± their standard deviation."
+    )
+    return Chapter("Training from disk", rows, note)
+
+
+def limited(options: Options) -> Chapter:
+    """Data that is three times as large as the memory that the process may hold."""
+    title = "Memory limit"
+    if not options.limited_rows:
+        return Chapter(title, [Row("left out", "", remark="--limited-rows=30000000 asks for it")])
+    rows = limited_epoch(options) + limited_run(options)
+    note = (
+        "A third of the data's bytes, by a control group, or by a limit of the data segment where none can be made. "
+        "Files are read from the disk, not from what the machine still has in memory."
+    )
+    return Chapter(title, rows, note)
+
+
+def limited_epoch(options: Options) -> list[Row]:
+    """An epoch on encoded arrays."""
+    with TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        written = fresh.run("blocks:write", folder=folder, rows=options.limited_rows, into=name)
+        if written.fault:
+            raise RuntimeError(f"{folder}: {written.fault}")
+        limit = round(written.figures["bytes"] / 3)
+
+        def epoch(share: float | None, most: int | None) -> Outcome:
+            for path in folder.glob("*.npy"):
+                fresh.forget(path)
+            return fresh.run("blocks:epoch", folder=folder, limit=most, of=name, share=share)
+
+        sides = {
+            "in memory, no limit": partial(epoch, None, None),
+            f"from disk, {limit / 1e9:.2f} GB": partial(epoch, SHARE, limit),
+        }
+        what = f"epoch, {options.limited_rows:,} encoded rows, {limit * 3 / 1e9:.2f} GB"
+        return side_by_side(what, medians(sides, options.rounds))
+
+
+def quality(options: Options) -> Chapter:
+    """What the networks learn of what can be known."""
+    path = rows_file(options, options.rows)
+    outcome = fresh.run("quality:learn", folder=options.folder, path=str(path), names=list(options.networks))
+    if outcome.fault:
+        return Chapter("Quality", [Row("", "", remark=outcome.fault)])
+    rows = []
+    for side, found in nested(outcome).items():
+        figures = found.figures
+        epoch = f", epoch {figures['epoch']:.0f}" if "epoch" in figures else ""
+        what = f"{figures['test rows']:,.0f} unseen of {options.rows:,} rows"
+        remark = f"closes {figures['share']:.1%} of the gap{epoch}"
+        rows.append(Row(what, side, loss=figures["loss"], remark=remark))
+    note = "Weighted cross-entropy on generated rows; the gap is that between the best constant and the best possible."
+    return Chapter("Quality", rows, note)
+
+
+CHAPTERS: dict[str, Callable[[Options], Chapter]] = {
+    "reading": reading,
+    "preprocessing": preprocessing,
+    "training": training,
+    "evaluation": evaluation,
+    "startup": startup,
+    "whole_run": whole_run,
+    "blocks": blocks,
+    "limited": limited,
+    "quality": quality,
+}

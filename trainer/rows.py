@@ -1,0 +1,82 @@
+"""One line -> one row, strictly; what is wrong with a line that is none."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')  # a string or a number
+
+
+def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:
+    """One row, in which none of `names` occurs twice; raises ValueError with the reason, which shows no value."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        row = _without_huge_numbers(line, names) if "infinity" in error.msg else None
+        if row is None:
+            raise ValueError(_explain(line, error)) from None
+    if type(row) is not dict:
+        raise ValueError("a JSON value, but not an object")
+    # Each key ends in a colon, and in `":` where white space is taken out. As many of these as the row has keys: no key
+    # is there twice. There may be more of them in values.
+    if line.count(b":") != len(row) and line.translate(None, b" \t\r").count(b'":') != len(row):
+        _check_keys(line, names)
+    return row
+
+
+def _without_huge_numbers(line: bytes, names: Collection[str]) -> Any:
+    """A row with numbers beyond float64, which JSON allows and orjson does not; None if one of them is to be read."""
+
+    def filled(filler: bytes) -> Any:
+        return orjson.loads(TOKEN.sub(lambda token: filler if _is_huge(token[0]) else token[0], line))
+
+    try:
+        row, other = filled(b"0"), filled(b"1")
+    except orjson.JSONDecodeError:
+        return None
+    if type(row) is not dict:
+        return row
+    return row if all(row.get(name) == other.get(name) for name in names) else None
+
+
+def _is_huge(token: bytes) -> bool:
+    return not token.startswith(b'"') and math.isinf(float(token))
+
+
+def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
+    line = line.strip()
+    if not line.startswith(b"{"):
+        if re.search(rb"[\x00-\x08\x0e-\x1f]", line):
+            return "binary data, perhaps encrypted, not a JSON object"
+        if line.startswith(b"<"):
+            return "HTML or XML, not a JSON object"
+        if line.startswith(b"["):
+            return "a JSON list, not one object on each line"
+        if re.search(rb"[,;\t]", line) and not line.endswith(b"}"):
+            return "text like CSV, not a JSON object"
+    try:
+        line.decode()
+    except UnicodeDecodeError as invalid:
+        return f"invalid UTF-8 at byte {invalid.start + 1}"
+    return f"not a JSON object: {error.msg}, column {error.colno}"
+
+
+def _check_keys(line: bytes, names: Collection[str]) -> None:
+    try:
+        pairs = json.loads(line, object_pairs_hook=list, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1 and name in names:
+            raise ValueError(f"key {short(name)} occurs {times} times")
+
+
+def short(value: Any) -> str:
+    """A value in a message: escaped, and not endless."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
