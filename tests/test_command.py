@@ -42,7 +42,7 @@ def test_an_expected_fault_is_one_message_and_its_code(name: str, code: int) -> 
 
 
 def test_every_kind_of_fault_has_a_code_of_its_own_that_is_documented() -> None:
-    kinds = errors.TrainerError.__subclasses__()
+    kinds = [*errors.TrainerError.__subclasses__(), errors.Interrupted]
     assert len({kind.exit_code for kind in kinds} | {0, 1}) == len(kinds) + 2
     for kind in kinds:
         assert any(kind.__name__ in line and f" {kind.exit_code} " in line for line in str(errors.__doc__).splitlines())

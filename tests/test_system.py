@@ -1,5 +1,6 @@
 """Files are written whole or not at all, a full disk is told apart from a wrong path, signals become exceptions."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -134,6 +135,14 @@ def test_signals_are_exceptions_inside_and_what_they_were_outside(number: signal
     with interruptible():
         assert signal.getsignal(number) is not before
     assert signal.getsignal(number) is before
+
+
+def test_an_order_to_stop_is_obeyed_also_where_every_exception_is_swallowed() -> None:
+    with pytest.raises(Interrupted), interruptible():  # noqa: PT012
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        pytest.fail("went on")
 
 
 def test_a_thread_that_cannot_have_signals_works_without(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.errors import ResourceError, TrainerError
+from trainer.errors import Interrupted, ResourceError, TrainerError
 from trainer.system import interruptible, storage_error
 
 # How TensorFlow tells of a full disk: its operation, if one failed, then the file that it could not write.
@@ -44,7 +44,7 @@ def run_command(main: Callable[[], None]) -> None:
         with interruptible():
             main()
             flush()
-    except TrainerError as error:
+    except (TrainerError, Interrupted) as error:
         end(f"error: {error}", error.exit_code)
     except MemoryError:
         end("error: Out of memory. Use fewer rows, or a machine with more memory.", ResourceError.exit_code)

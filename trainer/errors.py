@@ -5,8 +5,9 @@
     ├── DataError      3   rows, columns, labels
     ├── StorageError   4   a path that is missing, taken, unreadable or unwritable
     ├── DivergedError  5   NaN or infinity in loss or weights
-    ├── ResourceError  6   memory or disk used up, device missing
-    └── Interrupted   75   stopped by a signal
+    └── ResourceError  6   memory or disk used up, device missing
+
+    Interrupted       75   stopped by a signal; as KeyboardInterrupt is, no Exception
 
 A message says what, where and what to do; the command prints it without a traceback.
 Anything else that is raised is our own bug and ends with exit code 1 and its traceback.
@@ -40,7 +41,9 @@ class ResourceError(TrainerError):
     exit_code = 6
 
 
-class Interrupted(TrainerError):  # noqa: N818 - an order, not an error
+class Interrupted(BaseException):
+    """An order, not an error: libraries that go on after any Exception, as AutoGraph does, must not swallow it."""
+
     exit_code = 75
 
 
