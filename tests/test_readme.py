@@ -11,7 +11,7 @@ import networks
 from tests.test_networks import SHAPES, examples
 from trainer import show
 from trainer.config import column_kinds, load_config
-from trainer.errors import TrainerError
+from trainer.errors import Interrupted, TrainerError
 from trainer.graph import build_model_graph
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def test_every_source_file_has_its_sentence() -> None:
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README.partition("## Exit codes")[2], re.MULTILINE)}
-    assert codes == {0, 1, *(error.exit_code for error in TrainerError.__subclasses__())}
+    assert codes == {0, 1, Interrupted.exit_code, *(error.exit_code for error in TrainerError.__subclasses__())}
 
 
 @pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", README, re.DOTALL))
