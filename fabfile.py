@@ -10,7 +10,8 @@ from fabric import task
 from invoke.exceptions import Exit
 
 ROOT = Path(__file__).parent
-PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip"
+PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip; gs:// likewise"
+PACKAGE_HELP = "zip of a run; gs:// likewise"
 
 
 def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
@@ -40,7 +41,7 @@ def python(*arguments: str | Path, **options: str | None) -> None:
         "data": PATH_HELP,
         "test-data": "separate rows to test on",
         "validation-data": "separate rows to choose by",
-        "output": "folder that the package goes to",
+        "output": "folder that the package goes to, or gs://",
         "run": "name of the run, which goes on where it was stopped; default: variant and time",
         "restart": "begin that run anew",
     }
@@ -56,16 +57,64 @@ def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None,
     python("-m", "trainer", *anew, variant=variant, output=output, run=run, **paths)
 
 
-@task(help={"package": "zip of a run", "data": PATH_HELP, "out": "file to write, one JSON line per row"})
+@task(
+    help={
+        "data": PATH_HELP,
+        "variant": "whose columns and split; `fab variants` lists them",
+        "test-data": "separate rows to test on",
+        "validation-data": "separate rows to choose by",
+        "out": "page to write; default: check.html",
+    }
+)
+def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=None, out=None):
+    """Look at rows before training on them: columns, label, split, and what is doubtful.
+
+    Shows a table and writes a page with small plots. Nothing is trained; what fab train would refuse is refused here.
+    """
+    paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
+    python("-m", "trainer.inspection", variant=variant, out=out, **paths)
+
+
+@task(help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, a JSON line per row; gs://"})
 def predict(c, package, data, out):
     """Score rows with a package."""
     python("-m", "trainer.prediction", "predict", package=package, data=data, out=out)
 
 
-@task(help={"package": "zip of a run", "data": PATH_HELP})
+@task(help={"package": PACKAGE_HELP, "data": PATH_HELP})
 def evaluate(c, package, data):
     """Measure a package on labelled rows."""
     python("-m", "trainer.prediction", "evaluate", package=package, data=data)
+
+
+@task(help={"run": "name of a finished run", "output": "folder or gs://; default: as the run was started"})
+def publish(c, run, output=None):
+    """Send the package of a run that could not be sent at its end."""
+    python("-m", "trainer.publishing", run=run, output=output)
+
+
+@task(
+    iterable=["param"],
+    help={
+        "to": "gs://bucket/prefix or a folder, empty and of this export alone",
+        "table": "project.dataset.table of BigQuery",
+        "sql": "file with one SELECT",
+        "param": "name=value or name:TYPE=value of @name in the SQL; any number of them",
+        "since": "day of @since in the SQL, such as 2026-11-01",
+        "until": "day of @until in the SQL",
+        "limit": "rows at most, chosen by their hash",
+        "sample": "share of the rows, chosen by their hash",
+        "staging": "gs://bucket/prefix by way of which a folder is filled",
+        "dry-run": "say what would be read and billed, and do nothing",
+    },
+)
+def dataset(
+    c, to, table=None, sql=None, param=(), since=None, until=None, limit=None, sample=None, staging=None, dry_run=False
+):
+    """Export a table or a query's result: fab dataset --table=project.dataset.table --to=gs://bucket/prefix/."""
+    given = [f"--param={one}" for one in param] + ["--dry-run"] * dry_run
+    what = {"table": table, "sql": sql, "since": since, "until": until, "limit": limit, "sample": sample}
+    python("-m", "trainer.export", *given, to=to, staging=staging, **what)
 
 
 @task(help={"variant": "name in variant_config.json"})

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import re
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,8 +16,11 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "spacy.lang.en"])
 
 
+PROGRESS = re.compile(r"^epoch \d+/\d+ .* s left\n", re.MULTILINE)  # which a busy machine makes worth a line
+
+
 class Done(NamedTuple):
-    """How a command ended, and what it said."""
+    """How a command ended, and what it said, but for the progress within an epoch."""
 
     code: int
     out: str
@@ -38,7 +42,8 @@ def start(folder: Path, *arguments: str, module: str = "trainer.__main__", **env
 def finished(folder: Path, process: BaseProcess) -> Done:
     process.join(timeout=120)
     assert process.exitcode is not None, (folder / "stderr").read_text()
-    return Done(process.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+    errors = PROGRESS.sub("", (folder / "stderr").read_text())
+    return Done(process.exitcode, (folder / "stdout").read_text(), errors)
 
 
 def _command(folder: Path, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:

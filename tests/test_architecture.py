@@ -17,7 +17,7 @@ MODULES["__main__"] = ast.parse((ROOT / "trainer" / "__main__.py").read_text(enc
 NETWORKS = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("networks/*.py"))}
 
 STAGES = {
-    "dataset": {"dataset", "engine", "rows", "schema", "shards", "values"},
+    "dataset": {"dataset", "engine", "inventory", "rows", "schema", "shards", "values"},
     "split": {"split"},
     "preprocessing": {"preprocessing", "examples", "labels", "scale", "text", "vocabulary"},
     "graph": {"graph", "tables", "layers", "optimizer", "objectives", "metrics", "recurrent"},
@@ -27,9 +27,13 @@ STAGES = {
 }
 SHARED = {
     "errors", "system", "config", "settings", "strict_json", "timing", "command", "provenance", "cache", "checkpoint",
-    "memory",
+    "memory", "storage", "bucket", "download", "upload", "transfer", "service_errors", "lease", "mirror", "bigquery",
+    "request", "leakage",
 }  # fmt: skip
-COMPOSERS = {"__main__", "resuming", "preparation", "capacity", "artefacts", "checks", "prediction", "serving", "show"}
+COMPOSERS = {
+    "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving", "show",
+    "publishing", "export", "inspection", "inspection_page", "inspection_text", "cells", "doubts", "profile",
+}  # fmt: skip
 STAGE_OF = {module: stage for stage, modules in STAGES.items() for module in modules}
 
 # What a graph has to know of the data: plain records.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import cache
+from trainer import cache, sources
 from trainer.errors import ResourceError
 
 FACTS = {"told": [1, "two", None]}
@@ -115,11 +115,11 @@ def test_the_key_tells_settings_files_and_code_apart(tmp_path: Path) -> None:
     data.write_text("{}")
 
     def key(**settings: object) -> str:
-        return cache.key_of(settings, {"train": [data]}, code)
+        return cache.key_of(settings, {"train": sources.look_up(str(data)).identity}, code)
 
     first = key(split="random", fraction=0.1)
     assert first == key(fraction=0.1, split="random")
-    keys = [first, key(split="random", fraction=0.2), cache.key_of({}, {"test": [data]}, code)]
+    keys = [first, key(split="random", fraction=0.2), cache.key_of({}, {"test": []}, code)]
     stamp = data.stat()
     data.write_text("[]")  # as long, and made to look as old
     os.utime(data, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from tests.scale import MEMORY, many
 from trainer import dataset, engine, shards
-from trainer.dataset import duplicate_keys, load
+from trainer.dataset import load
 from trainer.errors import DataError, StorageError, TrainerError
+from trainer.preparation import duplicate_keys
 from trainer.rows import parse_row
 from trainer.schema import Column
 from trainer.shards import find_shards
@@ -623,17 +624,15 @@ def test_D45_bad_rows_are_left_out_counted_and_listed_up_to_a_limit(tmp_path):
         9: [secret],
     }
     data = write(tmp_path / "data", *[bad.get(line, {"x": str(line), "n": line}) for line in range(1, 11)])
-    side = tmp_path / "bad_rows.json"
     kinds = {"x": "category", "n": "number"}
-    read = load(data, kinds, max_bad_rows=5, bad_rows_path=side)
+    read = load(data, kinds, max_bad_rows=5)
     good = [1, 4, 5, 8, 10]
     assert read.frame["n"].tolist() == good
     assert read.frame["x"].cat.categories.tolist() == sorted(str(line) for line in good)
     assert (read.rows, read.bad_rows, read.shards[0].rows) == (5, 5, 5)
-    listed = [json.loads(line) for line in side.read_text().splitlines()]
-    assert [(entry["shard"], entry["line"]) for entry in listed] == [("rows.json", line) for line in bad]
-    assert all(entry["reason"] for entry in listed)
-    assert secret not in side.read_text()
+    assert [(row.shard, row.line) for row in read.left_out] == [("rows.json", line) for line in bad]
+    assert all(row.reason for row in read.left_out)
+    assert secret not in str(read.left_out)
     message = refusal(data, kinds, max_bad_rows=4)
     assert message.startswith("rows.json, line 9: ")
     assert "max_bad_rows=4" in message
@@ -698,10 +697,9 @@ def test_D55_where_the_text_is_cut_changes_neither_rows_nor_refusals(tmp_path, m
     write(data, b"", *rows, *bad[::-1], name="b.json")
 
     def outcome():
-        side = tmp_path / "bad.json"
-        read = load(data, kinds, max_bad_rows=12, bad_rows_path=side)
+        read = load(data, kinds, max_bad_rows=12)
         refusals = [refusal(data, kinds, max_bad_rows=limit) for limit in range(12)]
-        return read.frame, read.fingerprint, side.read_text(), refusals
+        return read.frame, read.fingerprint, read.left_out, refusals
 
     monkeypatch.setattr(shards, "HEAD_BYTES", 40)
     frame, *rest = outcome()
@@ -824,7 +822,7 @@ def odd_shards(draw):
 def outcome(path, kinds, **options):
     """All that can be seen of a dataset, or the refusal."""
     try:
-        read = load(path, kinds, bad_rows_path=path.with_suffix(".bad"), **options)
+        read = load(path, kinds, **options)
     except TrainerError as error:
         return type(error), str(error)
     columns = {
@@ -832,8 +830,7 @@ def outcome(path, kinds, **options):
         for name, values in read.frame.items()
     }
     categories = {name: list(read.frame[name].cat.categories) for name in ("c", "t") if name in kinds}
-    listed = path.with_suffix(".bad").read_text() if read.bad_rows else ""
-    return str(columns), categories, read.shards, listed
+    return str(columns), categories, read.shards, read.left_out
 
 
 @settings(
@@ -1029,14 +1026,6 @@ def test_shards_of_several_folders_keep_their_folder_in_the_name(tmp_path):
         "b/rows.json",
     ]
     assert "b/rows.json" not in refusal(tmp_path / "*" / "*.json", {"x": "number"})
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    write(tmp_path, {"x": "1"}, b"{")
-    message = refusal(
-        tmp_path, {"x": "key"}, StorageError, max_bad_rows=1, bad_rows_path=tmp_path / "none" / "bad.json"
-    )
-    assert "none/bad.json" in message
 
 
 # Properties.

@@ -12,8 +12,8 @@ import pytest
 from data.make_sample import write_sample
 from networks.deep_v1 import Config
 from tests.commands import SAMPLE, trainer
+from trainer import cache, dataset, examples, preparation, preprocessing, split
 from trainer import config as configuration
-from trainer import dataset, examples, preparation, preprocessing, split
 from trainer.config import NetConfig
 from trainer.errors import DataError, ResourceError
 from trainer.packaging import read_package
@@ -46,7 +46,7 @@ def assert_same(first: Prepared, second: Prepared) -> None:
 def test_the_second_run_finds_what_the_first_one_made() -> None:
     plain, stages = prepared(Config(cache_gb=0))
     assert "read" in stages
-    assert not preparation.CACHE.exists()
+    assert not cache.FOLDER.exists()
     made, stages = prepared(Config())
     assert "read" in stages
     found, stages = prepared(Config())
@@ -123,7 +123,7 @@ def test_changed_rows_are_read_anew(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_told_and_made_anew(capsys: pytest.CaptureFixture[str]) -> None:
     expected, _ = prepared(Config(cache_gb=0))
     prepared(Config())
-    (entry,) = preparation.CACHE.iterdir()
+    (entry,) = cache.FOLDER.iterdir()
     file = entry / "train.ids.npy"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -145,7 +145,7 @@ def test_a_fault_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(DataError, match="'views' is log_numeric"):
         prepared(config, train="rows.json", test="test.json")
-    assert list(preparation.CACHE.iterdir()) == []
+    assert list(cache.FOLDER.iterdir()) == []
 
 
 def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_to_be_on_disk(
@@ -178,7 +178,7 @@ def test_training_from_the_cache_and_from_disk(tmp_path: Path) -> None:
 
 def test_a_subsample_is_the_same_rows_at_every_run_and_a_part_of_every_larger_one(tmp_path: Path) -> None:
     def titles(**settings: Any) -> list[tuple[Any, ...]]:
-        frame = preparation.read(Config(**settings), str(tmp_path / "rows.json")).frame
+        frame = preparation.read(Config(**settings), str(tmp_path / "rows.json"), "rows").frame
         return list(frame[["item", "title", "impressions"]].astype(str).itertuples(index=False, name=None))
 
     write_sample(tmp_path / "rows.json", 5000)
@@ -194,7 +194,7 @@ def test_a_subsample_is_split_as_it_would_be_without(tmp_path: Path) -> None:
     write_sample(tmp_path / "rows.json", 20_000)
 
     def sides(share: float) -> dict[str, set[int]]:
-        frame = preparation.read(Config(subsample=share), str(tmp_path / "rows.json")).frame
+        frame = preparation.read(Config(subsample=share), str(tmp_path / "rows.json"), "rows").frame
         cut = preparation.split_sides(Config(), {"train": frame})
         hashes = split.row_hashes(frame, ())
         return {side: set(hashes[rows].tolist()) for side, (_, rows) in cut.items()}

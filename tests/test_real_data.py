@@ -42,7 +42,8 @@ def paths_of(variant: str) -> dict[str, str]:
 def trained(variant: str, folder: Path, data: dict[str, str], **environment: str) -> Path:
     """The package of a run."""
     settings = load_config(variant, path=VARIANTS, environ=environment)
-    return run(settings, data=data, output=folder, folder=folder / "runs" / "it")
+    run(settings, data=data, output=str(folder), folder=folder / "runs" / "it", mirror=None, restart=False)
+    return folder / "it.zip"
 
 
 def metrics_of(package: Path) -> pd.Series:
@@ -75,7 +76,7 @@ def split_run(folder: Path, **environment: str) -> dict[str, pd.DataFrame]:
     variant, data = "chicago_taxi_deep_v1", {"train": paths_of("chicago_taxi_deep_v1")["train"]}
     package = trained(variant, folder, data, NET_EPOCHS="1", **environment)
     config = load_config(variant, path=VARIANTS, environ=environment).config
-    cut = preparation.split_sides(config, {"train": preparation.read(config, data["train"]).frame})
+    cut = preparation.split_sides(config, {"train": preparation.read(config, data["train"], "train").frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     split = json.loads(read_package(package)["dataset.json"])["split"]
     assert split["rows"] == {side: len(frame) for side, frame in sides.items()}

@@ -595,3 +595,16 @@ def test_a_run_that_is_killed_while_it_begins_anew_begins_anew(folder: Path) -> 
         assert killed.code == -signal.SIGKILL
     done = trainer(folder, *ARGUMENTS, "--restart", **(TINY | one))
     assert (done.code, done.err) == (0, "")
+
+
+def test_a_run_that_is_stopped_while_it_is_made_anew_does_not_end_with_the_package_from_before(folder: Path) -> None:
+    one = {"NET_EPOCHS": "1"}
+    assert run(folder, **one).code == 0
+    package = folder / "packages" / "it.zip"
+    before = package.stat().st_ino
+    stopped = trainer(folder, *ARGUMENTS, "--restart", **(TINY | one | {system.FAULT: "term:40"}))
+    assert (stopped.code, "to go on" in stopped.err) == (Interrupted.exit_code, True)
+    assert not package.exists()
+    done = run(folder, **one)
+    assert (done.code, done.err) == (0, "")
+    assert package.stat().st_ino != before

@@ -63,10 +63,11 @@ def test_a_full_disk_is_a_matter_of_resources(tmp_path: Path) -> None:
     assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"old"]
 
 
-def test_a_limit_on_the_size_of_files_leaves_nothing_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [1000, 4000, 4999])  # the first half, the second, all but a byte
+def test_a_limit_on_the_size_of_files_leaves_nothing_half_written(tmp_path: Path, limit: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(StorageError, match="File too large"):
             write_atomic(tmp_path / "file", bytes(5000))

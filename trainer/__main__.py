@@ -16,56 +16,72 @@ if __name__ == "__main__":
     note_signals()  # importing takes seconds
 import_tensorflow_quietly()
 
-from trainer import checkpoint, checks, packaging, prediction, preprocessing, resuming, system, training
+from trainer import (
+    checkpoint,
+    checks,
+    packaging,
+    prediction,
+    preprocessing,
+    publishing,
+    resuming,
+    storage,
+    system,
+    training,
+)  # fmt: skip
 from trainer import config as configuration
 from trainer.artefacts import Trained, write_artefacts
 from trainer.config import Configuration, NetConfig
 from trainer.errors import StorageError
 from trainer.graph import build_model_graph
+from trainer.mirror import Mirror, mirrored
 from trainer.plots import main_metrics
 from trainer.preparation import prepare
+from trainer.publishing import RUNS
 from trainer.reporting import TensorBoardLog, write_metrics_csv
 from trainer.show import config_rows
 from trainer.tables import rows_of
 from trainer.timing import Timings
 
 ROOT = Path(__file__).parent.parent
-RUNS = Path("runs")
 SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 
 
-def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folder: Path, restart: bool = False) -> Path:
-    """Train, report, package and verify. Returns the package: `output`/NAME.zip of a run whose folder is NAME.
+def run(
+    settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None, restart: bool
+) -> None:
+    """Train, report, package and verify: `output`/NAME.zip of a run whose folder is NAME.
 
-    data: path of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
-    A run that was stopped goes on where it stood; `restart`: it begins anew.
+    data: place of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
+    A run that was stopped goes on where it stood; `restart`: it begins anew, and the package that it left goes.
     """
-    config, timings, package = settings.config, Timings(), output / f"{folder.name}.zip"
+    config, timings, package = settings.config, Timings(), storage.join(output, f"{folder.name}.zip")
     identity = resuming.identity(config, ROOT)
-    found = resuming.find(folder, identity, restart=restart)
-    ended = found is not None and package.exists()
-    check_free(folder, package, taken=package.exists() and not (ended or restart))
+    found = resuming.find(folder, identity, mirror, restart=restart)
+    ended = found is not None and storage.find(package) is not None
+    check_free(folder, output, package, own=ended or restart)
 
-    prepared = prepare(config, data, timings)
-    sets, split_facts, learnt, packed, held_out = prepared
+    sets, split_facts, learnt, packed, held_out = prepared = prepare(config, data, timings)
     identity |= resuming.identity_of_data(prepared)
     if found:
         resuming.refuse_if_different(folder, found.progress["identity"], identity)
     if ended:
         say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
-        return package
+        return
     warnings = warn(checks.before_training(config, split_facts, learnt, packed["train"], data))
+    if restart:
+        storage.delete(package)
 
     with timings.stage("build graph"):
         ops = build_model_graph(config, learnt.shapes())
         tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in packed.items()}
         del prepared, packed  # the tables hold the same rows
     history = resuming.restore(ops, found)
+    logs = TensorBoardLog(folder / resuming.LOGS, history.rows)
 
-    with timings.stage("train"), TensorBoardLog(folder / "tensorboard") as log, system.deferring() as order:
+    with timings.stage("train"), logs as log, system.deferring() as order:
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        keeper = resuming.Keeper(folder, ops, identity, order, history)
+        keeper = resuming.Keeper(folder, ops, identity, order, history, mirror)
 
         def watch(history: training.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
@@ -86,21 +102,22 @@ def run(settings: Configuration, *, data: Mapping[str, str], output: Path, folde
         trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, trained, ROOT)
 
-    with timings.stage("package"), system.atomic_path(package, size=packaging.size_of(members)) as temporary:
+    local = folder / f"{folder.name}.zip"
+    with timings.stage("package"), system.atomic_path(local, size=packaging.size_of(members)) as temporary:
         packaging.write_package(temporary, members)
         expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
         difference = prediction.verify(temporary, held_out, expected)
+    publishing.publish(local, package)
     checkpoint.keep_newest(folder / resuming.CHECKPOINTS, 1)
     say("best", f"epoch {history.best_epoch}: {side} {said(history.best_metrics(side))}; constant {said(constant)}")
     say("package", f"{package}, verified: {len(held_out):,} predictions, largest difference {difference:.1g}")
-    return package
 
 
-def check_free(folder: Path, package: Path, *, taken: bool) -> None:
+def check_free(folder: Path, output: str, package: str, *, own: bool) -> None:
     """StorageError where the package is that of another run, or where a run's files could not be written."""
-    if taken:
+    if not own and storage.find(package):
         raise StorageError(f"{package} exists, of another run. Choose another --run, or replace it with --restart.")
-    system.check_writable(package.parent)
+    storage.probe(output)
     system.check_writable(folder.parent)
 
 
@@ -133,14 +150,12 @@ def say_epoch(config: NetConfig, history: training.History) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Train a variant and write its package."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__, allow_abbrev=False)
-    rows = "a file, a folder of shards, or a quoted glob"
+    rows = "a file, a folder of shards, or a quoted glob; gs:// likewise"
     parser.add_argument("--variant", default="deep_v1", help="name in variant_config.json; default: %(default)s")
     parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")
     parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
-    parser.add_argument(
-        "--output", type=Path, default=Path("packages"), help="folder of the package; default: %(default)s"
-    )
+    parser.add_argument("--output", default="packages", help="folder of the package, or gs://; default: %(default)s")
     parser.add_argument("--run", help="name of the run and its package; default: variant and time")
     parser.add_argument("--restart", action="store_true", help="begin anew what a run of this name has left")
     arguments = parser.parse_args(argv)
@@ -151,8 +166,10 @@ def main(argv: list[str] | None = None) -> None:
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     given = {side: path for side, path in data.items() if path}
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
-    with system.held_folder(RUNS / name):
-        run(settings, data=given, output=arguments.output, folder=RUNS / name, restart=arguments.restart)
+    with system.held_folder(RUNS / name), mirrored(arguments.output, RUNS / name) as mirror:
+        run(
+            settings, data=given, output=arguments.output, folder=RUNS / name, mirror=mirror, restart=arguments.restart
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

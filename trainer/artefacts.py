@@ -53,6 +53,7 @@ def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Pat
     }
     for name, text in facts.items():
         write_atomic(folder / name, text.encode())
+    reporting.write_metrics_csv(folder / "metrics.csv", trained.history.rows)
     write_atomic(folder / "weights.npz", packaging.weights_to_bytes(get_weights(trained.ops)))
     variables = [weight.value for weight in trained.ops.model.weights]
     serving.export_saved_model(folder / "saved_model", trained.learnt, trained.ops.predictions, variables)

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from trainer import system
 
+FOLDER = Path("cache")
 FACTS = "entry.json"
 PART = ".part-"  # entries that are being written, or were when their run was killed
 PART_SECONDS = 24 * 3600  # after which these are taken for dead
@@ -27,23 +28,17 @@ CHECK_BYTES = 2**24  # read at a time
 Array = npt.NDArray[Any]
 
 
-def key_of(settings: Mapping[str, Any], files: Mapping[str, Iterable[Path]], code: Path) -> str:
-    """What an entry is kept under: another setting, file, or version of the code is another key.
+def key_of(settings: Mapping[str, Any], identities: Mapping[str, Any], code: Path) -> str:
+    """What an entry is kept under: another setting, dataset, or version of the code is another key.
 
-    files: those of each dataset. A file is known by its name, size, inode and the times of its last changes, as it is
-    to make and git: reading 4 GB to know them would take longer than the cache saves.
+    identities: of each dataset, what is another where the dataset is another, as JSON.
     """
     known = {
         "settings": dict(settings),
-        "files": {side: [_identity(path) for path in paths] for side, paths in files.items()},
+        "data": dict(identities),
         "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code.glob("*.py"))],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _identity(path: Path) -> list[str | int]:
-    found = path.stat()
-    return [path.name, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
 
 
 class Entry:
@@ -112,13 +107,13 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def make_room(folder: Path, wanted: int, limit: int) -> str:
+def make_room(folder: Path, wanted: int, limit: int, what: str = "the encoded rows") -> str:
     """Remove dead parts, and the entries that were not used for longest, until `wanted` bytes fit into the limit.
 
-    Returns why they do not fit: "" where they do.
+    Returns why they do not fit: "" where they do. what: would be kept, for this sentence.
     """
     if wanted > limit:
-        return f"the encoded rows take {wanted / 1e9:.3g} GB, and cache_gb is {limit / 1e9:.3g}"
+        return f"{what} take {wanted / 1e9:.3g} GB, and cache_gb is {limit / 1e9:.3g}"
     for part in folder.glob(f"{PART}*"):
         if time.time() - part.stat().st_mtime > PART_SECONDS:
             system.remove(part)
@@ -131,5 +126,5 @@ def make_room(folder: Path, wanted: int, limit: int) -> str:
             total -= size
     free = shutil.disk_usage(system.existing_parent(folder / "entry")).free
     if wanted > free:
-        return f"the encoded rows take {wanted / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB free"
+        return f"{what} take {wanted / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB free"
     return ""

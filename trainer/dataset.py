@@ -12,7 +12,7 @@ the forms of the columns, is read line by line here. Which of both reads a block
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import compress, islice
@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainer.engine import THREADS, in_order, read_block
-from trainer.errors import DataError, StorageError, did_you_mean
+from trainer.errors import DataError, did_you_mean
 from trainer.rows import parse_row, short
 from trainer.schema import LIST_KINDS, Column, Field, plan_column, read_schema
 from trainer.shards import Block, Tally, find_shards, read_blocks
@@ -49,13 +48,26 @@ class Shard(NamedTuple):
     crc32c: str
 
 
+class BadRow(NamedTuple):
+    """A row that is left out, and why; no value of it."""
+
+    shard: str
+    line: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """The rows in the order of shards and lines, what they were read from, and how many were left out."""
+    """The rows in the order of shards and lines, what they were read from, and which ones were left out."""
 
     frame: pd.DataFrame
     shards: tuple[Shard, ...]
-    bad_rows: int
+    left_out: tuple[BadRow, ...]
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows were left out."""
+        return len(self.left_out)
 
     @property
     def rows(self) -> int:
@@ -110,19 +122,20 @@ def load(
     kinds: Mapping[str, str],
     *,
     max_bad_rows: int = 0,
-    bad_rows_path: Path | None = None,
     keep: Keep | None = None,
+    name: str | None = None,
 ) -> Dataset:
     """Reads the columns in `kinds` (name -> kind, see `trainer.values`) of a file, a folder of shards or a glob.
 
     Up to `max_bad_rows` rows that are no strict JSON, hold a value that is refused or one of the columns twice, are
-    left out and counted; their shard, line and reason (no value) go to `bad_rows_path` as JSON lines. Raises DataError
-    naming shard, line and column for the first one beyond that, for damaged shards, for a field among the first lines
-    of a shard that schema.json does not have, and for no row at all, StorageError for an unreadable file.
+    left out and listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
+    shards, for a field among the first lines of a shard that schema.json does not have, and for no row at all,
+    StorageError for an unreadable file.
 
     `keep` chooses the rows that stay, so that a sample needs no memory for all rows. It is called with the good rows
     of a block at a time, in several threads, as a frame of the columns as documented (a time column without a schema
     is Int64 until its first value), and says for each row, by that row alone, whether it stays: bool [rows].
+    `name` is what messages call the path.
     """
     paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
     folder = Path(os.path.commonpath([shard.parent for shard in paths]))
@@ -130,15 +143,8 @@ def load(
     columns = [plan_column(name, kind, fields) for name, kind in kinds.items()]
     table = _Table(columns, fields, max_bad_rows, keep)
     shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
-    frame = table.frame(str(path), sum(shard.rows for shard in shards))
-    if bad_rows_path and table.bad_rows:
-        _write_json_lines(bad_rows_path, table.bad_rows)
-    return Dataset(frame, shards, len(table.bad_rows))
-
-
-def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
-    """How many rows share their key, the values of all `key_columns`, with another row."""
-    return int(frame.duplicated(list(key_columns), keep=False).sum())
+    frame = table.frame(name or str(path), sum(shard.rows for shard in shards))
+    return Dataset(frame, shards, tuple(table.bad_rows))
 
 
 class _Table:
@@ -151,7 +157,7 @@ class _Table:
         self.fields = fields
         self.max_bad_rows = max_bad_rows
         self.keep = keep
-        self.bad_rows: list[dict[str, str | int]] = []
+        self.bad_rows: list[BadRow] = []
         self.recent: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
         self.joining: dict[str, list[Future[list[pa.Array]]]] = {column.name: [] for column in columns}
         self.arrays: dict[str, list[pa.Array]] = {}  # in the end
@@ -251,13 +257,13 @@ class _Table:
         return arrays, faults
 
     def _leave_out(self, shard: str, line: int, fault: _Fault) -> None:
-        self.bad_rows.append({"shard": shard, "line": line, "reason": fault.reason})
+        self.bad_rows.append(BadRow(shard, line, fault.reason))
         if len(self.bad_rows) <= self.max_bad_rows:
             return
         first = self.bad_rows[0]
         value = f": {fault.value}" if fault.value else ""
         advice = (
-            f"max_bad_rows={self.max_bad_rows} are left out already, from {first['shard']}, line {first['line']} on."
+            f"max_bad_rows={self.max_bad_rows} are left out already, from {first.shard}, line {first.line} on."
             if self.max_bad_rows
             else "Correct the export, or set max_bad_rows to leave such rows out."
         )
@@ -310,10 +316,3 @@ def _choose(rows: int, arrays: Arrays, columns: Sequence[Column], keep: Keep | N
         if pa.types.is_dictionary(array.type):
             arrays[name] = array.dictionary_decode().dictionary_encode()
     return _Found(rows, stays.true_count, arrays)
-
-
-def _write_json_lines(path: Path, entries: list[dict[str, str | int]]) -> None:
-    try:
-        path.write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
-    except OSError as error:
-        raise StorageError(f"Cannot write {str(path)!r}: {error.strerror}.") from error

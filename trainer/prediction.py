@@ -22,8 +22,8 @@ import orjson
 import pandas as pd
 import tensorflow as tf
 
+from trainer import cache, dataset, packaging, preprocessing, serving, sources
 from trainer import config as configuration
-from trainer import dataset, packaging, preprocessing, serving, system
 from trainer.errors import StorageError
 from trainer.graph import OpsWrapper, build_model_graph
 from trainer.text import TextRules
@@ -160,20 +160,26 @@ def main(argv: list[str] | None = None) -> None:
     """Score or evaluate the rows of a dataset with a package."""
     parser = argparse.ArgumentParser(prog="python -m trainer.prediction", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("task", choices=("predict", "evaluate"))
-    parser.add_argument("--package", type=Path, required=True, help="the zip of a run")
-    parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob")
-    parser.add_argument("--out", type=Path, help="predict: file to write, one JSON line per row")
+    parser.add_argument("--package", required=True, help="the zip of a run; gs:// likewise")
+    parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob; gs:// likewise")
+    parser.add_argument("--out", help="predict: file to write, one JSON line per row; gs:// likewise")
     arguments = parser.parse_args(argv)
     if (arguments.task == "predict") != (arguments.out is not None):
         parser.error("--out=FILE goes with predict, and only with it")
 
-    predictor = load_predictor(packaging.read_package(arguments.package))
-    kinds = needed_columns(predictor.settings.config, labelled=arguments.task == "evaluate")
-    frame = dataset.load(arguments.data, kinds).frame
+    with sources.local_file(arguments.package) as package:
+        predictor = load_predictor(packaging.read_package(package))
+    config = predictor.settings.config
+    kinds = needed_columns(config, labelled=arguments.task == "evaluate")
+    source = sources.look_up(arguments.data)
+    with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
+        found = dataset.load(path, kinds, name=arguments.data)
+    sources.check_rows(source, found)
+    frame = found.frame
     if arguments.task == "evaluate":
         print(orjson.dumps(evaluate_rows(predictor, frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
         return
-    with system.atomic_path(arguments.out) as temporary, temporary.open("wb") as out:
+    with sources.new_file(arguments.out) as temporary, temporary.open("wb") as out:
         out.writelines(prediction_rows(predictor, frame))
     print(f"{len(frame):,} predictions in {arguments.out}")
 

@@ -1,7 +1,8 @@
 """From files to encoded rows: read, split, learn, encode; or what an earlier run left of this in the cache."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -12,21 +13,21 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import feather
 
-from trainer import cache, capacity, dataset, examples, preprocessing, split, system
+from trainer import cache, capacity, dataset, examples, preprocessing, sources, split, system
 from trainer import config as configuration
 from trainer.command import say
 from trainer.config import NetConfig
 from trainer.errors import ResourceError
 from trainer.examples import Packed
 from trainer.preprocessing import Preprocessing
-from trainer.shards import find_shards
+from trainer.sources import Source
 from trainer.text import TextRules, get_ready
 from trainer.timing import Timings
 from trainer.vocabulary import VocabularyRules
 
-CACHE = Path("cache")
 HELD_OUT_ROWS = 1000  # raw rows that a written package must score as the trained model does
 HELD_OUT = "held_out.arrow"
+MOST_LISTED = 1000  # bad rows that the package names
 
 # The settings that do not decide what the encoded rows are, as the settings of a network do not.
 AFTER_ENCODING = frozenset(
@@ -52,22 +53,18 @@ def prepare(
 
     data: path of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
     """
-    key = cache.key_of(encoding_settings(config), {side: files_of(path) for side, path in data.items()}, code)
+    lie = {side: sources.look_up(path) for side, path in data.items()}
+    key = cache.key_of(encoding_settings(config), {side: source.identity for side, source in lie.items()}, code)
     if config.cache_gb:
         with timings.stage("cache"):
-            facts, arrays, damaged = cache.find(CACHE, key)
+            facts, arrays, damaged = cache.find(cache.FOLDER, key)
         if damaged:
             say("warning", f"the cache is damaged: {damaged}. Its rows are made anew.")
         if facts:
             capacity.check_before_training(config, sum(facts["split"]["rows"].values()))
-            return restored(CACHE / key, facts, arrays, data)
+            return restored(cache.FOLDER / key, facts, arrays, data)
 
-    capacity.check_before_reading(config, data.values())
-    with timings.stage("read"), ThreadPoolExecutor(1) as beside:
-        if config.text_columns:
-            beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others
-        sets = {side: read(config, path) for side, path in data.items()}
-    timings.mark("read", sum(found.rows for found in sets.values()))
+    sets = read_all(config, lie, timings)
     with timings.stage("split"):
         frames = {side: found.frame for side, found in sets.items()}
         hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
@@ -81,7 +78,7 @@ def prepare(
         )
         del hashes
     with timings.stage("preprocess"):
-        told = {side: describe(data[side], found) for side, found in sets.items()}
+        told = {side: describe(lie[side], found) for side, found in sets.items()}
         prepared = encode(config, key, told, facts, sides)
     timings.mark("preprocess", sum(len(rows) for _, rows in sides.values()))
     return prepared
@@ -92,27 +89,44 @@ def encoding_settings(config: NetConfig) -> dict[str, Any]:
     return {item.name: getattr(config, item.name) for item in fields(NetConfig) if item.name not in AFTER_ENCODING}
 
 
-def files_of(path: str) -> list[Path]:
-    """The files that decide what a dataset is: its shards, and the schema in their folder or in the one above."""
-    shards = find_shards(path)
-    folders = sorted({folder for shard in shards for folder in (shard.parent, shard.parent.parent)})
-    return [*shards, *(folder / "schema.json" for folder in folders if (folder / "schema.json").is_file())]
+def read_all(config: NetConfig, lie: Mapping[str, Source], timings: Timings) -> dict[str, dataset.Dataset]:
+    """The rows of all datasets; those in buckets are brought here first."""
+    with contextlib.ExitStack() as while_read, ThreadPoolExecutor(1) as beside:
+        if config.text_columns:
+            beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others
+        with timings.stage("download") if any(source.remote for source in lie.values()) else contextlib.nullcontext():
+            places = {
+                side: while_read.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
+                for side, source in lie.items()
+            }
+        capacity.check_before_reading(config, places.values())
+        with timings.stage("read"):
+            sets = {side: read(config, place, lie[side].given) for side, place in places.items()}
+    for side, found in sets.items():
+        sources.check_rows(lie[side], found)
+    timings.mark("read", sum(found.rows for found in sets.values()))
+    return sets
 
 
-def read(config: NetConfig, path: str) -> dataset.Dataset:
-    """A dataset's columns that have a role."""
+def read(config: NetConfig, path: str, name: str) -> dataset.Dataset:
+    """A dataset's columns that have a role. name: what people call it."""
     keep = functools.partial(split.subsample, columns=config.key_columns, fraction=config.subsample)
     found = dataset.load(
         path, configuration.column_kinds(config), max_bad_rows=config.max_bad_rows,
-        keep=keep if config.subsample < 1 else None,
+        keep=keep if config.subsample < 1 else None, name=name,
     )  # fmt: skip
     files = "1 file" if len(found.shards) == 1 else f"{len(found.shards)} files"
     bad = f", {found.bad_rows:,} bad rows left out" if found.bad_rows else ""
     used = f", {found.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
-    say("data", f"{path}: {found.rows_read:,} rows in {files}{bad}{used}")
-    if config.key_columns and (shared := dataset.duplicate_keys(found.frame, config.key_columns)):
-        say("warning", f"{shared:,} rows of {path} share their key with another ({', '.join(config.key_columns)}).")
+    say("data", f"{name}: {found.rows_read:,} rows in {files}{bad}{used}")
+    if config.key_columns and (shared := duplicate_keys(found.frame, config.key_columns)):
+        say("warning", f"{shared:,} rows of {name} share their key with another ({', '.join(config.key_columns)}).")
     return found
+
+
+def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
+    """How many rows share their key, the values of all `key_columns`, with another row."""
+    return int(frame.duplicated(list(key_columns), keep=False).sum())
 
 
 def split_sides(
@@ -136,11 +150,15 @@ def split_sides(
     return {side: (frame, rows) for side, (frame, rows) in sides.items() if len(rows)}
 
 
-def describe(path: str, found: dataset.Dataset) -> dict[str, Any]:
+def describe(source: Source, found: dataset.Dataset) -> dict[str, Any]:
     """What the package tells of a dataset."""
     shards = [shard._asdict() for shard in found.shards]
+    if source.remote:
+        for shard, stored in zip(shards, source.shards, strict=True):
+            shard["generation"] = str(stored.generation)  # beyond what some readers of JSON keep exact
     counts = {"rows": found.rows, "rows_read": found.rows_read, "bad_rows": found.bad_rows}
-    return {"path": path, **counts, "fingerprint": found.fingerprint, "shards": shards}
+    listed = {"left_out": [row._asdict() for row in found.left_out[:MOST_LISTED]]} if found.left_out else {}
+    return {"path": source.given, **counts, **listed, "fingerprint": found.fingerprint, "shards": shards}
 
 
 def learn(config: NetConfig, train: preprocessing.Columns, rows: preprocessing.Rows = slice(None)) -> Preprocessing:
@@ -199,9 +217,9 @@ def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def new_entry(config: NetConfig, key: str, rows: int) -> cache.Entry | None:
     """Where to put so many rows in the cache; None where it is off or too small for them."""
-    full = cache.make_room(CACHE, rows * capacity.row_bytes(config), int(config.cache_gb * 1e9))
+    full = cache.make_room(cache.FOLDER, rows * capacity.row_bytes(config), int(config.cache_gb * 1e9))
     if not full:
-        return cache.Entry(CACHE, key)
+        return cache.Entry(cache.FOLDER, key)
     if config.rows_in_memory is not None and rows > config.rows_in_memory:
         raise ResourceError(
             f"rows_in_memory = {config.rows_in_memory:,} needs the cache, but {full}. Give it more room."

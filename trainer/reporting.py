@@ -43,12 +43,15 @@ def _harmless(cell: object) -> object:
 class TensorBoardLog:
     """TensorBoard's view of a run, with a folder for each side under `folder`, so that the curves of a metric overlay.
 
-    A context manager: what was logged is on disk when the block ends.
+    A context manager: what was logged is on disk when the block ends. rows: of the epochs so far; they are logged where
+    nothing is, as that of a run which began on another machine.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Sequence[EpochRow] = ()) -> None:
         self.folder = folder
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        for row in () if folder.exists() else rows:
+            self.epoch(row)
 
     def __enter__(self) -> Self:
         return self

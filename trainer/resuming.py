@@ -17,6 +17,7 @@ from trainer.command import say
 from trainer.config import NetConfig
 from trainer.errors import ConfigError, DivergedError, Interrupted, StorageError
 from trainer.graph import OpsWrapper
+from trainer.mirror import Mirror
 from trainer.preparation import Prepared
 from trainer.provenance import PACKAGES, installed
 from trainer.training import History
@@ -24,6 +25,7 @@ from trainer.training import History
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 NO_MATTER = ("cache_gb", "checkpoint_minutes")  # settings that another machine may have otherwise
 SHARE_OF_TIME = 0.02  # that checkpoints at the end of short epochs may take at most
+SENDING_SECONDS = 15.0  # for the last checkpoint to reach the bucket; machines that are taken away leave 30
 
 
 def identity(config: NetConfig, root: Path) -> dict[str, Any]:
@@ -42,11 +44,13 @@ def identity_of_data(prepared: Prepared) -> dict[str, str]:
     return prints | {"preprocessing": hashlib.sha256(prepared.learnt.to_json().encode()).hexdigest()}
 
 
-def find(folder: Path, told: Mapping[str, Any], *, restart: bool) -> Checkpoint | None:
+def find(folder: Path, told: Mapping[str, Any], mirror: Mirror | None = None, *, restart: bool) -> Checkpoint | None:
     """The checkpoint that a run goes on from, if there is one. ConfigError with what differs where it is of another.
 
-    restart: whatever is there is removed.
+    mirror: where newer ones may lie. restart: whatever is there is removed.
     """
+    if mirror:
+        (mirror.clear if restart else mirror.fetch)()
     found, damaged = (None, []) if restart else checkpoint.load(folder / CHECKPOINTS)
     if damaged:
         say("warning", f"{', '.join(damaged)} is damaged: the checkpoint before it is used.")
@@ -90,12 +94,14 @@ class Keeper:
     stop. Nothing that is not finite is ever saved."""
 
     def __init__(
-        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], order: system.Order, history: History
-    ) -> None:
+        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], order: system.Order, history: History,
+        mirror: Mirror | None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.ops = ops
         self.identity = dict(identity)
         self.order = order
+        self.mirror = mirror
         self.saved = time.monotonic()
         self.saving_seconds = 0.0
         self.position = (len(history.rows), history.step)
@@ -108,10 +114,14 @@ class Keeper:
         if self.order.signal or over or since >= 60 * config.checkpoint_minutes or (epoch_ended and not short):
             self.save(history)
         if self.order.signal:
+            late = self.mirror.wait(SENDING_SECONDS) if self.mirror else ""
             raise Interrupted(
                 f"Stopped by {self.order.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
                 f"Start it again with --run={self.folder.name} to go on."
+                + (f" Only on this machine, for the last checkpoint is not in the bucket: {late}" if late else "")
             )
+        if self.mirror:
+            self.mirror.check()
 
     def save(self, history: History) -> None:
         """Write a checkpoint of this moment, unless the last one is of it too."""
@@ -137,5 +147,7 @@ class Keeper:
             "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         }
         checkpoint.save(self.folder / CHECKPOINTS, Checkpoint(progress, state, history.best_weights))
+        if self.mirror:
+            self.mirror.send()
         self.position, self.saved = position, time.monotonic()
         self.saving_seconds = self.saved - began

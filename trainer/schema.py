@@ -1,9 +1,11 @@
 """What a table's columns are (schema.json, BigQuery's list of fields) and what a configuration's roles make of them."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,10 +31,12 @@ TYPES_OF_KIND = {
 
 
 class Field(NamedTuple):
-    """A column of a table: its type in BigQuery's old names (INTEGER, FLOAT, BOOLEAN, RECORD) and its mode."""
+    """A column of a table: its type in BigQuery's old names (INTEGER, FLOAT, BOOLEAN, RECORD), its mode, and the
+    names of a RECORD's own fields."""
 
     type: str
     mode: str
+    inner: tuple[str, ...] = ()
 
 
 @dataclass
@@ -61,23 +65,56 @@ def read_schema(folder: Path) -> dict[str, Field] | None:
             path = folder.parent / "schema.json"
         if not path.is_file():
             return None
-        entries = orjson.loads(path.read_bytes())
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    return parse_schema(data, str(path))
+
+
+def parse_schema(data: bytes, where: str) -> dict[str, Field]:
+    """The fields of a schema.json by name; DataError if it is not BigQuery's list of fields."""
+    try:
+        entries = orjson.loads(data)
         fields = {entry["name"]: _field(entry) for entry in entries}
         if len(fields) < len(entries):
             raise ValueError("a name occurs twice")
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f'{str(path)!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
+            f'{where!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
             "...]. Export it again, or remove it: types then follow from the roles alone."
         ) from error
     return fields
 
 
-def _field(entry: dict[str, str]) -> Field:
+def _field(entry: dict[str, Any]) -> Field:
     field_type = entry["type"].upper()
-    return Field(ALIASES.get(field_type, field_type), (entry.get("mode") or "NULLABLE").upper())
+    inner = tuple(part["name"] for part in entry.get("fields") or ())
+    return Field(ALIASES.get(field_type, field_type), (entry.get("mode") or "NULLABLE").upper(), inner)
+
+
+def check_roles(shards: Sequence[Path], kinds: Mapping[str, str]) -> dict[str, Field] | None:
+    """Hold the columns in `kinds` (name -> kind) against the schema.json of some shards, none of which is opened.
+
+    Returns its fields, None without one; raises DataError as `plan_columns`, and as `read_schema`.
+    """
+    fields = read_schema(Path(os.path.commonpath([shard.parent.resolve() for shard in shards])))
+    plan_columns(kinds, fields)
+    return fields
+
+
+def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
+    """The columns to read; raises one DataError for all that are refused, as `plan_column` refuses them."""
+    columns, faults = [], []
+    for name, kind in kinds.items():
+        try:
+            columns.append(plan_column(name, kind, fields))
+        except DataError as error:
+            faults.append(str(error))
+    if len(faults) == 1:
+        raise DataError(faults[0])
+    if faults:
+        raise DataError("\n  ".join([f"{len(faults)} columns do not fit schema.json:", *faults]))
+    return columns
 
 
 def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Column:
@@ -92,16 +129,41 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
         raise DataError(f"schema.json has no column {name!r}, which is to be a {kind}. {did_you_mean(name, fields)}")
     field = fields[name]
     repeated = field.mode == "REPEATED"
-    if field.type not in allowed or repeated != (kind in LIST_KINDS):
-        hint = " (classes: objective=multiclass)" if kind in ("probability", "target") else ""
+    if not _can_be(field, kind):
         modes = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
         raise DataError(
             f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} is made from {modes} "
-            f"{', '.join(sorted(allowed))}. Give it another role{hint}, or cast it in the query."
+            f"{', '.join(sorted(allowed))}. {_advice(name, kind, field)} {_others(name, kind, fields)}"
         )
     # BigQuery knows no NULL list: it may leave an empty one out.
     required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
     return Column(name, kind, field.type, required, _form(kind, field.type))
+
+
+def _can_be(field: Field, kind: str) -> bool:
+    return field.type in TYPES_OF_KIND[kind] and (field.mode == "REPEATED") == (kind in LIST_KINDS)
+
+
+def _advice(name: str, kind: str, field: Field) -> str:
+    if field.type == "RECORD":
+        inner = field.inner[0] if field.inner else "FIELD"
+        unnested = "UNNEST it and select" if field.mode == "REPEATED" else "Select"
+        return f"{unnested} its fields in the query, such as {name}.{inner} AS {name}_{inner}."
+    if field.mode == "REPEATED" and kind == "category" and field.type in DISCRETE_TYPES:
+        return "Name it in multi_categorical_columns."
+    hint = " (classes: objective=multiclass)" if kind in ("probability", "target") else ""
+    return f"Give it another role{hint}, or cast it in the query."
+
+
+def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
+    """A sentence with the columns nearest by name that can be of a kind."""
+    able = nearest(name, [other for other, field in fields.items() if _can_be(field, kind)])
+    return f"Columns that can be a {kind}: {', '.join(map(repr, able))}." if able else f"No column can be a {kind}."
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Those of some names that are most like another, the likest first."""
+    return sorted(known, key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))[:most]
 
 
 def _form(kind: str, field_type: str) -> str:

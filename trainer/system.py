@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,19 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str,
     with path.open("wb", buffering=0) as file:
         for number, piece in enumerate(pieces):
             half = len(piece) // 2
-            file.write(piece[:half])
+            write_all(file, piece[:half])
             if number == 0:
                 about_to_change(path)  # while it is half there
-            file.write(piece[half:])
+            write_all(file, piece[half:])
             sha256.update(piece)
             size += len(piece)
     return sha256.hexdigest(), size
+
+
+def write_all(file: FileIO, piece: bytes | memoryview) -> None:
+    """Write all of a piece, or raise: a disk that becomes full takes a part of it first, and says so in a number."""
+    while len(piece):
+        piece = piece[file.write(piece) :]
 
 
 def fsync(path: Path) -> None:
@@ -121,26 +128,45 @@ def create_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held_folder(path: Path) -> Iterator[None]:
-    """Create a folder where it is missing, and hold it: another process that wants to is refused (StorageError), until
-    this one ends, however it does. Left empty, the folder is removed again."""
-    try:
-        about_to_change(path)
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise storage_error("creating", path, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StorageError(f"Another process works in {path}. Wait for its end, or choose another name.") from None
+def held_folder(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Create a folder where it is missing, and hold it until this process ends, however it does. Another process that
+    wants to hold it is refused (StorageError) or, with `wait`, waits. Left empty, the folder is removed again."""
+    handle = hold(path, wait=wait)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             path.rmdir()
         os.close(handle)
+
+
+def hold(path: Path, *, wait: bool) -> int:
+    """The handle by which a folder is held."""
+    while True:
+        try:
+            about_to_change(path)
+            path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise storage_error("creating", path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+            os.close(handle)  # its holder has removed or renamed it meanwhile
+        except BlockingIOError:
+            os.close(handle)
+            raise StorageError(f"Another process works in {path}. Wait for its end, or choose another name.") from None
+
+
+def link(path: Path, target: Path) -> bool:
+    """Give a file a second name, if its disk can do that."""
+    try:
+        about_to_change(target)
+        os.link(path, target)
+    except OSError:
+        return False
+    return True
 
 
 def rename_folder(path: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from tests.benchmarks import fresh
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.options import Options, rows_file
 from tests.benchmarks.table import Chapter, Row, side_by_side
+from tests.benchmarks.transfer import transfer
 from tests.benchmarks.whole import SHARE, limited_run, startup, whole_run
 
 TITLES = 50_000  # that spaCy's own pipe is given
@@ -177,5 +178,6 @@ CHAPTERS: dict[str, Callable[[Options], Chapter]] = {
     "whole_run": whole_run,
     "blocks": blocks,
     "limited": limited,
+    "transfer": transfer,
     "quality": quality,
 }

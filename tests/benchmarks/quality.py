@@ -41,7 +41,7 @@ def learn(path: str, names: list[str]) -> dict[str, dict[str, float]]:
 def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     """The test loss of a trained network, its best epoch, and the test rows."""
     config = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH)}).config
-    cut = preparation.split_sides(config, {"train": preparation.read(config, str(path)).frame})
+    cut = preparation.split_sides(config, {"train": preparation.read(config, str(path), path.name).frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     learnt = preparation.learn(config, sides["train"])
     ops = build_model_graph(config, learnt.shapes())

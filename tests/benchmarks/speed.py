@@ -44,7 +44,7 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         write_sample(path, rows)
-        cut = preparation.split_sides(config, {"train": preparation.read(config, str(path)).frame})
+        cut = preparation.split_sides(config, {"train": preparation.read(config, str(path), path.name).frame})
     sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
     learnt = preparation.learn(config, sides["train"])
     return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}

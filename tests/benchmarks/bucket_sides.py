@@ -1,0 +1,98 @@
+"""Objects from a bucket to files and back: by `trainer.storage`, and by Google's client alone."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer import storage
+
+BUCKET = "gs://bench-transfer"
+
+
+def serve(address: str) -> dict[str, float]:
+    """A bucket server, in this process until it is told to end; it writes its address to a file."""
+    from tests.bucket_server import known_as_the_service, serving  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, lambda number, frame: exit(0))
+    with serving() as host, known_as_the_service(host):
+        client().create_bucket(BUCKET.removeprefix("gs://"))
+        Path(address).write_text(host)
+        signal.pause()
+    return {}
+
+
+def client():
+    from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
+    from google.cloud.storage import Client  # noqa: PLC0415
+
+    return Client(project="bench", credentials=AnonymousCredentials())
+
+
+def fill(shards: list[str]) -> dict[str, float]:
+    """Put the files below shards/."""
+    storage.send([(Path(path), f"{BUCKET}/shards/{Path(path).name}") for path in shards])
+    return {}
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    began = time.perf_counter()
+    work()
+    return {"seconds": time.perf_counter() - began}
+
+
+def ours_down(into: str) -> dict[str, float]:
+    """All objects below shards/ into a folder, which is emptied first."""
+    shutil.rmtree(into, ignore_errors=True)
+
+    def work() -> None:
+        found = storage.entries(f"{BUCKET}/shards/")
+        storage.fetch([(stored, Path(into) / stored.uri.rpartition("/")[2]) for stored in found])
+
+    return timed(work)
+
+
+def bare_down(into: str, worker: str, workers: int, single: bool) -> dict[str, float]:
+    """The same by the client's transfer manager, checked by it."""
+    from google.cloud.storage import transfer_manager  # noqa: PLC0415
+
+    shutil.rmtree(into, ignore_errors=True)
+    Path(into).mkdir()
+
+    def work() -> None:
+        blobs = client().list_blobs(BUCKET.removeprefix("gs://"), prefix="shards/")
+        pairs = [(blob, str(Path(into) / Path(blob.name).name)) for blob in blobs]
+        transfer_manager.download_many(
+            pairs, worker_type=worker, max_workers=workers, raise_exception=True,
+            download_kwargs={"raw_download": True, "single_shot_download": single},
+        )  # fmt: skip
+
+    return timed(work)
+
+
+def ours_up(shards: list[str]) -> dict[str, float]:
+    """Files to up/, which is emptied afterwards."""
+    figures = timed(lambda: storage.send([(Path(path), f"{BUCKET}/up/{Path(path).name}") for path in shards]))
+    empty()
+    return figures
+
+
+def bare_up(shards: list[str], worker: str, workers: int) -> dict[str, float]:
+    """The same by the client's transfer manager."""
+    from google.cloud.storage import transfer_manager  # noqa: PLC0415
+
+    bucket = client().bucket(BUCKET.removeprefix("gs://"))
+    pairs = [(path, bucket.blob(f"up/{Path(path).name}")) for path in shards]
+    figures = timed(
+        lambda: transfer_manager.upload_many(
+            pairs, worker_type=worker, max_workers=workers, raise_exception=True, skip_if_exists=True
+        )
+    )
+    empty()
+    return figures
+
+
+def empty() -> None:
+    for stored in storage.entries(f"{BUCKET}/up/"):
+        storage.delete(stored.uri)
