@@ -109,7 +109,7 @@ def publish(c, run, output=None):
     },
 )
 def dataset(
-    c, to, table=None, sql=None, param=(), since=None, until=None, limit=None, sample=None, staging=None, dry_run=False
+    c, to, param, table=None, sql=None, since=None, until=None, limit=None, sample=None, staging=None, dry_run=False
 ):
     """Export a table or a query's result: fab dataset --table=project.dataset.table --to=gs://bucket/prefix/."""
     given = [f"--param={one}" for one in param] + ["--dry-run"] * dry_run

@@ -487,3 +487,4 @@ def serving(bucket_host: str, folder: Path) -> Iterator[Service]:
         server.server_close()
         thread.join()
         service.database.close()
+        del handler.service, service.database  # a thread that waits for a client that is gone would hold them for ever

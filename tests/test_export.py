@@ -473,6 +473,29 @@ def test_a_copy_of_an_export_leaves_the_first_one_alone(clicks: Service, bucket:
     assert bucket.names() == names
 
 
+def test_what_others_wrote_into_the_place_is_never_run(clicks: Service, bucket: Bucket) -> None:
+    command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows"]
+    clicks.failures.append(("query", "backendError", "Error"))
+    refusal(StorageError, *command)
+    claim = json.loads(bucket.get("rows/.export.json"))
+    storage.put_bytes(
+        json.dumps(claim | {"sql": "SELECT 1 AS row_id"}).encode(), f"{bucket.uri}/rows/.export.json", replace=True
+    )
+    export.main(command)
+    assert len(row_ids(f"{bucket.uri}/rows")) == 40
+
+
+@pytest.mark.parametrize("name", [".export.json", "dataset.json"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format_version": 1, "export": 1}'])
+def test_a_place_whose_description_is_damaged_is_left_alone(
+    clicks: Service, bucket: Bucket, name: str, text: bytes
+) -> None:
+    bucket.put(f"rows/{name}", text)
+    message = refusal(DataError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    assert f"{bucket.uri}/rows/{name} is not of an export, or damaged" in message
+    assert (bucket.names(), clicks.jobs) == ([f"rows/{name}"], {})
+
+
 # What goes wrong on the way.
 
 FAULTS = [
@@ -762,6 +785,15 @@ def test_arguments_that_make_no_sense_are_refused_before_anybody_is_asked(
 
 def test_a_file_of_sql_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert f"'{tmp_path}/q.sql': No such file" in refusal(StorageError, f"--sql={tmp_path}/q.sql", BUCKET)
+
+
+def test_the_task_passes_on_all_that_is_given(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+    query = sql_file(tmp_path, "SELECT row_id FROM web.clicks WHERE item = @item AND row_id < @most AND day < @until")
+    fab = [Path(sys.executable).with_name("fab"), "-r", Path(export.__file__).parents[1], "dataset"]
+    given = ["--param=item=item <1>", "--param=most=50", "--until=2026-11-10", "--limit=3"]
+    done = subprocess.run([*fab, query, *given, f"--to={bucket.uri}/rows"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert told(f"{bucket.uri}/rows")["rows"] == 3
 
 
 def test_nothing_of_google_is_imported_before_it_is_needed() -> None:

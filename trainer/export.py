@@ -68,7 +68,7 @@ def export(request: Request, to: str, staging: str) -> None:
         claim = claim or begin(client, request, to, staging)
         run = Run(client, claim["id"], claim["location"])
         try:
-            source, queried = source_of(run, claim)
+            source, queried = source_of(run, claim, request)
         except (ConfigError, DataError):
             with contextlib.suppress(StorageError):  # the place is free again for what does give rows
                 storage.delete(storage.join(to, CLAIM))
@@ -109,34 +109,41 @@ def place_of(to: str, staging: str, identity: str) -> str:
 
 def planned(client: Any, request: Request) -> Plan:
     """What an export would do; its query is checked, not run. Raises ConfigError or StorageError."""
-    sql, table, rows = request.sql, "", None
+    sql, table, rows = request.sql, None, None
     if request.table:
-        where = bigquery.reference(request.table, client.project)
-        found = bigquery.table_of(client, where)
+        table = bigquery.reference(request.table, client.project)
+        found = bigquery.table_of(client, table)
         if found is None:
-            raise bigquery.no_table(client, where)
-        table, sql = str(where), f"SELECT * FROM `{where}`"  # noqa: S608 (a name has no backtick)
+            raise bigquery.no_table(client, table)
+        sql = sql_of(request._replace(limit=0, sample=0.0), table)
         if found.table_type == "TABLE" and not found.streaming_buffer:
             rows = found.num_rows
             if not (request.limit or request.sample):
-                return Plan(table, "", found.location, 0, rows)
+                return Plan(str(table), "", found.location, 0, rows)
     job = bigquery.asked(
         "checking the query", lambda: bigquery.query(client, sql, request.parameters, dry_run=True),
         bigquery.FIRST_DEADLINE,
     )  # fmt: skip
     if job.statement_type != "SELECT":
         raise ConfigError(f"The query must be one SELECT, and is {job.statement_type}: its result is what is exported.")
-    return Plan(table, narrowed(sql, request.limit, request.sample), job.location, job.total_bytes_processed, rows)
+    return Plan(str(table or ""), sql_of(request, table), job.location, job.total_bytes_processed, rows)
 
 
-def source_of(run: Run, claim: Record) -> tuple[Any, Any]:
+def sql_of(request: Request, table: Any) -> str:
+    """The query of an export that needs one."""
+    sql = request.sql or f"SELECT * FROM `{table}`"  # noqa: S608 (a name has no backtick)
+    return narrowed(sql, request.limit, request.sample)
+
+
+def source_of(run: Run, claim: Record, request: Request) -> tuple[Any, Any]:
     """The table to extract, and the query job that made it (None: none did). Raises DataError if it has no rows."""
+    table = bigquery.reference(request.table, claim["project"]) if request.table else None
     if not claim["sql"]:
-        return bigquery.reference(claim["table"], claim["project"]), None
+        return table, None
 
     def start(job_id: str, attempt: int) -> Any:
-        parameters = claim["request"]["parameters"]
-        return bigquery.query(run.client, claim["sql"], parameters, job_id=job_id, location=run.location)
+        sql = sql_of(request, table)  # made anew: others may be able to write what is in the place
+        return bigquery.query(run.client, sql, request.parameters, job_id=job_id, location=run.location)
 
     def lacks(job: Any) -> TrainerError | None:
         if bigquery.table_of(run.client, job.destination):
@@ -189,6 +196,8 @@ def lacks_rows(run: Run, job: Any, *, changing: bool) -> TrainerError | None:
             f"Table {job.source} changed after its extraction began: its rows cannot be counted. Start the same "
             "command again; a table that is always written to can be exported by --sql, with a SELECT of all."
         )
+    if not table.num_rows:
+        return DataError(f"Table {job.source} has 0 rows: there is nothing to export.")
     wrote, there = sum(job.destination_uri_file_counts), len(shards_of(job))
     if wrote != there:
         return StorageError(f"BigQuery wrote {wrote} shards, but {there} are there. Start the same command again.")
@@ -232,8 +241,10 @@ def record(to: str, name: str) -> Record | None:
         claim = found["export"] if name == DATASET else found
         if claim["format_version"] > FORMAT_VERSION:
             raise DataError(f"{uri} was written by a newer version of the trainer. Update this one.")
-        return found if claim["request"] is not None else None
-    except (ValueError, TypeError, KeyError) as error:
+        if missing := {"id", "request", "project", "location", "sql", "place"} - claim.keys():
+            raise KeyError(min(missing))
+        return found
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{uri} is not of an export, or damaged. Give another --to.") from error
 
 
@@ -274,7 +285,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.dry_run:
             plan = planned(bigquery.connect(), request)
             rows = "" if plan.rows is None else f", {plan.rows:,} rows in the table"
-            how = f"a query that reads {amount(plan.bytes)}" if plan.sql else "no query, nothing billed"
+            reads = f"a query that reads {amount(plan.bytes)}, which is billed, 10 MB a table at least"
+            how = reads if plan.sql else "no query, nothing billed"
             return say("dry run", f"{how}{rows}. The dataset would be written to {arguments.to}.")
         return export(request, arguments.to.rstrip("/") or "/", (arguments.staging or "").rstrip("/"))
     except Interrupted as order:

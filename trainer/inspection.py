@@ -35,7 +35,7 @@ from trainer.command import import_tensorflow_quietly, run_command, say
 from trainer.config import ENV_PREFIX, Configuration, NetConfig, variable
 from trainer.dataset import Dataset
 from trainer.doubts import doubts_of
-from trainer.inspection_page import write_page
+from trainer.inspection_page import page
 from trainer.inspection_text import print_inspection
 from trainer.labels import apply_label, learn_label
 from trainer.leakage import fingerprint, leak
@@ -50,7 +50,7 @@ from trainer.values import JSON_TYPE, NUMBER
 from trainer.vocabulary import VocabularyRules
 
 SAMPLE = os.path.relpath(Path(__file__).parent.parent / "data" / "sample_2k.json")
-PAGE = Path("check.html")
+PAGE = "check.html"
 HEADS, HEAD_BYTES = 16, 2**18  # shards whose first lines tell which columns there are, and how much of each
 
 # setting -> what its columns are to the model, in the order in which they are told
@@ -270,15 +270,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")
     parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
-    parser.add_argument("--out", type=Path, default=PAGE, help="page to write, or to replace; default: %(default)s")
+    parser.add_argument(
+        "--out", default=PAGE, help="page to write, or to replace; gs:// likewise; default: %(default)s"
+    )
     arguments = parser.parse_args(argv)
 
     config = settings_of(arguments.variant, os.environ)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     found = inspect(config, {side: path for side, path in data.items() if path})
     print_inspection(found)
-    write_page(arguments.out, found, arguments.variant)
-    say("page", str(arguments.out))
+    with sources.new_file(arguments.out) as temporary:
+        temporary.write_bytes(page(found, arguments.variant).encode())
+    say("page", arguments.out)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,11 @@ from trainer.doubts import percent
 from trainer.inspection_text import printable
 from trainer.profile import Inspection, Profile, shown
 from trainer.report_page import CSS, Html, _bar, _facts, _section, _table
-from trainer.system import write_atomic
 
 WIDTH, HEIGHT, BASE = 480, 150, 126  # of a histogram, and where its bars stand
 LEAST_ROWS = 10  # in a bar, for its mean label to be drawn
 LONGEST = 60  # characters of a value
 SIDES = {"train": "--blue", "validation": "--warn", "test": "--green"}
-
-
-def write_page(path: Path, found: Inspection, variant: str) -> None:
-    """Write the page whole or not at all."""
-    write_atomic(path, page(found, variant).encode())
 
 
 def page(found: Inspection, variant: str) -> str:

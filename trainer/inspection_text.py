@@ -31,7 +31,8 @@ def print_inspection(found: Inspection) -> None:
         Console().print(table)
     else:
         print(aligned([HEADER, *rows]))
-    print()
+    side = list(found.labels)[-1]
+    print(f"\nunseen: of the values of {side} rows; alone: of the label, explained by this column on held-out rows\n")
     for side, facts in found.labels.items():
         mean = f", mean label {facts['mean']:.5g}" if "mean" in facts else ""
         zero = f", {percent(facts['zero'])} of the labels are 0" if "zero" in facts else ""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from trainer import storage
 from trainer.errors import ConfigError, StorageError, did_you_mean
 
-BUCKETS = 1_000_000  # of the rows' fingerprints; --sample takes a share of them
+PARTS = 1_000_000  # of all rows, by their fingerprints; --sample takes some
 
 TABLE = re.compile(r"([\w.:-]+\.)?\w+\.[\w -]+")
 PARAMETER = re.compile(r"([A-Za-z_]\w*)(?::(\w+))?=(.*)", re.ASCII | re.DOTALL)
@@ -37,10 +37,8 @@ def request_of(given: argparse.Namespace) -> Request:
         raise ConfigError("Give either --table=project.dataset.table or --sql=FILE.")
     if given.limit is not None and given.limit < 1:
         raise ConfigError(f"--limit is {given.limit}. It must be 1 row or more.")
-    if given.sample is not None and not 1 / BUCKETS <= given.sample < 1:
-        raise ConfigError(
-            f"--sample is {given.sample}. It must be a share of the rows, from {1 / BUCKETS:f} to below 1."
-        )
+    if given.sample is not None and not 1 / PARTS <= given.sample < 1:
+        raise ConfigError(f"--sample is {given.sample}. It must be a share of the rows, from {1 / PARTS:f} to below 1.")
     check_places(given.to, given.staging or "")
     parameters = parameters_of(given)
     if given.table and parameters:
@@ -128,5 +126,5 @@ def narrowed(sql: str, limit: int, sample: float) -> str:
     fingerprint = "FARM_FINGERPRINT(TO_JSON_STRING(flatfab_row))"
     chosen = f"SELECT * FROM (\n{sql.strip().rstrip(';')}\n) AS flatfab_row"  # noqa: S608 (it is the user's own)
     if sample:
-        chosen += f"\nWHERE ABS(MOD({fingerprint}, {BUCKETS})) < {round(sample * BUCKETS)}"
+        chosen += f"\nWHERE ABS(MOD({fingerprint}, {PARTS})) < {round(sample * PARTS)}"
     return chosen + (f"\nORDER BY {fingerprint} LIMIT {limit}" if limit else "")
