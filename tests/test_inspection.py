@@ -30,7 +30,7 @@ from trainer.inspection_text import printable
 from trainer.leakage import SUSPICIOUS, fingerprint, leak
 from trainer.preparation import prepare
 from trainer.profile import Inspection, Profile, profile
-from trainer.schema import check_roles
+from trainer.schema import parse_schema, plan_columns
 from trainer.text import TextRules
 from trainer.timing import Timings
 from trainer.vocabulary import VocabularyRules
@@ -492,11 +492,11 @@ def test_all_wrong_roles_are_refused_at_once_and_as_a_run_refuses_them(tmp_path:
         ]
 
 
-def test_the_fields_of_a_record_are_named_in_the_advice(tmp_path: Path) -> None:
+def test_the_fields_of_a_record_are_named_in_the_advice() -> None:
     record = {"name": "geo", "type": "STRUCT", "fields": [{"name": "country", "type": "STRING"}]}
-    (tmp_path / "schema.json").write_text(json.dumps([record]))
+    fields = parse_schema(json.dumps([record]).encode(), "schema.json")
     with pytest.raises(DataError, match=r"such as geo\.country AS geo_country\. No column can be a category\."):
-        check_roles([tmp_path / "rows.json"], {"geo": "category"})
+        plan_columns({"geo": "category"}, fields)
 
 
 def test_a_fault_in_the_rows_ends_as_that_of_a_run(tmp_path: Path) -> None:

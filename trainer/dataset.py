@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from trainer.engine import THREADS, in_order, read_block
 from trainer.errors import DataError, did_you_mean
 from trainer.rows import parse_row, short
-from trainer.schema import LIST_KINDS, Column, Field, plan_column, read_schema
+from trainer.schema import LIST_KINDS, Column, Field, plan_columns, read_schema
 from trainer.shards import Block, Tally, find_shards, read_blocks
 from trainer.values import join, refused, to_arrow, to_pandas
 
@@ -140,7 +140,7 @@ def load(
     paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
     folder = Path(os.path.commonpath([shard.parent for shard in paths]))
     fields = read_schema(folder)
-    columns = [plan_column(name, kind, fields) for name, kind in kinds.items()]
+    columns = plan_columns(kinds, fields)
     table = _Table(columns, fields, max_bad_rows, keep)
     shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
     frame = table.frame(name or str(path), sum(shard.rows for shard in shards))

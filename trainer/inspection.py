@@ -42,7 +42,7 @@ from trainer.leakage import fingerprint, leak
 from trainer.preprocessing import NUMERIC_ROLES
 from trainer.profile import Inspection, Profile, profile
 from trainer.scale import numbers_of
-from trainer.schema import check_roles
+from trainer.schema import plan_columns
 from trainer.settings import Level, resolve, value_from_json, value_from_text
 from trainer.shards import find_shards
 from trainer.text import TextRules, get_ready
@@ -100,6 +100,9 @@ def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset]
     """All datasets, and the type of each column that the files of the first one have."""
     lie = {side: sources.look_up(path) for side, path in data.items()}
     kinds = configuration.column_kinds(config)
+    schemas = {side: sources.fields_of(source) for side, source in lie.items()}
+    for table in schemas.values():
+        plan_columns(kinds, table)
     with contextlib.ExitStack() as while_read, ThreadPoolExecutor(1) as beside:
         if config.text_columns:
             beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others
@@ -107,7 +110,6 @@ def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset]
             side: while_read.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
             for side, source in lie.items()
         }
-        schemas = {side: check_roles(find_shards(place), kinds) for side, place in places.items()}
         capacity.check_before_reading(config, places.values())
         sets = {side: preparation.read(config, place, lie[side].given) for side, place in places.items()}
         fields_of_table = schemas["train"]

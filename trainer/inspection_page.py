@@ -12,7 +12,7 @@ from typing import Any
 from trainer.doubts import percent
 from trainer.inspection_text import printable
 from trainer.profile import Inspection, Profile, shown
-from trainer.report_page import CSS, Html, _bar, _facts, _section, _table
+from trainer.report_page import Html, bar, document, fact_list, section, table
 
 WIDTH, HEIGHT, BASE = 480, 150, 126  # of a histogram, and where its bars stand
 LEAST_ROWS = 10  # in a bar, for its mean label to be drawn
@@ -28,20 +28,13 @@ def page(found: Inspection, variant: str) -> str:
     title = f"{Path(found.sets['train']['path']).name}"
     parts = [
         _header(title, found, label, variant),
-        _section("Columns", [_overview(found.profiles)]),
-        _section("Label", [_card(label, found)]),
-        _section("Features", [_card(told, found) for told in features]),
-        _section("Other columns", [*(_card(told, found) for told in others), _without_role(found)]),
-        _section("Split", _split(found)),
+        section("Columns", [_overview(found.profiles)]),
+        section("Label", [_card(label, found)]),
+        section("Features", [_card(told, found) for told in features]),
+        section("Other columns", [*(_card(told, found) for told in others), _without_role(found)]),
+        section("Split", _split(found)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}{MORE_CSS}</style>\n</head>\n<body>\n"
-        f"{''.join(parts)}</body>\n</html>\n"
-    )
+    return document(title, parts, MORE_CSS)
 
 
 def _header(title: str, found: Inspection, label: Profile, variant: str) -> str:
@@ -72,7 +65,7 @@ def _header(title: str, found: Inspection, label: Profile, variant: str) -> str:
     )
     return (
         f'<header><h1>{escape(title)}</h1>\n<p>{summary}</p>\n<div class="tiles">{boxes}</div>\n'
-        f"{_facts(facts)}</header>\n{aside}"
+        f"{fact_list(facts)}</header>\n{aside}"
     )
 
 
@@ -81,11 +74,11 @@ def _overview(profiles: Sequence[Profile]) -> str:
         [
             _text(told.column.name), told.column.role, told.column.type, _share(told.missing), f"{told.distinct:,}",
             _share(list(told.unseen.values())[-1]) if told.unseen else None,
-            None if told.alone is None else _bar(told.alone, percent(told.alone)),
+            None if told.alone is None else bar(told.alone, percent(told.alone)),
         ]
         for told in profiles
     ]  # fmt: skip
-    return _table(["", "Role", "Type", "Missing", "Distinct", "Unseen", "Alone"], rows, "columns")
+    return table(["", "Role", "Type", "Missing", "Distinct", "Unseen", "Alone"], rows, "columns")
 
 
 def _card(told: Profile, found: Inspection) -> str:
@@ -183,17 +176,17 @@ def _values(told: Profile) -> str:
     """The most frequent values with their shares, and of categories the mean label beside them."""
     bars = told.bars
     if bars.ordered:
-        rows: list[list[object]] = [[_text(value), _bar(share)] for value, share in told.top]
-        return _table(["Most frequent", "Share of values"], rows, "values")
+        rows: list[list[object]] = [[_text(value), bar(share)] for value, share in told.top]
+        return table(["Most frequent", "Share of values"], rows, "values")
     totals = [sum(counts) for counts in zip(*bars.rows.values(), strict=True)]
     total = max(sum(totals), 1)
     highest = max((mean for mean in bars.labels if math.isfinite(mean)), default=0.0)
     labelled = highest > 0 and told.leak is not None and min(mean for mean in bars.labels if math.isfinite(mean)) >= 0
     rows = [
-        [_text(name), _bar(count / total), *([_mean(mean, highest)] if labelled else [])]
+        [_text(name), bar(count / total), *([_mean(mean, highest)] if labelled else [])]
         for name, count, mean in zip(bars.names, totals, bars.labels, strict=True)
     ]
-    return _table(["", "Share of rows", *(["Mean label"] if labelled else [])], rows, "values")
+    return table(["", "Share of rows", *(["Mean label"] if labelled else [])], rows, "values")
 
 
 def _mean(mean: float, highest: float) -> Html:
@@ -206,7 +199,7 @@ def _split(found: Inspection) -> list[str]:
     rows, known = found.split["rows"], found.split["also_in_train"]
     total = sum(rows.values())
     header = ["", "Rows", "Share", "Weight", "Mean label", "Also in train"]
-    sides = _table(
+    sides = table(
         header,
         [
             [side, count, _share(count / total), shown(found.labels[side]["weight"]),
@@ -221,14 +214,14 @@ def _split(found: Inspection) -> list[str]:
         [side, *(shown(counted[fact]) if fact in counted else None for fact in facts)]
         for side, counted in groups.items()
     ]
-    return [sides, *([_table(["Groups", *names], grouped)] if groups else [])]
+    return [sides, *([table(["Groups", *names], grouped)] if groups else [])]
 
 
 def _without_role(found: Inspection) -> str:
     if not found.without_role:
         return ""
     rows = [[_text(name), type_] for name, type_ in found.without_role.items()]
-    return "<p>These columns have no role and are not read.</p>\n" + _table(["", "Type"], rows, "text")
+    return "<p>These columns have no role and are not read.</p>\n" + table(["", "Type"], rows, "text")
 
 
 def _share(share: float) -> str:

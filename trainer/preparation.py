@@ -20,6 +20,7 @@ from trainer.config import NetConfig
 from trainer.errors import ResourceError
 from trainer.examples import Packed
 from trainer.preprocessing import Preprocessing
+from trainer.schema import plan_columns
 from trainer.sources import Source
 from trainer.text import TextRules, get_ready
 from trainer.timing import Timings
@@ -91,6 +92,8 @@ def encoding_settings(config: NetConfig) -> dict[str, Any]:
 
 def read_all(config: NetConfig, lie: Mapping[str, Source], timings: Timings) -> dict[str, dataset.Dataset]:
     """The rows of all datasets; those in buckets are brought here first."""
+    for source in lie.values():
+        plan_columns(configuration.column_kinds(config), sources.fields_of(source))
     with contextlib.ExitStack() as while_read, ThreadPoolExecutor(1) as beside:
         if config.text_columns:
             beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others

@@ -45,20 +45,25 @@ def page(report: Report) -> str:
     """The page of a run: no script, nothing from elsewhere, every text escaped."""
     parts = [
         _header(report),
-        _section("Curves", [_plot(caption, path) for caption, path in report.plots.items()]),
-        _section("Metrics of the best epoch", [_metrics(report), _epochs(report)]),
-        _section("Rows", _split(report.split)),
-        _section("Settings", _settings(report.settings)),
-        _section("Time", [_timings(report.timings)]),
-        _section("Environment", [_environment(report.environment)]),
+        section("Curves", [_plot(caption, path) for caption, path in report.plots.items()]),
+        section("Metrics of the best epoch", [_metrics(report), _epochs(report)]),
+        section("Rows", _split(report.split)),
+        section("Settings", _settings(report.settings)),
+        section("Time", [_timings(report.timings)]),
+        section("Environment", [_environment(report.environment)]),
     ]
+    return document(report.title, parts)
+
+
+def document(title: str, parts: Sequence[str], css: str = "") -> str:
+    """A whole page."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         # Belt and braces: even if a name slipped through unescaped, nothing on the page could run or load.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}{css}</style>\n</head>\n<body>\n"
         f"{''.join(parts)}</body>\n</html>\n"
     )
 
@@ -87,7 +92,7 @@ def _cell(value: object) -> str:
     return value if isinstance(value, Html) else escape(figure(value))
 
 
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "") -> Html:
+def table(header: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "") -> Html:
     """A table whose first column names its rows; numbers stand to the right."""
     head = "".join(f'<th scope="col">{_cell(value)}</th>' for value in header)
     body = "".join(
@@ -98,12 +103,12 @@ def _table(header: Sequence[object], rows: Iterable[Sequence[object]], kind: str
     return Html(f'<div class="scroll"><table class="{kind}">{parts}</table></div>\n')
 
 
-def _facts(facts: Mapping[str, object]) -> Html:
+def fact_list(facts: Mapping[str, object]) -> Html:
     pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{_cell(value)}</dd></div>" for name, value in facts.items())
     return Html(f'<dl class="facts">{pairs}</dl>\n')
 
 
-def _section(title: str, parts: Sequence[str]) -> str:
+def section(title: str, parts: Sequence[str]) -> str:
     return f"<section><h2>{escape(title)}</h2>\n{''.join(parts)}</section>\n" if any(parts) else ""
 
 
@@ -117,7 +122,7 @@ def _header(report: Report) -> str:
     warnings = "".join(f"<li>{escape(text)}</li>" for text in report.warnings)
     return (
         f"<header><h1>{escape(report.title)}</h1>\n<p>{escape(_summary(report, side, metrics))}</p>\n"
-        f'<div class="tiles">{tiles}</div>\n{_facts(report.facts)}</header>\n'
+        f'<div class="tiles">{tiles}</div>\n{fact_list(report.facts)}</header>\n'
         + (f"<aside><strong>Look at this</strong><ul>{warnings}</ul></aside>\n" if warnings else "")
     )
 
@@ -154,7 +159,7 @@ def _metrics(report: Report) -> str:
     names = [name for name in report.metrics["validation"] if name not in ("rows", "weight")]
     rows = [[metric_name(name), *(values.get(name) for values in columns.values())] for name in names]
     rows.append(["Rows", *(_count(values.get("rows")) for values in columns.values())])
-    return _table(["", *columns], rows)
+    return table(["", *columns], rows)
 
 
 def _epochs(report: Report) -> str:
@@ -164,7 +169,7 @@ def _epochs(report: Report) -> str:
     columns = {f"{side}_{name}": f"{metric_name(name)}, {side}" for side, name in keys}
     columns |= {"learning_rate": "Learning rate"}
     rows = ([int(row["epoch"]), *(row.get(key, math.nan) for key in columns)] for row in report.history)
-    return _details(f"All {len(report.history)} epochs", _table(["Epoch", *columns.values()], rows))
+    return _details(f"All {len(report.history)} epochs", table(["Epoch", *columns.values()], rows))
 
 
 def _split(split: Mapping[str, Any]) -> list[str]:
@@ -173,17 +178,17 @@ def _split(split: Mapping[str, Any]) -> list[str]:
     total = sum(split["rows"].values())
     known = split.get("also_in_train", {})
     sides = ([side, rows, _share(rows / max(total, 1)), known.get(side)] for side, rows in split["rows"].items())
-    parts: list[str] = [_table(["", "Rows", "Share", "Also in train"], sides)]
+    parts: list[str] = [table(["", "Rows", "Share", "Also in train"], sides)]
     others = split.get("unseen", {})
     columns = list(next(iter(others.values()), {}))
     if columns:
-        unseen = ([column, *(_bar(shares[column]) for shares in others.values())] for column in columns)
+        unseen = ([column, *(bar(shares[column]) for shares in others.values())] for column in columns)
         header = ["Rows with a value that no training row has", *others]
-        parts.append(_table(header, unseen))
+        parts.append(table(header, unseen))
     if "groups" in split:
         facts = list(dict.fromkeys(fact for groups in split["groups"].values() for fact in groups))
         rows = ([side, *(_count(groups.get(fact)) for fact in facts)] for side, groups in split["groups"].items())
-        parts.append(_table(["Groups", *(metric_name(fact) for fact in facts)], rows))
+        parts.append(table(["Groups", *(metric_name(fact) for fact in facts)], rows))
     return parts
 
 
@@ -191,12 +196,12 @@ def _settings(settings: Sequence[tuple[str, str, str, str]]) -> list[str]:
     rows = [(name, Html(f"<code>{escape(value)}</code>"), *rest) for name, value, *rest in settings]
     changed = [row[:3] for row in rows if not row[2].startswith("default")]
     if changed:
-        first: str = _table(["Differs from the default", "Value", "Source"], changed, "text")
+        first: str = table(["Differs from the default", "Value", "Source"], changed, "text")
     else:
         first = "<p>All settings are the defaults.</p>\n"
     return [
         first,
-        _details(f"All {len(rows)} settings", _table(["Setting", "Value", "Source", "Meaning"], rows, "text")),
+        _details(f"All {len(rows)} settings", table(["Setting", "Value", "Source", "Meaning"], rows, "text")),
     ]
 
 
@@ -204,16 +209,16 @@ def _timings(timings: Mapping[str, Any]) -> str:
     stages = timings.get("stages", {})
     longest = max((stage["seconds"] for stage in stages.values()), default=0) or 1
     rows = [
-        [name, f"{stage['seconds']:.2f}", _bar(stage["seconds"] / longest, text=""), stage.get("rows_per_second")]
+        [name, f"{stage['seconds']:.2f}", bar(stage["seconds"] / longest, text=""), stage.get("rows_per_second")]
         for name, stage in sorted(stages.items(), key=lambda item: -item[1]["seconds"])
     ]
     memory = timings.get("peak_memory_bytes")
     note = f"<p>Peak memory {memory / 2**30:.2f} GiB.</p>\n" if memory else ""
-    return _table(["Stage", "Seconds", "", "Rows/s"], rows) + note if stages else note
+    return table(["Stage", "Seconds", "", "Rows/s"], rows) + note if stages else note
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
-    return _facts({name.replace("_", " "): value for name, value in environment.items()}) if environment else ""
+    return fact_list({name.replace("_", " "): value for name, value in environment.items()}) if environment else ""
 
 
 def _count(value: float | None) -> float | None:
@@ -224,7 +229,7 @@ def _share(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _bar(share: float, text: str | None = None) -> Html:
+def bar(share: float, text: str | None = None) -> Html:
     label = _share(share) if text is None else text
     return Html(f'<i class="bar"><i style="width:{100 * share:.1f}%"></i></i>{escape(label)}')
 

@@ -1,7 +1,6 @@
 """What a table's columns are (schema.json, BigQuery's list of fields) and what a configuration's roles make of them."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -90,16 +89,6 @@ def _field(entry: dict[str, Any]) -> Field:
     field_type = entry["type"].upper()
     inner = tuple(part["name"] for part in entry.get("fields") or ())
     return Field(ALIASES.get(field_type, field_type), (entry.get("mode") or "NULLABLE").upper(), inner)
-
-
-def check_roles(shards: Sequence[Path], kinds: Mapping[str, str]) -> dict[str, Field] | None:
-    """Hold the columns in `kinds` (name -> kind) against the schema.json of some shards, none of which is opened.
-
-    Returns its fields, None without one; raises DataError as `plan_columns`, and as `read_schema`.
-    """
-    fields = read_schema(Path(os.path.commonpath([shard.parent.resolve() for shard in shards])))
-    plan_columns(kinds, fields)
-    return fields
 
 
 def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from trainer.command import say
 from trainer.dataset import Dataset
 from trainer.errors import DataError
 from trainer.inventory import Inventory
+from trainer.schema import Field, parse_schema, read_schema
 from trainer.shards import NO_SHARD, SHARD, find_shards
 from trainer.storage import Stored
 
@@ -70,6 +72,14 @@ def look_up(given: str) -> Source:
     source = source._replace(told=tuple(inventory.inventories(source.shards)))
     inventory.check_shards(source.told, source.shards, whole=source.whole)
     return source
+
+
+def fields_of(source: Source) -> dict[str, Field] | None:
+    """The fields of a dataset's schema.json, None without one; no row is read or fetched for it."""
+    if not source.remote:
+        return read_schema(Path(os.path.commonpath([Path(shard.uri).resolve().parent for shard in source.shards])))
+    found = [stored.uri for stored in source.descriptions if stored.uri.endswith("/schema.json")]
+    return parse_schema(storage.read(found[0]), found[0]) if found else None
 
 
 def check_rows(source: Source, found: Dataset) -> None:
