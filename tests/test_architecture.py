@@ -28,7 +28,7 @@ STAGES = {
 SHARED = {
     "errors", "system", "config", "settings", "strict_json", "timing", "command", "provenance", "cache", "checkpoint",
     "memory", "storage", "bucket", "download", "upload", "transfer", "service_errors", "lease", "mirror", "bigquery",
-    "request", "leakage",
+    "export_request", "leakage",
 }  # fmt: skip
 COMPOSERS = {
     "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving", "show",

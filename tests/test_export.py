@@ -35,7 +35,7 @@ from trainer import bigquery as client_of_bigquery
 from trainer import export, inventory, service_errors, storage, system
 from trainer.dataset import load
 from trainer.errors import ConfigError, DataError, Interrupted, StorageError, TrainerError
-from trainer.request import narrowed
+from trainer.export_request import narrowed
 
 STANDARD = Path(__file__).parent / "standard_export"
 CLICKS = "CREATE TABLE web.clicks (row_id INT64 NOT NULL, item STRING, day DATE, clicked BOOL, price NUMERIC)"

@@ -92,13 +92,12 @@ def entries(prefix: str) -> list[Stored]:
     while True:
         try:
             with answers():
-                blobs = list(client().list_blobs(bucket, prefix=name or None, retry=None, timeout=TIMEOUT))
-            return sorted(
-                known(each)
-                for each in blobs
-                if not each.name.endswith("/")  # what stands for an empty folder
-                and (not name or name.endswith("/") or each.name == name or each.name.startswith(f"{name}/"))
-            )
+                return sorted(
+                    known(each)
+                    for each in client().list_blobs(bucket, prefix=name or None, retry=None, timeout=TIMEOUT)
+                    if not each.name.endswith("/")  # what stands for an empty folder
+                    and (not name or name.endswith("/") or each.name == name or each.name.startswith(f"{name}/"))
+                )
         except Exception as error:
             missing_bucket(error, bucket, tries)
             tries.again(error)
@@ -113,7 +112,7 @@ def find(uri: str, deadline: float | None = None) -> Stored | None:
             found = blob(uri)
             with answers():
                 found.reload(retry=None, timeout=TIMEOUT)
-            return known(found)
+                return known(found)
         except Exception as error:
             if code_of(error) == HTTPStatus.NOT_FOUND:
                 if "no such object" not in said(error).lower():
@@ -147,12 +146,14 @@ def missing_bucket(error: Exception, bucket: str, tries: Tries, *, certain: bool
         ) from error
 
 
-def read_range(stored: Stored, start: int, end: int, write: Callable[[bytes], object]) -> None:
-    """Bytes start..end-1 as they are stored, of this generation."""
+def read_range(
+    stored: Stored, start: int, end: int, write: Callable[[bytes], object], *, at_once: bool = False
+) -> None:
+    """Bytes start..end-1 as they are stored, of this generation; in small pieces, or all at once."""
     try:
         blob(stored.uri).download_to_file(
             Writer(write), start=start, end=end - 1, raw_download=True, if_generation_match=stored.generation,
-            checksum=None, retry=None, timeout=TIMEOUT,
+            checksum=None, retry=None, timeout=TIMEOUT, single_shot_download=at_once,
         )  # fmt: skip
     except Exception as error:
         if code_of(error) in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND):

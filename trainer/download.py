@@ -26,15 +26,18 @@ from trainer.transfer import Job, Progress, Stored, crc32c_of_file, in_threads
 
 WORKERS = 8
 BLOCK = 2**20  # bytes that are written, and known to be there, at a time
-RANGE = 2**25  # bytes that a request asks for, at most
+RANGE = 2**23  # bytes that a request asks for, at most; as many are in memory for each worker
 MOST_DAMAGED = 3  # times that an object may arrive with wrong bytes
 PART = re.compile(r"\.(.+?)\.\d{5,}(?:\.\d+)?\.part")
 
 
 class ReadRange(Protocol):
-    """Reads bytes start..end-1 of an object in exactly this generation, in order, in pieces."""
+    """Reads bytes start..end-1 of an object in exactly this generation, in order: in small pieces, or all at once,
+    which is faster, but nothing has arrived then if the connection breaks."""
 
-    def __call__(self, stored: Stored, start: int, end: int, write: Callable[[bytes], object]) -> None: ...
+    def __call__(
+        self, stored: Stored, start: int, end: int, write: Callable[[bytes], object], *, at_once: bool = False
+    ) -> None: ...
 
 
 def fetch(
@@ -168,30 +171,31 @@ class Part:
     def _read(self, start: int, end: int) -> list[Job]:
         """Bring a range; whoever brings the last one finishes the object."""
         tries = Tries(self.tries.doing, self.tries.deadline, self.tries.stop)
-        sink = Sink(self, start, end, tries)
+        sink, calm = Sink(self, start, end, tries), True
         while sink.position < end:
             with told(self.path, self.stored.size):
                 system.about_to_change(self.part)
             try:
-                self.read_range(self.stored, sink.received, end, sink.write)
+                self.read_range(self.stored, sink.received, end, sink.write, at_once=calm)
                 if sink.position < end:
                     raise UnwholeError("an answer is too short")
             except Exception as error:
+                calm = False
                 tries.again(error)
         with self.lock:
             self.left -= 1
             last = not self.left
         return self._finish() if last else []
 
-    def write(self, block: bytes | bytearray, position: int) -> None:
-        """Put a block in its place, and note that it is there."""
+    def write(self, data: memoryview, position: int) -> None:
+        """Put whole blocks in their place, and note that they are there."""
         with told(self.path, self.stored.size), self.lock:
             if self.file < 0:
                 raise StoppedError
-            if os.pwrite(self.file, block, position) < len(block):
+            if os.pwrite(self.file, data, position) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.pwrite(self.file, b"\x01", self.stored.size + position // BLOCK)
-        self.progress(len(block))
+            os.pwrite(self.file, b"\x01" * -(-len(data) // BLOCK), self.stored.size + position // BLOCK)
+        self.progress(len(data))
 
     def _finish(self) -> list[Job]:
         """Check the bytes and give the file its name; wrong ones are thrown away, and asked for again."""
@@ -241,10 +245,13 @@ class Sink:
         if self.received + len(piece) > self.end:
             self.held.clear()
             raise UnwholeError("an answer is too long")
-        self.held += piece
-        while len(self.held) >= BLOCK or (self.held and self.received == self.end):
-            block = self.held[:BLOCK]
-            self.part.write(block, self.position)
-            self.position += len(block)
-            del self.held[:BLOCK]
+        if self.held:
+            self.held += piece
+        data = memoryview(self.held or piece)
+        whole = len(data) if self.position + len(data) == self.end else len(data) // BLOCK * BLOCK
+        if whole:
+            self.part.write(data[:whole], self.position)
+            self.position += whole
             self.tries.progressed()
+        if whole or not self.held:
+            self.held = bytearray(data[whole:])

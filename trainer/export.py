@@ -28,8 +28,8 @@ from trainer import bigquery, storage, system
 from trainer.bigquery import Run
 from trainer.command import run_command, say
 from trainer.errors import ConfigError, DataError, Interrupted, StorageError, TrainerError
+from trainer.export_request import TYPES, Request, narrowed, request_of
 from trainer.inventory import CLAIM, DATASET, FORMAT_VERSION, folder_and_name, text_of
-from trainer.request import TYPES, Request, narrowed, request_of
 from trainer.storage import Stored
 
 SHARD = re.compile(r"rows-([0-9]+-)?[0-9]{12}\.json\.gz")

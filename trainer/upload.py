@@ -70,7 +70,7 @@ def sent(source: Path | bytes, uri: str, wanted: tuple[int, str], before: Stored
             file, size=wanted[0], content_type="application/octet-stream", checksum=None, timeout=bucket.TIMEOUT,
             if_generation_match=before.generation if before else 0, retry=bucket.chunk_retry(tries),
         )  # fmt: skip
-    done = bucket.known(blob)
+        done = bucket.known(blob)
     if (done.size, done.crc32c) != wanted:
         raise UnwholeError("the service tells of other bytes than were sent")
     return done
