@@ -12,7 +12,7 @@ lost                the request is forwarded, its answer is not
 flip, truncate      a byte of the answer is changed; half of it arrives
 short, long, empty  the answer has a byte less or more, or none, and says so
 html                a page, with status 200
-unhashed            the answer has no checksum
+unhashed, encoded   the answer has no checksum; it says that its content is compressed
 flip_sent           a byte of what is sent is changed
 a function          is called before the request is forwarded
 """
@@ -33,7 +33,7 @@ from tests.bucket_server import known_as_the_service
 
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in to this network.</body></html>"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing the socket breaks the connection
-HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
+HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 
 Fault = str | Callable[[], object]
 
@@ -68,6 +68,7 @@ class Proxy:
         self.requests: list[Request] = []
         self.down = False  # every connection breaks
         self.stall_seconds = 30.0
+        self.clock_seconds = 0.0  # by which the clock of the service is ahead of ours
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.host = ""
@@ -149,6 +150,9 @@ class Handler(BaseHTTPRequestHandler):
     proxy: Proxy
     protocol_version = "HTTP/1.1"
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.proxy.clock_seconds)
+
     def log_message(self, format: str, *arguments: Any) -> None:
         """Tests look at `Proxy.requests`."""
 
@@ -192,6 +196,8 @@ class Handler(BaseHTTPRequestHandler):
             for name, value in response.getheaders()
             if name.lower() not in HOP and not (fault == "unhashed" and name.lower() == "x-goog-hash")
         }
+        if fault == "encoded":
+            headers["Content-Encoding"] = "gzip"
         changed = {"flip": flipped(answer), "short": answer[:-1], "long": answer + b"x", "empty": b""}
         self.answer(response.status, headers, changed.get(fault, answer), cut=fault == "truncate")
 

@@ -1,5 +1,6 @@
 """The real commands with datasets and packages in a bucket: the bits of a run at home, whatever happens on the way."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests import commands
+from tests.bigquery_server import Service
 from tests.bucket_server import Bucket
 from tests.commands import FORKSERVER, ROOT, SAMPLE, Done, finished, start, trainer
+from tests.fault_proxy import faults
 from tests.scale import many
-from trainer import lease
+from trainer import lease, storage
 from trainer.packaging import read_package
 
 # A tiny model on few rows that is checkpointed whenever the graph returns: several times within each epoch.
@@ -42,14 +45,25 @@ def begin(folder: Path, bucket: Bucket, **environment: str) -> BaseProcess:
     return start(folder, *arguments, **(TINY | service | environment))
 
 
-def begin_to_save(folder: Path, bucket: Bucket) -> BaseProcess:
+def begin_to_save(folder: Path, bucket: Bucket, **environment: str) -> BaseProcess:
     """A run that has just sent a checkpoint of its own."""
     before = set(bucket.names("models/"))
-    process = begin(folder, bucket)
+    process = begin(folder, bucket, **environment)
     while not any(name.endswith("manifest.json") for name in {*bucket.names("models/")} - before):
         assert process.is_alive(), (folder / "stderr").read_text()
         time.sleep(0.05)
     return process
+
+
+def in_the_cloud() -> dict[str, str]:
+    """What a process has to know that was forked from one which does not."""
+    names = (
+        "STORAGE_EMULATOR_HOST",
+        "BIGQUERY_EMULATOR_HOST",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_CLOUD_PROJECT",
+    )
+    return {name: os.environ[name] for name in names}
 
 
 def package(folder: Path, bucket: Bucket) -> dict[str, bytes]:
@@ -139,8 +153,92 @@ def test_R11_of_two_runs_with_one_name_exactly_one_trains(
     record_property("races", 1)  # type: ignore[operator]
 
 
-def test_R24_a_package_that_cannot_be_sent_is_sent_later(tmp_path: Path, bucket: Bucket) -> None:
-    pytest.skip("with the proxy")
+def test_R24_a_package_that_cannot_be_sent_stays_and_is_sent_later(tmp_path: Path, bucket: Bucket) -> None:
+    process = begin_to_save(tmp_path, bucket)
+    bucket.put("models/it.zip", b"of somebody else")
+    done = finished(tmp_path, process)
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "runs/it/it.zip; `fab publish --run=it` sends it" in done.err
+    assert bucket.get("models/it.zip") == b"of somebody else"
+    bucket.bucket.blob("models/it.zip").delete()
+    for _ in range(many(2, 20)):  # what is there already is no failure
+        sent = trainer(tmp_path, "--run=it", module="trainer.publishing", STORAGE_EMULATOR_HOST=bucket.host)
+        assert (sent.code, sent.err, sent.out) == (0, "", f"package  {bucket.uri}/models/it.zip\n")
+        assert bucket.get("models/it.zip") == (tmp_path / "runs" / "it" / "it.zip").read_bytes()
+
+
+def test_what_is_not_finished_cannot_be_sent(tmp_path: Path) -> None:
+    done = trainer(tmp_path, "--run=it", module="trainer.publishing")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "the run has not ended. `fab train --run=it` goes on with it" in done.err
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+def test_R23_missing_rights_are_found_before_anything_is_trained(
+    tmp_path: Path, bucket: Bucket, bucket_server: str, status: str
+) -> None:
+    with faults(bucket_server) as proxy:
+        proxy.always(status, method="POST", message="storage.objects.create denied")
+        began = time.monotonic()
+        done = run(tmp_path, bucket, STORAGE_EMULATOR_HOST=proxy.host)
+    assert time.monotonic() - began < 60
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "data" not in done.out
+
+
+def test_R23_training_goes_on_while_there_is_no_network(
+    tmp_path: Path, bucket: Bucket, bucket_server: str, at_home: tuple[bytes, bytes]
+) -> None:
+    with faults(bucket_server) as proxy:
+        process = begin_to_save(tmp_path, bucket, STORAGE_EMULATOR_HOST=proxy.host)
+        with proxy.outage(many(4, 180)):
+            process.join(timeout=many(4, 180))
+            assert "epoch      2" in (tmp_path / "stdout").read_text()
+            assert "models/it.zip" not in bucket.names()
+        done = finished(tmp_path, process)
+    assert done.code == 0, done.err
+    assert bits(package(tmp_path, bucket)) == at_home
+
+
+def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket, bigquery: Service) -> None:
+    rows = [json.loads(line) for line in ROWS.splitlines()]
+    bigquery.execute(
+        "CREATE TABLE web.shown "
+        "(row_id INT64, item STRING, title STRING, position INT64, impressions INT64, ctr FLOAT64)"
+    )
+    columns = {"row_id": int, "item": str, "title": str, "position": int, "impressions": int, "ctr": float}
+    bigquery.insert(
+        "web.shown", [{name: kind(row[name]) for name, kind in columns.items() if name in row} for row in rows]
+    )
+    (tmp_path / "shown.sql").write_text("SELECT * FROM web.shown WHERE row_id >= @first")
+    service = in_the_cloud()
+    place = f"{bucket.uri}/shown"
+
+    arguments = ("--sql=shown.sql", "--param=first:INT64=0", f"--to={place}")
+    exported = trainer(tmp_path, *arguments, module="trainer.export", **service)
+    assert (exported.code, exported.err) == (0, "")
+
+    done = trainer(tmp_path, f"--data={place}", f"--output={bucket.uri}/models", "--run=it", **(TINY | service))
+    assert (done.code, done.err) == (0, "")
+    members = package(tmp_path, bucket)
+    sets = json.loads(members["dataset.json"])["sets"]["train"]
+    assert (sets["path"], sets["rows"]) == (place, len(rows))
+
+    (tmp_path / "here").mkdir()
+    for stored in storage.entries(place):
+        (tmp_path / "here" / stored.uri.rpartition("/")[2]).write_bytes(storage.read(stored.uri))
+    home = trainer(tmp_path, "--data=here", "--run=home", **TINY)
+    assert (home.code, home.err) == (0, "")
+    assert bits(read_package(tmp_path / "packages" / "home.zip")) == bits(members)
+
+    scores = f"{bucket.uri}/scores/day.json"
+    arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
+    there = trainer(tmp_path, *arguments, module="trainer.prediction", **service)
+    assert (there.code, there.err) == (0, "")
+    assert there.out == f"{len(rows)} predictions in {scores}\n"
+    arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
+    assert trainer(tmp_path, *arguments, module="trainer.prediction").code == 0
+    assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()
 
 
 def test_no_google_library_is_imported_where_all_is_local(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def check_free(folder: Path, output: str, package: str, *, own: bool) -> None:
     """StorageError where the package is that of another run, or where a run's files could not be written."""
     if not own and storage.find(package):
         raise StorageError(f"{package} exists, of another run. Choose another --run, or replace it with --restart.")
-    storage.probe(output)
+    if not storage.is_remote(output):  # or holding the run's name has shown it
+        storage.probe(output)
     system.check_writable(folder.parent)
 
 

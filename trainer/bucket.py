@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainer.transfer import Progress, Stored, crc32c_of
 SCHEME = "gs://"
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 MOST_NAME_BYTES = 1024
+UNNAMED = {"So", "Sk", "Cn", "Co", "Cs"}  # kinds of characters, beyond those that cannot be printed: emoji and the like
 TIMEOUT = (50.0, 50.0)  # seconds, for a connection (and to send a chunk), and between two packets of an answer
 
 
@@ -42,6 +44,8 @@ def split(uri: str) -> tuple[str, str]:
         wrong = "there is . or .. in it"
     elif any(part != part.strip() or part.startswith("-") for part in name.split("/")):
         wrong = "a part of it begins or ends with a space, or begins with -"
+    elif any(unicodedata.category(letter) in UNNAMED for letter in name):
+        wrong = "there is a symbol or an unassigned character in it"
     elif len(name.encode(errors="replace")) > MOST_NAME_BYTES:
         wrong = f"the name has more than {MOST_NAME_BYTES:,} bytes"
     if wrong:
@@ -74,6 +78,8 @@ def answers() -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if service_errors.kind(error):
+            raise
         raise UnwholeError("the answers are not the service's; a proxy or a log-in page may be in the way") from error
 
 

@@ -150,9 +150,15 @@ class Part:
 
     def _clear(self) -> None:
         """Begin anew, with no block there."""
+        self._resize(0, self.stored.size + self.blocks)
+
+    def _resize(self, *sizes: int) -> None:
         system.about_to_change(self.part)
-        os.ftruncate(self.file, 0)
-        os.ftruncate(self.file, self.stored.size + self.blocks)
+        with self.lock:
+            if self.file < 0:
+                raise StoppedError
+            for size in sizes:
+                os.ftruncate(self.file, size)
 
     def _ranges(self) -> list[Job]:
         """A job for each run of blocks that are not there, of RANGE bytes at most."""
@@ -210,8 +216,7 @@ class Part:
                     f"{self.stored.uri} arrived {self.damaged} times with bytes that do not have the object's "
                     "checksum. Something between this machine and the bucket changes them."
                 )
-            system.about_to_change(self.part)
-            os.ftruncate(self.file, self.stored.size)
+            self._resize(self.stored.size)
             system.fsync(self.part)
             system.about_to_change(self.path)
             self.part.replace(self.path)

@@ -46,10 +46,11 @@ class Lease:
         self.lost = ""
         self.lock = threading.Lock()
         self.ended = threading.Event()
+        now = storage.probe(self.prefix).time
         newest = self.newest()
         self.number = number_of(newest) if newest else 0
         if newest:
-            self.refuse_if_alive(newest)
+            self.refuse_if_alive(newest, now)
         self.claim = self.number + 1
         self.renew()
         if self.lost:
@@ -61,12 +62,12 @@ class Lease:
         signs = storage.entries(self.prefix)
         return max(signs, key=number_of, default=None)
 
-    def refuse_if_alive(self, newest: Stored) -> None:
+    def refuse_if_alive(self, newest: Stored, now: float) -> None:
         """StorageError where the process whose newest sign this is may still be at work."""
         sign = read_sign(newest)
         if sign.get("released") or sign.get("home") == self.sign["home"]:
             return
-        age = storage.probe(self.prefix).time - newest.time
+        age = now - newest.time
         if age < EXPIRY:
             raise StorageError(
                 f"{said(sign)} holds this run, by {newest.uri}; its last sign of life is {age:.0f} s old. Choose "

@@ -102,8 +102,10 @@ def transient(error: BaseException) -> bool:
         return False
     if code := code_of(error):
         return code in TRANSIENT_CODES or code >= 500 or code < 400  # a page from between where an answer should be
-    if untrusted(error) or kind(error) in ("RefreshError", "DefaultCredentialsError"):
-        return bool(getattr(error, "retryable", False)) and not untrusted(error)
+    if untrusted(error):
+        return False
+    if kind(error) and kind(error) != "TransportError":
+        return bool(getattr(error, "retryable", False))
     return any(type(each).__name__ in NETWORK for each in causes(error))
 
 
@@ -180,7 +182,7 @@ def refusal(error: BaseException, doing: str) -> StorageError:
             f"{what}{why}. Run `gcloud auth application-default login`, or name a key file in "
             "GOOGLE_APPLICATION_CREDENTIALS, or use a machine with a service account."
         )
-    if kind(error) == "RefreshError" or code == 401:
+    if kind(error) or code == 401:
         clock = clock_trouble(error)
         advice = clock or "Run `gcloud auth application-default login` again, or renew the key of the service account."
         return StorageError(f"{what}the credentials are expired or refused. {advice}")

@@ -153,7 +153,7 @@ def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored
         return there
     if isinstance(replace, Stored) and (there is None or replace.generation != there.generation):
         raise upload.taken(str(path), replace)
-    part = path.with_name(f".{path.name}.{os.getpid()}.new")
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
     try:
         if isinstance(source, bytes):
             system.write_atomic(part, source)
