@@ -1,15 +1,19 @@
 """The project script: `fab --list` shows every chore, `fab --help TASK` its options."""
 
+import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-from fabric import task
+from fabric import Connection, task
 from invoke.exceptions import Exit
 
 ROOT = Path(__file__).parent
+SAMPLE = ROOT / "data" / "sample_2k.json"
 PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip; gs:// likewise"
 PACKAGE_HELP = "zip of a run; gs:// likewise"
 
@@ -35,6 +39,26 @@ def python(*arguments: str | Path, **options: str | None) -> None:
     call(sys.executable, *arguments, *given)
 
 
+def trainer(docker: bool, gpu: bool) -> list[str]:
+    """What trains: Python here, or in a container."""
+    return ["-m", "trainer.containers", "train", *["--gpu"] * gpu] if docker or gpu else ["-m", "trainer"]
+
+
+def far(c, module: str = "trainer.remote") -> ModuleType:
+    """What works on the machines of -H, which has to be given; importing it takes a second."""
+    if not isinstance(c, Connection):
+        raise Exit("Name the machine: fab -H user@machine TASK", code=2)
+    return importlib.import_module(module)
+
+
+def look(c, what: str, port: str | None, **options: str | None) -> None:
+    """Show something in a browser of this machine, from here or from the machine of -H."""
+    if not isinstance(c, Connection):
+        return python("-m", "trainer.looking", what, port=port, **options)
+    given = [f"--{name}={value}" for name, value in options.items() if value]
+    return far(c, "trainer.remote_looking").look(c, what, given, port)
+
+
 @task(
     help={
         "variant": "name in variant_config.json; `fab variants` lists them",
@@ -44,17 +68,21 @@ def python(*arguments: str | Path, **options: str | None) -> None:
         "output": "folder that the package goes to, or gs://",
         "run": "name of the run, which goes on where it was stopped; default: variant and time",
         "restart": "begin that run anew",
+        "docker": "in a container of the image, which is built anew where the code has changed",
+        "gpu": "the same in the image for NVIDIA's GPUs, with all of them",
+        "dirty": "with -H: send the code as it lies here, not the commit",
     }
 )
-def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None, restart=False):
-    """Train a variant and package it: fab train --variant=rnn_v1.
+def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None, restart=False,
+          docker=False, gpu=False, dirty=False):  # fmt: skip
+    """Train a variant and package it, here, in an image of the code, or elsewhere: fab -H user@gpu-1 train --gpu.
 
-    Without options it trains deep_v1 on the sample. NET_LEARNING_RATE=0.01 fab train overrides one setting for one run;
-    fab config --variant=NAME shows all of them.
+    NET_LEARNING_RATE=0.01 fab train overrides one setting for one run. Without options, deep_v1 learns from the sample.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
-    anew = ["--restart"] if restart else []
-    python("-m", "trainer", *anew, variant=variant, output=output, run=run, **paths)
+    if isinstance(c, Connection):
+        return far(c).train(c, far(c).Order(variant, run, paths, output, gpu, dirty, restart))
+    python(*trainer(docker, gpu), *["--restart"] * restart, variant=variant, output=output, run=run, **paths)
 
 
 @task(
@@ -87,6 +115,24 @@ def evaluate(c, package, data):
     python("-m", "trainer.prediction", "evaluate", package=package, data=data)
 
 
+@task(help={"run": "its name; of several machines one each: a,b", "output": "folder that the package goes to"})
+def attach(c, run, output=None):
+    """Show the log of a run on another machine and fetch its package: fab -H user@gpu-1 attach --run=NAME."""
+    far(c).attach(c, run, output)
+
+
+@task
+def status(c):
+    """List the runs on another machine: fab -H user@gpu-1 status."""
+    far(c).status(c)
+
+
+@task(help={"run": "its name; of several machines one each: a,b", "remove": "forget its log, too"})
+def stop(c, run, remove=False):
+    """Stop a run on another machine, with 30 seconds to end in order: fab -H user@gpu-1 stop --run=NAME."""
+    far(c).stop(c, run, remove=remove)
+
+
 @task(help={"run": "name of a finished run", "output": "folder or gs://; default: as the run was started"})
 def publish(c, run, output=None):
     """Send the package of a run that could not be sent at its end."""
@@ -117,6 +163,25 @@ def dataset(
     python("-m", "trainer.export", *given, to=to, staging=staging, **what)
 
 
+@task(
+    help={
+        "run": "name of a run, finished or not; default: all runs",
+        "package": PACKAGE_HELP,
+        "output": "folder of packages, to compare all of them; gs:// likewise",
+        "port": "of 127.0.0.1 to listen on; default: a free one",
+    }
+)
+def tensorboard(c, run=None, package=None, output=None, port=None):
+    """Show runs or packages in TensorBoard, for this machine's own browser; with -H those of another machine."""
+    look(c, "tensorboard", port, run=run, package=package, output=output)
+
+
+@task(help={"port": "of 127.0.0.1 to listen on; default: a free one"})
+def notebook(c, port=None):
+    """Open a notebook that looks into the newest package; with -H into those of another machine."""
+    look(c, "notebook", port)
+
+
 @task(help={"variant": "name in variant_config.json"})
 def config(c, variant="deep_v1"):
     """Show each setting of a variant: value, source and meaning."""
@@ -135,16 +200,49 @@ def list_networks(c):
     python("-m", "trainer.show", "networks")
 
 
+@task(
+    iterable=["build_arg"],
+    help={
+        "gpu": "the image for NVIDIA's GPUs",
+        "tag": "its name; default: flatfab:cpu or flatfab:gpu",
+        "build-arg": "NAME=VALUE of an ARG, such as BASE; any number of them",
+    },
+)
+def build(c, build_arg, gpu=False, tag=None):
+    """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0."""
+    python("-m", "trainer.images", "build", *["--gpu"] * gpu, *(f"--build-arg={one}" for one in build_arg), tag=tag)
+
+
+@task(help={"tag": "its name, which begins with the registry's"})
+def push(c, tag):
+    """Send an image to its registry."""
+    python("-m", "trainer.images", "push", tag=tag)
+
+
+@task(help={"gpu": "in the image for NVIDIA's GPUs, with all of them"})
+def shell(c, gpu=False):
+    """Open a shell in a container of the image; runs, cache and packages are those of this folder."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "trainer.containers", "shell", *["--gpu"] * gpu])  # noqa: S606
+
+
+@task(help={"docker": "in a container of the image for GPUs"})
+def gpu_check(c, docker=False):
+    """Show that TensorFlow computes on the GPUs of this machine, and what they are; or why it does not."""
+    python("-m", *(["trainer.containers", "gpu-check"] if docker else ["trainer.gpu"]))
+
+
 @task(help={"rows": "how many", "out": "file to write", "seed": "another number, other rows"})
-def sample(c, rows=2000, out=str(ROOT / "data" / "sample_2k.json"), seed=0):
+def sample(c, rows=2000, out=str(SAMPLE), seed=0):
     """Make rows with a known truth; by default the sample."""
     python(ROOT / "data" / "make_sample.py", rows=str(rows), out=out, seed=str(seed))
 
 
-@task(help={"only": "pytest's -k: tests whose names match"})
-def test(c, only=None):
+@task(help={"only": "pytest's -k: tests whose names match", "junit": "XML file to write for a CI server"})
+def test(c, only=None, junit=None):
     """Run all tests."""
-    call(sys.executable, "-m", "pytest", *(["-k", only] if only else []), cwd=ROOT)
+    report = [f"--junitxml={Path(junit).absolute()}"] if junit else []
+    call(sys.executable, "-m", "pytest", *report, *(["-k", only] if only else []), cwd=ROOT)
 
 
 @task(help={"only": "pytest's -k: tests whose names match"})
@@ -176,6 +274,11 @@ def bench(c, rows=200_000, sizes=None, limited_rows=None, folder=None, markdown=
     python("-m", "tests.benchmarks", *form, rows=str(rows), sizes=sizes, limited_rows=limited_rows, folder=folder)
 
 
-@task(pre=[lint, test])
-def ci(c):
-    """What the CI server runs: lint, types, all tests."""
+@task(help={"junit": "XML file to write for a CI server", "image": "--no-image: without what needs a Docker engine"})
+def ci(c, junit=None, image=True):
+    """What the CI server runs: lint, types, all tests, and each variant on the sample in the image."""
+    lint(c)
+    test(c, junit=junit)
+    for name in json.loads((ROOT / "variant_config.json").read_text(encoding="utf-8")) if image else []:
+        python(*trainer(True, False), "--restart", variant=name, run=f"ci-{name}")
+        python("-m", "trainer.prediction", "evaluate", package=f"packages/ci-{name}.zip", data=str(SAMPLE))

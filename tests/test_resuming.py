@@ -160,8 +160,8 @@ def test_a_run_that_is_killed_at_one_fail_point_after_the_other_ends_with_the_sa
 # Faults: exit code of the run, every how manieth change meets it in the long form, which ones in the short form
 FAULTS = {
     "kill": (-signal.SIGKILL, 1, slice(120, 121)),
-    "enospc": (ResourceError.exit_code, 1, slice(10, None, 70)),
-    "eio": (StorageError.exit_code, 5, slice(25, None, 100)),
+    "enospc": (ResourceError.exit_code, 1, slice(60, None, 120)),
+    "eio": (StorageError.exit_code, 5, slice(25, None, 150)),
     "term": (Interrupted.exit_code, 5, slice(40, None, 100)),
 }
 
@@ -281,7 +281,11 @@ def test_the_first_process_of_a_container_obeys_too(folder: Path, moment: str) -
         if moment == "it begins":
             while b"trainer" not in Path(f"/proc/{children[0]}/cmdline").read_bytes():
                 time.sleep(0.01)
-            time.sleep(1)  # Python itself is there, TensorFlow on its way
+            caught = 0
+            while not caught >> (signal.SIGTERM - 1) & 1:  # Python itself is there, TensorFlow on its way
+                time.sleep(0.01)
+                status = Path(f"/proc/{children[0]}/status").read_text()
+                caught = int(re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[0], 16)
         while moment == "it trains" and "epoch" not in (folder / "stdout").read_text():
             time.sleep(0.05)
             assert process.poll() is None, (folder / "stderr").read_text()
@@ -319,8 +323,8 @@ def small_disk() -> Iterator[Callable[[Path, int], None]]:
 
 # kB that are too few, by what is on the disk: a file of each kind is the one that does not fit
 TOO_SMALL = {
-    "runs": many([8, 124, 140, 300], [*range(4, 120, 4), *range(120, 488, 8)]),
-    "cache": many([12, 52], list(range(4, 60, 4))),
+    "runs": many([124, 300], [*range(4, 120, 4), *range(120, 488, 8)]),
+    "cache": many([52], list(range(4, 60, 4))),
     "packages": many([200], list(range(4, 320, 16))),
     "tmp": many([60], list(range(4, 84, 8))),
 }
@@ -377,7 +381,7 @@ DIVERGING = {
 
 
 @pytest.mark.parametrize(
-    "rate", many([3, 10, 100], [2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 60, 80, 100])
+    "rate", many([3, 100], [2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 60, 80, 100])
 )
 def test_a_run_that_diverges_says_so_and_its_last_finite_checkpoint_stays(
     folder: Path, rate: float, record_property: Tell

@@ -212,6 +212,7 @@ class Part:
                 self._clear()
                 if self.damaged < MOST_DAMAGED:
                     return self._ranges()
+                system.remove(self.part)
                 raise StorageError(
                     f"{self.stored.uri} arrived {self.damaged} times with bytes that do not have the object's "
                     "checksum. Something between this machine and the bucket changes them."
@@ -245,8 +246,6 @@ class Sink:
 
     def write(self, piece: bytes) -> None:
         """Take the next bytes."""
-        if self.tries.stop.is_set():
-            raise StoppedError
         if self.received + len(piece) > self.end:
             self.held.clear()
             raise UnwholeError("an answer is too long")
@@ -260,3 +259,5 @@ class Sink:
             self.tries.progressed()
         if whole or not self.held:
             self.held = bytearray(data[whole:])
+        if self.tries.stop.is_set():
+            raise StoppedError

@@ -117,6 +117,12 @@ def code_of(error: BaseException) -> int:
         return 0
 
 
+def unwrapped(error: Exception) -> Exception:
+    """What the client's own tries have failed by."""
+    last = error.__cause__
+    return last if type(error).__name__ == "RetryError" and isinstance(last, Exception) else error
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it was made from, each once."""
     seen, waiting = set(), [error]

@@ -4,6 +4,7 @@ An upload names the generation that it replaces (0: none, it creates), so that o
 answer is lost, the upload is made again, and meets its own work: that is known by size and CRC-32C, and is success.
 """
 
+import contextlib
 import io
 import os
 import threading
@@ -13,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer import bucket
+from trainer import bucket, service_errors
 from trainer.errors import ConfigError, StorageError
 from trainer.service_errors import StoppedError, Tries, UnwholeError, code_of, said
 from trainer.system import about_to_change
@@ -52,12 +53,16 @@ def put(
     while True:
         try:
             return sent(source, uri, wanted, before, tries)
-        except Exception as error:
+        except Exception as raised:
+            error = service_errors.unwrapped(raised)
             there, why = understood(error, source, uri, wanted, tries)
+            if raised is not error:  # the client has used up all the time there is
+                with contextlib.suppress(StorageError):
+                    there = there or bucket.find(uri, PROBE_DEADLINE)
             if there and (there.size, there.crc32c) == wanted:
                 return there
             if code_of(error) == HTTPStatus.PRECONDITION_FAILED and (there or before):
-                raise taken(uri, before) from error
+                raise taken(uri, before) from raised
             tries.again(why)
 
 
