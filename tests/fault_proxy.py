@@ -33,6 +33,7 @@ from tests.bucket_server import known_as_the_service
 
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in to this network.</body></html>"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing the socket breaks the connection
+PIECE = 2**15
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 
 Fault = str | Callable[[], object]
@@ -68,6 +69,7 @@ class Proxy:
         self.requests: list[Request] = []
         self.down = False  # every connection breaks
         self.stall_seconds = 30.0
+        self.receiving_rate = 0.0  # bytes/s, of what is sent by way of it; 0: no limit
         self.clock_seconds = 0.0  # by which the clock of the service is ahead of ours
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -157,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         """Tests look at `Proxy.requests`."""
 
     def handle_one(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.received(int(self.headers.get("Content-Length") or 0))
         rule = self.proxy.rule_for(self.command, self.path)
         fault = rule.fault if rule else ""
         if callable(fault):
@@ -175,6 +177,17 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"Content-Type": "text/html"}, PAGE)
         else:
             self.forward(flipped(body) if fault == "flip_sent" else body, fault)
+
+    def received(self, size: int) -> bytes:
+        """What was sent."""
+        if not (rate := self.proxy.receiving_rate):
+            return self.rfile.read(size)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+        pieces = []
+        for begin in range(0, size, PIECE):
+            pieces.append(self.rfile.read(min(PIECE, size - begin)))
+            time.sleep(PIECE / rate)
+        return b"".join(pieces)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = handle_one  # noqa: N815
 

@@ -28,11 +28,12 @@ STAGES = {
 SHARED = {
     "errors", "system", "config", "settings", "strict_json", "timing", "command", "provenance", "cache", "checkpoint",
     "memory", "storage", "bucket", "download", "upload", "transfer", "service_errors", "lease", "mirror", "bigquery",
-    "export_request", "leakage",
+    "export_request", "leakage", "heartbeat", "gpu",
 }  # fmt: skip
 COMPOSERS = {
-    "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving", "show",
-    "publishing", "export", "inspection", "inspection_page", "inspection_text", "cells", "doubts", "profile",
+    "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving",
+    "show", "publishing", "export", "inspection", "inspection_page", "inspection_text", "cells", "doubts", "profile",
+    "images", "containers",
 }  # fmt: skip
 STAGE_OF = {module: stage for stage, modules in STAGES.items() for module in modules}
 

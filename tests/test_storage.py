@@ -174,6 +174,14 @@ def test_of_many_who_create_one_wins(place: str, tmp_path: Path, size: int) -> N
     assert storage.read(uri) == noise(size, outcomes[0])
 
 
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
+    for name, age in ((".name.0123.new", 10**6), (".name.4567.new", 60), (".other.0123.new", 10**6)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    storage.put_bytes(b"data", str(tmp_path / "name"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".name.4567.new", ".other.0123.new", "name"]
+
+
 def test_a_local_folder_of_no_permission_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for work in (
@@ -643,6 +651,17 @@ def test_R10_the_last_answer_of_a_large_upload_may_be_lost(
         proxy.next(*["unhashed"] * (number - 1), "lost", method="PUT")
         assert storage.put_bytes(data, f"{bucket.uri}/{number}") == storage.find(f"{bucket.uri}/{number}")
         assert bucket.get(str(number)) == data
+
+
+def test_an_upload_gets_through_a_line_that_is_too_slow_for_its_chunks(
+    proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "TIMEOUT", (0.2, 2.0))
+    proxy.receiving_rate = 4e6
+    data = noise(4_000_000)
+    assert storage.put_bytes(data, f"{bucket.uri}/name") == storage.find(f"{bucket.uri}/name")
+    assert bucket.get("name") == data
+    assert proxy.count("PUT") > 1, "in pieces, though the client would send so little at once"
 
 
 def test_a_file_that_changes_while_it_is_sent_is_refused(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:

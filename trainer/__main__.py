@@ -19,6 +19,8 @@ import_tensorflow_quietly()
 from trainer import (
     checkpoint,
     checks,
+    gpu,
+    heartbeat,
     packaging,
     prediction,
     preprocessing,
@@ -78,7 +80,7 @@ def run(
     history = resuming.restore(ops, found)
     logs = TensorBoardLog(folder / resuming.LOGS, history.rows)
 
-    with timings.stage("train"), logs as log, system.deferring() as order:
+    with timings.stage("train"), logs as log, system.deferring() as order, heartbeat.watched():
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
         keeper = resuming.Keeper(folder, ops, identity, order, history, mirror)
@@ -167,6 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     given = {side: path for side, path in data.items() if path}
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
+    if gpu.required():
+        gpu.say_gpus(gpu.require_gpu())
     with system.held_folder(RUNS / name), mirrored(arguments.output, RUNS / name) as mirror:
         run(
             settings, data=given, output=arguments.output, folder=RUNS / name, mirror=mirror, restart=arguments.restart

@@ -217,7 +217,9 @@ def chunk_retry(tries: Tries) -> Any:
     from google.api_core.retry import Retry  # noqa: PLC0415
 
     return Retry(
-        predicate=lambda error: service_errors.transient(error) and not tries.stop.is_set(), on_error=tries.report,
+        predicate=lambda error: (
+            service_errors.transient(error) and not service_errors.too_slow(error) and not tries.stop.is_set()
+        ), on_error=tries.report,
         initial=service_errors.FIRST_PAUSE, maximum=service_errors.LONGEST_PAUSE, timeout=tries.deadline,
     )  # fmt: skip
 

@@ -106,7 +106,7 @@ class NetConfig:
         low=1, high=10**9,
     )  # fmt: skip
     cache_gb: float = setting(
-        20.0, "encoded rows and shards from buckets kept in cache/ for the next run, at most; 0: none", low=0, high=10**6
+        20.0, "encoded rows and shards from buckets kept in cache/ for the next run; 0: none", low=0, high=10**6
     )
 
     # Training.

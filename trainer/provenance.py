@@ -14,11 +14,13 @@ PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "pyarrow
 
 def environment(root: Path) -> dict[str, Any]:
     """Versions of Python and of the packages that decide results, the git commit, and the devices of this machine."""
+    revision = os.environ.get("FLATFAB_REVISION", "")  # of the code in an image
     return {
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := installed(name))},
-        "commit": git(root, "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git(root, "status", "--porcelain")),
+        "commit": git(root, "rev-parse", "HEAD") or revision.removesuffix("-dirty") or None,
+        "uncommitted_changes": bool(git(root, "status", "--porcelain")) or revision.endswith("-dirty"),
+        "image": os.environ.get("FLATFAB_IMAGE"),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": [device_name(device) for device in tf.config.list_physical_devices()],

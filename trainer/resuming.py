@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import networks
-from trainer import checkpoint, system
+from trainer import checkpoint, heartbeat, system
 from trainer.checkpoint import Checkpoint, differences
 from trainer.command import say
 from trainer.config import NetConfig
@@ -108,6 +108,7 @@ class Keeper:
 
     def __call__(self, history: History, *, epoch_ended: bool) -> None:
         """Save, if it is time to; Interrupted where a signal has ordered to stop."""
+        heartbeat.beat()
         config, since = self.ops.config, time.monotonic() - self.saved
         over = epoch_ended and history.over(config.epochs, config.patience)
         short = self.saving_seconds > SHARE_OF_TIME * since

@@ -109,6 +109,12 @@ def transient(error: BaseException) -> bool:
     return any(type(each).__name__ in NETWORK for each in causes(error))
 
 
+def too_slow(error: BaseException) -> bool:
+    """Whether a request could not be sent in time."""
+    names = {type(each).__name__ for each in causes(error)}
+    return {"ProtocolError", "TimeoutError"} <= names and "ReadTimeoutError" not in names
+
+
 def code_of(error: BaseException) -> int:
     """The HTTP status of an answer; 0 where there was none."""
     try:

@@ -5,6 +5,7 @@ anything else         a file, by its path  no account, no credentials, no Google
 """
 
 import contextlib
+import glob
 import os
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "put_bytes", "read", "send",
 ]  # fmt: skip
 
+DEAD_SECONDS = 24 * 3600  # after which what a killed process was writing is removed by the next
 PIECE = 2**20  # bytes copied at a time
 
 
@@ -172,6 +174,10 @@ def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+    for dead in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - dead.stat().st_mtime > DEAD_SECONDS:
+                system.remove(dead)
     return stored_file(path)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainer import heartbeat
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pkg_resources announces its end at every import
     from pyformance.registry import MetricsRegistry
@@ -24,6 +26,7 @@ class Timings:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time one pass through a stage."""
+        heartbeat.beat()
         with self._registry.timer(name).time():
             yield
 

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainer import heartbeat
 from trainer.errors import DataError, DivergedError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def train(
         epoch, steps = len(history.rows) + 1, history.step
         row: EpochRow = {"epoch": epoch, "learning_rate": float(ops.learning_rate(steps * epochs))}
         for side, table in measured.items():
+            heartbeat.beat()
             row |= {f"{side}_{name}": value for name, value in ops.evaluate(table).items()}
         value = row[f"validation_{stopping_metric}"]
         check_validation(row, value, stopping_metric)

@@ -20,8 +20,10 @@ from trainer.service_errors import StoppedError, Tries, UnwholeError, code_of, s
 from trainer.system import about_to_change
 from trainer.transfer import Job, Progress, Stored, in_threads, summed
 
-CHUNK = 2**24  # bytes that a request of a large upload sends; all of them are in memory
-WORKERS = 4
+CHUNK = 2**25  # bytes that a request of a large upload sends; all of them are in memory
+LEAST_CHUNK = 2**18  # the service wants multiples of it
+AT_ONCE = 2**23  # bytes up to which the client sends what it knows the size of in one request
+WORKERS = 3
 PROBE_DEADLINE = 45.0  # seconds until a bucket must answer, before a run begins
 
 
@@ -50,11 +52,14 @@ def put(
     before = (bucket.find(uri, tries.deadline) if replace is True else replace) or None
     if before and replace is True and (before.size, before.crc32c) == wanted:
         return before
+    chunk = CHUNK
     while True:
         try:
-            return sent(source, uri, wanted, before, tries)
+            return sent(source, uri, wanted, before, tries, chunk)
         except Exception as raised:
             error = service_errors.unwrapped(raised)
+            if service_errors.too_slow(error):
+                chunk = max(chunk // 2, LEAST_CHUNK)
             there, why = understood(error, source, uri, wanted, tries)
             if raised is not error:  # the client has used up all the time there is
                 with contextlib.suppress(StorageError):
@@ -66,13 +71,16 @@ def put(
             tries.again(why)
 
 
-def sent(source: Path | bytes, uri: str, wanted: tuple[int, str], before: Stored | None, tries: Tries) -> Stored:
-    """One upload."""
-    blob = bucket.blob(uri, CHUNK)
+def sent(
+    source: Path | bytes, uri: str, wanted: tuple[int, str], before: Stored | None, tries: Tries, chunk: int
+) -> Stored:
+    """One upload. A request must be sent within the timeout: where the line is too slow for that, chunk is smaller."""
+    blob = bucket.blob(uri, chunk)
+    size = wanted[0] if not chunk < wanted[0] <= AT_ONCE else None  # so that the client does not send it at once
     blob.crc32c = wanted[1]  # the service refuses other bytes
     with bucket.answers(), opened(source, uri, tries) as file:
         blob.upload_from_file(
-            file, size=wanted[0], content_type="application/octet-stream", checksum=None, timeout=bucket.TIMEOUT,
+            file, size=size, content_type="application/octet-stream", checksum=None, timeout=bucket.TIMEOUT,
             if_generation_match=before.generation if before else 0, retry=bucket.chunk_retry(tries),
         )  # fmt: skip
         done = bucket.known(blob)

@@ -47,8 +47,8 @@ def transfer(options: Options) -> Chapter:
 
 NOTE = (
     "rows/s are bytes/s. Our side checks every byte against the object's checksum, and its files are durable (fsync) "
-    "when it returns; the client's `transfer_manager` checks what the answer says. Of its settings the fastest of those "
-    "in tests/benchmarks/transfer.py takes part; the memory of its worker processes is not counted."
+    "when it returns; the client's `transfer_manager` checks what the answer says. Of its settings the fastest of "
+    "those in tests/benchmarks/transfer.py takes part; the memory of its worker processes is not counted."
 )
 
 
