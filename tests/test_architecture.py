@@ -33,7 +33,7 @@ SHARED = {
 COMPOSERS = {
     "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving",
     "show", "publishing", "export", "inspection", "inspection_page", "inspection_text", "cells", "doubts", "profile",
-    "images", "containers",
+    "images", "containers", "archive", "detached", "looking", "machines", "remote", "remote_looking", "ssh",
 }  # fmt: skip
 STAGE_OF = {module: stage for stage, modules in STAGES.items() for module in modules}
 

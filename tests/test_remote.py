@@ -81,7 +81,8 @@ def test_S12_another_host_key_is_refused_before_a_byte_of_the_login(
         said = refused(connection_to(server))
         assert "Another machine may answer" in said
         assert fingerprint(server) in said
-    wait_until(lambda: server.log().count("Connection closed by 127.0.0.1") >= times)
+    wait_until(lambda: not server.sessions())
+    assert server.log().count("Connection from 127.0.0.1") >= times
     assert server.log().count("userauth-request") == before
     record_property("connections to a machine with another key, refused before the login", times)
 

@@ -14,9 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import RefreshError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.bucket_server import Bucket
 from tests.fault_proxy import Proxy, faults
@@ -879,6 +882,14 @@ def test_a_record_without_a_checksum_is_not_believed(bucket: Bucket) -> None:
 
     with pytest.raises(service_errors.UnwholeError):
         cloud.known(Found())
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_checksums_of_parts_make_that_of_the_whole(first: bytes, second: bytes) -> None:
+    value = google_crc32c.value
+    assert transfer.joined(value(first), value(second), len(second)) == value(first + second)
+    many = second * 10_000
+    assert transfer.joined(value(first), value(many), len(many)) == value(first + many)
 
 
 def test_the_checksum_is_that_of_google() -> None:

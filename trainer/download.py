@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import google_crc32c
+
 from trainer import system
 from trainer.errors import ResourceError, StorageError
 from trainer.service_errors import StoppedError, Tries, UnwholeError
-from trainer.transfer import Job, Progress, Stored, crc32c_of_file, in_threads
+from trainer.transfer import Job, Progress, Stored, crc32c_of_file, encoded, in_threads, joined
 
 WORKERS = 8
 BLOCK = 2**20  # bytes that are written, and known to be there, at a time
@@ -117,6 +119,7 @@ class Part:
         self.read_range, self.progress, self.tries = read_range, progress, tries
         self.blocks = -(-stored.size // BLOCK)
         self.left = self.damaged = 0
+        self.sums: dict[int, tuple[int, int]] = {}  # start of a range -> size and CRC-32C, of what this process brought
         self.file, self.lock = -1, threading.Lock()  # a thread that was left behind must not write to a closed file
 
     def open(self) -> list[Job]:
@@ -150,6 +153,7 @@ class Part:
 
     def _clear(self) -> None:
         """Begin anew, with no block there."""
+        self.sums.clear()
         self._resize(0, self.stored.size + self.blocks)
 
     def _resize(self, *sizes: int) -> None:
@@ -189,11 +193,12 @@ class Part:
                 calm = False
                 tries.again(error)
         with self.lock:
+            self.sums[start] = (end - start, sink.crc)
             self.left -= 1
             last = not self.left
         return self._finish() if last else []
 
-    def write(self, data: memoryview, position: int) -> None:
+    def write(self, data: bytes, position: int) -> None:
         """Put whole blocks in their place, and note that they are there."""
         with told(self.path, self.stored.size), self.lock:
             if self.file < 0:
@@ -206,7 +211,7 @@ class Part:
     def _finish(self) -> list[Job]:
         """Check the bytes and give the file its name; wrong ones are thrown away, and asked for again."""
         with told(self.path, self.stored.size):
-            if crc32c_of_file(self.part, self.stored.size) != self.stored.crc32c:
+            if self._sum() != self.stored.crc32c:
                 self.damaged += 1
                 self.progress(-self.stored.size)
                 self._clear()
@@ -225,6 +230,15 @@ class Part:
             system.fsync(self.path.parent)
         return []
 
+    def _sum(self) -> str:
+        """The checksum of the bytes that are there; they are read again only where another process brought some."""
+        if sum(size for size, _ in self.sums.values()) != self.stored.size:
+            return crc32c_of_file(self.part, self.stored.size)
+        crc = 0
+        for start in sorted(self.sums):
+            crc = joined(crc, self.sums[start][1], self.sums[start][0])
+        return encoded(crc)
+
     def close(self) -> None:
         """Let go of the file."""
         with self.lock:
@@ -238,7 +252,8 @@ class Sink:
 
     def __init__(self, part: Part, start: int, end: int, tries: Tries) -> None:
         self.part, self.position, self.end, self.tries = part, start, end, tries
-        self.held = bytearray()
+        self.held = bytearray()  # the beginning of a block
+        self.crc = 0  # of what was written
 
     @property
     def received(self) -> int:
@@ -254,8 +269,9 @@ class Sink:
         data = memoryview(self.held or piece)
         whole = len(data) if self.position + len(data) == self.end else len(data) // BLOCK * BLOCK
         if whole:
-            self.part.write(data[:whole], self.position)
-            self.position += whole
+            block = piece if whole == len(piece) and not self.held else bytes(data[:whole])
+            self.part.write(block, self.position)
+            self.position, self.crc = self.position + whole, google_crc32c.extend(self.crc, block)
             self.tries.progressed()
         if whole or not self.held:
             self.held = bytearray(data[whole:])

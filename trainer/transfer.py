@@ -1,6 +1,7 @@
 """Moving to a bucket and from it: what moves, known by size and CRC-32C, and the threads that end at once when told."""
 
 import base64
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import google_crc32c
 from trainer.errors import StorageError
 
 PIECE = 2**20  # bytes read at a time to sum them
+POLYNOMIAL = 0x82F63B78
 LEAVE_SECONDS = 1.0  # that threads are given to end
 
 Job = Callable[[], "list[Job]"]
@@ -80,6 +82,29 @@ def in_threads(jobs: Sequence[Job], workers: int, stop: threading.Event) -> None
         for thread in threads:
             if thread.ident:
                 thread.join(LEAVE_SECONDS / workers)
+
+
+def joined(first: int, second: int, size: int) -> int:
+    """The CRC-32C of two texts, one after the other, from those of both and the size of the second in bytes."""
+    return times(shift(size), first) ^ second
+
+
+@functools.cache
+def shift(size: int) -> int:
+    """x to the power of 8 * size, modulo the polynomial of CRC-32C; the highest bit is the lowest power."""
+    power, square = 1 << 31, 1 << 23
+    while size:
+        power, square, size = times(square, power) if size & 1 else power, times(square, square), size >> 1
+    return power
+
+
+def times(a: int, b: int) -> int:
+    """The product of two polynomials, modulo that of CRC-32C."""
+    product = 0
+    for bit in range(31, -1, -1):
+        product ^= b if a >> bit & 1 else 0
+        b = (b >> 1) ^ (POLYNOMIAL if b & 1 else 0)
+    return product
 
 
 def summed(source: Path | bytes) -> tuple[int, str]:
