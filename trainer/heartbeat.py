@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HEARTBEAT, HANG = "FLATFAB_HEARTBEAT", "FLATFAB_HANG_SECONDS"
+STDERR = 2  # the process's own, whatever sys.stderr is
 HANG_SECONDS = 600.0  # without progress; FLATFAB_HANG_SECONDS overrides it
 
 _watching = False
@@ -24,7 +25,7 @@ def beat() -> None:
         with contextlib.suppress(OSError):
             Path(path).touch()
     if _watching:
-        faulthandler.dump_traceback_later(hang_seconds(), exit=True)
+        faulthandler.dump_traceback_later(hang_seconds(), exit=True, file=STDERR)
 
 
 @contextlib.contextmanager
