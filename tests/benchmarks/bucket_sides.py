@@ -17,7 +17,9 @@ def serve(address: str) -> dict[str, float]:
 
     signal.signal(signal.SIGTERM, lambda number, frame: exit(0))
     with serving() as host, known_as_the_service(host):
-        client().create_bucket(BUCKET.removeprefix("gs://"))
+        bucket = client().bucket(BUCKET.removeprefix("gs://"))
+        bucket.soft_delete_policy.retention_duration_seconds = 0  # it would keep all that was deleted in memory
+        bucket.create()
         Path(address).write_text(host)
         signal.pause()
     return {}
