@@ -40,7 +40,8 @@ def test_how_many_texts_are_different_is_told_from_how_their_number_grows() -> N
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n\n", b"no json\n" * 10, b"[1]\n2\n", b"\x1f\x8b damaged", b'{"a": 1}', gzip.compress(b"", mtime=0)]
+    "data",
+    [b"", b"\n\n", b"no json\n" * 10, b"[1]\n2\n", b"\x1f\x8b damaged", b'{"a": 1}', gzip.compress(b"", mtime=0)],
 )
 def test_what_is_no_row_is_left_to_the_reader(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "rows.json").write_bytes(data)
