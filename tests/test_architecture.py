@@ -20,7 +20,7 @@ STAGES = {
     "dataset": {"dataset", "engine", "inventory", "rows", "schema", "shards", "values"},
     "split": {"split"},
     "preprocessing": {"preprocessing", "examples", "labels", "scale", "text", "vocabulary"},
-    "graph": {"graph", "tables", "layers", "optimizer", "objectives", "metrics", "recurrent"},
+    "graph": {"graph", "tables", "layers", "optimizer", "objectives", "metrics", "recurrent", "replicas"},
     "training": {"training"},
     "reporting": {"reporting", "plots", "report_page"},
     "packaging": {"packaging"},

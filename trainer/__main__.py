@@ -25,6 +25,7 @@ from trainer import (
     prediction,
     preprocessing,
     publishing,
+    replicas,
     resuming,
     storage,
     system,
@@ -171,6 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
     if gpu.required():
         gpu.say_gpus(gpu.require_gpu())
+    replicas.say_devices(settings.config.batch_size)
     with system.held_folder(RUNS / name), mirrored(arguments.output, RUNS / name) as mirror:
         run(
             settings, data=given, output=arguments.output, folder=RUNS / name, mirror=mirror, restart=arguments.restart

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import networks
-from trainer import objectives
+from trainer import objectives, replicas
 from trainer.config import NetConfig
 from trainer.examples import pack
 from trainer.metrics import Metrics
@@ -35,11 +35,12 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     """The configured network with its operations, weights drawn from the configured seed."""
     keras.utils.clear_session()  # layers without a name count from the start: weights keep their names in any process
     set_deterministic(net_config.seed, net_config.deterministic)
-    with warnings.catch_warnings():
+    strategy = replicas.strategy(net_config.batch_size)
+    with strategy.scope(), warnings.catch_warnings():
         # Inputs are found by column; their own names only have to differ from those of other layers.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
-    return OpsWrapper(model, net_config, dataset_shapes)
+    return OpsWrapper(model, net_config, dataset_shapes, strategy)
 
 
 def compiled(function: Callable[..., Any], *signature: Any) -> Any:
@@ -48,14 +49,22 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Any:
 
 
 class OpsWrapper(tf.Module):
-    """A Keras model and what the training loop does with it."""
+    """A Keras model and what the training loop does with it, on one device or on those of the strategy."""
 
-    def __init__(self, model: keras.Model, net_config: NetConfig, dataset_shapes: DatasetShapes) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        net_config: NetConfig,
+        dataset_shapes: DatasetShapes,
+        strategy: replicas.Strategy | None = None,
+    ) -> None:
         super().__init__(name="ops")
         self.model = model
         self.config = net_config
         self.shapes = dataset_shapes
-        self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
         label = (dataset_shapes.outputs, dataset_shapes.label_mean, dataset_shapes.label_std)
         self.metrics = Metrics(net_config.objective, *label, center=dataset_shapes.output_bias[0])
         table, number = self._table_spec(), tf.TensorSpec((), tf.int32)
@@ -112,14 +121,27 @@ class OpsWrapper(tf.Module):
         return tf.while_loop(lambda step, _: step < stop - first, train_step, (0, 0.0), parallel_iterations=1)[1]
 
     def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
-        config = self.config
+        losses = self.strategy.run(self._replica_step, (batch, steps_in_all))
+        return sum(self.strategy.experimental_local_results(losses))
+
+    def _replica_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
+        """A step on this replica's share of the batch; its part of the loss."""
+        config, context = self.config, tf.distribute.get_replica_context()
+        several = context.num_replicas_in_sync > 1
+        rows = tf.shape(batch.weights)[0]
+        if several:
+            first, end, counted = replicas.share(rows)
+            batch = Table(*(column[first:end] for column in batch))
+            batch = batch._replace(weights=batch.weights * tf.cast(counted > 0, tf.float32))
         with tf.GradientTape() as tape:
             logits = self.model(self.features(batch.ids, batch.numbers), training=True)
-            loss = tf.reduce_mean(batch.weights * objectives.row_loss(config.objective, logits, batch.labels))
-            loss += sum(self.model.losses)  # of regularised layers
-        gradients = tape.gradient(loss, self.optimizer.variables_)
-        rate = self.learning_rate(steps_in_all)
-        self.optimizer.apply([sum_duplicates(g) for g in gradients], rate, config.clip_norm)
+            losses = batch.weights * objectives.row_loss(config.objective, logits, batch.labels)
+            loss = tf.reduce_sum(losses) / tf.cast(rows, tf.float32)
+            loss += sum(self.model.losses) / context.num_replicas_in_sync  # of regularised layers
+        gradients = [sum_duplicates(g) for g in tape.gradient(loss, self.optimizer.variables_)]
+        if several:
+            gradients = [sum_duplicates(g) for g in replicas.summed(gradients)]
+        self.optimizer.apply(gradients, self.learning_rate(steps_in_all), config.clip_norm)
         return loss
 
     def learning_rate(self, steps_in_all: int | tf.Tensor) -> tf.Tensor:
@@ -142,11 +164,22 @@ class OpsWrapper(tf.Module):
 
         def add_batch(start: tf.Tensor) -> tuple[tf.Tensor]:
             batch = Table(*(column[start : start + EVALUATION_BATCH] for column in table))
-            logits = self.model(self.features(batch.ids, batch.numbers), training=False)
-            self.metrics.update(logits, batch.labels, batch.weights)
+            self.metrics.update(self._logits(batch.ids, batch.numbers), batch.labels, batch.weights)
             return (start + EVALUATION_BATCH,)
 
         tf.while_loop(lambda start: start < rows, add_batch, (0,), parallel_iterations=1)
+
+    def _logits(self, ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, outputs] in evaluation mode; of several devices each does its share of the rows."""
+
+        def part(ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+            first, end, counted = replicas.share(tf.shape(ids)[0])
+            return self.model(self.features(ids[first:end], numbers[first:end]), training=False)[:counted]
+
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.model(self.features(ids, numbers), training=False)
+        parts = self.strategy.run(part, (ids, numbers))
+        return tf.concat(self.strategy.experimental_local_results(parts), axis=0)
 
     def evaluate_constant(self, rows: Rows) -> dict[str, float]:
         """The metrics of the best constant prediction of the training rows: what a model has to beat."""

@@ -20,6 +20,7 @@ Shape = tuple[int | None, ...]
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+    from trainer import replicas
     from trainer.optimizer import SMALL_TABLE, DistinctRows, pairs, sparse_product
 
 
@@ -40,9 +41,10 @@ class Embedding(keras.layers.Layer):
         self.table = self.add_weight(shape=(self.size, self.width), initializer=initializer, name="table")
 
     def call(self, ids: Tensor) -> Tensor:
+        if keras.backend.backend() != "tensorflow":
+            return ops.take(self.table, ids, axis=0)
         # A TensorFlow variable whose rows are updated in place copies itself whenever it is read as a whole.
-        read_rows = getattr(self.table.value, "sparse_read", None)
-        return read_rows(ids) if read_rows else ops.take(self.table, ids, axis=0)
+        return replicas.own(self.table.value).sparse_read(ids)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.width)
@@ -62,7 +64,7 @@ class MeanEmbedding(Embedding):
         mask = ops.cast(ops.not_equal(ids, 0), "float32")
         weights = mask / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
         if keras.backend.backend() == "tensorflow":
-            return weighted_sum_of_rows(self.table.value, ids, weights)
+            return weighted_sum_of_rows(replicas.own(self.table.value), ids, weights)
         return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), super().call(ids)), 1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -141,7 +143,7 @@ class Dropout(keras.layers.Dropout):
             return super().call(inputs, training=training)
         dropped = min(max(round(self.rate * 256), 1), 255)
         size = tf.size(inputs)
-        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        seed = replicas.next_seed(self.seed_generator.state.value)
         words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
         random = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))
         return inputs * tf.cast(random >= dropped, inputs.dtype) * (256 / (256 - dropped))
@@ -192,11 +194,16 @@ def dense_layers(x: Tensor, units: Sequence[int], *, dropout: float, batch_norm:
     for number, width in enumerate(units, start=1):
         x = keras.layers.Dense(width, use_bias=not batch_norm, name=f"dense_{number}")(x)
         if batch_norm:
-            x = keras.layers.BatchNormalization(name=f"batch_norm_{number}")(x)
+            x = keras.layers.BatchNormalization(synchronized=on_several_devices(), name=f"batch_norm_{number}")(x)
         x = keras.layers.ReLU(name=f"relu_{number}")(x)
         if dropout:
             x = Dropout(dropout, name=f"dropout_{number}")(x)
     return x
+
+
+def on_several_devices() -> bool:
+    """Whether each of several devices sees a share of a batch only."""
+    return keras.backend.backend() == "tensorflow" and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:

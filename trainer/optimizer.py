@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.replicas import own
+
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 ADAGRAD_START = 0.1  # keeps the first steps finite
 SMALL_TABLE = 4096  # rows
@@ -49,15 +51,17 @@ class Optimizer(tf.Module):
 
     def apply(self, gradients: Sequence[Gradient], learning_rate: tf.Tensor, clip_norm: float | None = None) -> None:
         """One step. Gradients are float32, in the order of the variables; sparse ones with distinct rows."""
-        self.steps.assign_add(1)
+        steps = own(self.steps)
+        steps.assign_add(1)
         if clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
         if self.rule == "adam":  # both bias corrections folded into the step size, as in the paper's section 2
-            t = tf.cast(self.steps, tf.float32)
+            t = tf.cast(steps, tf.float32)
             corrected = learning_rate * tf.sqrt(1.0 - BETA_2**t) / (1.0 - BETA_1**t)
         else:
             corrected = learning_rate
-        for variable, slots, blocks, gradient in zip(self.variables_, self.slots, self.blocks, gradients, strict=True):
+        variables, slots_of, blocks_of = tf.nest.map_structure(own, [self.variables_, self.slots, self.blocks])
+        for variable, slots, blocks, gradient in zip(variables, slots_of, blocks_of, gradients, strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 self._update_rows([variable, *slots], blocks, gradient, corrected)
             else:
