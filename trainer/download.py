@@ -21,7 +21,7 @@ from typing import Protocol
 
 import google_crc32c
 
-from trainer import system
+from trainer import heartbeat, system
 from trainer.errors import ResourceError, StorageError
 from trainer.service_errors import StoppedError, Tries, UnwholeError
 from trainer.transfer import Job, Progress, Stored, crc32c_of_file, encoded, in_threads, joined
@@ -207,6 +207,7 @@ class Part:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.pwrite(self.file, b"\x01" * -(-len(data) // BLOCK), self.stored.size + position // BLOCK)
         self.progress(len(data))
+        heartbeat.beat()
 
     def _finish(self) -> list[Job]:
         """Check the bytes and give the file its name; wrong ones are thrown away, and asked for again."""

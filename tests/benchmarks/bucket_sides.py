@@ -1,5 +1,6 @@
 """Objects from a bucket to files and back: by `trainer.storage`, and by Google's client alone."""
 
+import os
 import shutil
 import signal
 import time
@@ -40,30 +41,31 @@ def fill(shards: list[str]) -> dict[str, float]:
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """The seconds of some work, the import of the client not counted."""
+    """The seconds of some work, without the import of the client and the disk's work for the side before."""
     from google.cloud.storage import transfer_manager  # noqa: F401, PLC0415
 
+    os.sync()
     began = time.perf_counter()
     work()
     return {"seconds": time.perf_counter() - began}
 
 
 def ours_down(into: str) -> dict[str, float]:
-    """All objects below shards/ into a folder, which is emptied first."""
-    shutil.rmtree(into, ignore_errors=True)
+    """All objects below shards/ into a folder, which is removed afterwards."""
 
     def work() -> None:
         found = storage.entries(f"{BUCKET}/shards/")
         storage.fetch([(stored, Path(into) / stored.uri.rpartition("/")[2]) for stored in found])
 
-    return timed(work)
+    figures = timed(work)
+    shutil.rmtree(into)
+    return figures
 
 
 def bare_down(into: str, worker: str, workers: int, single: bool) -> dict[str, float]:
     """The same by the client's transfer manager, checked by it."""
     from google.cloud.storage import transfer_manager  # noqa: PLC0415
 
-    shutil.rmtree(into, ignore_errors=True)
     Path(into).mkdir()
 
     def work() -> None:
@@ -74,7 +76,9 @@ def bare_down(into: str, worker: str, workers: int, single: bool) -> dict[str, f
             download_kwargs={"raw_download": True, "single_shot_download": single},
         )  # fmt: skip
 
-    return timed(work)
+    figures = timed(work)
+    shutil.rmtree(into)
+    return figures
 
 
 def ours_up(shards: list[str]) -> dict[str, float]:
