@@ -1,5 +1,6 @@
 """Servers that tests share: one of each kind in each process that runs tests."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,8 @@ def bigquery(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """An empty service, which Google's clients take for BigQuery; it exports to the server of `bucket`."""
     with bigquery_server.serving(bucket.host, tmp_path_factory.mktemp("credentials")) as service:
         yield service
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not walk through TensorFlow again and again."""
+    gc.freeze()

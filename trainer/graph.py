@@ -33,7 +33,8 @@ def set_deterministic(seed: int, deterministic: bool | None) -> None:
 
 def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":
     """The configured network with its operations, weights drawn from the configured seed."""
-    keras.utils.clear_session()  # layers without a name count from the start: weights keep their names in any process
+    # Layers without a name count from the start: weights keep their names in any process.
+    keras.utils.clear_session(free_memory=False)
     set_deterministic(net_config.seed, net_config.deterministic)
     strategy = replicas.strategy(net_config.batch_size)
     with strategy.scope(), warnings.catch_warnings():
