@@ -202,7 +202,7 @@ def test_the_pins_keep_what_the_project_declares() -> None:
     declared = {
         "requirements.txt": project["dependencies"] + extras["cpu"],
         "requirements-gpu.txt": project["dependencies"] + extras["gpu"],
-        "requirements-dev.txt": project["dependencies"] + extras["cpu"] + extras["dev"],
+        "requirements-dev.txt": project["dependencies"] + extras["cpu"] + extras["dev"] + extras["notebook"],
     }
     for name, lines in declared.items():
         for requirement in map(Requirement, lines):

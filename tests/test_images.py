@@ -1,7 +1,6 @@
 """The images, made and run by a real Docker engine: the results of a run outside, no secret in, nothing left over."""
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import docker
 import numpy as np
@@ -28,20 +27,14 @@ from docker.errors import ImageNotFound, NotFound
 
 from tests.bucket_server import Bucket
 from tests.commands import PROGRESS
+from tests.project_image import CANARY, PLANTED, Done, base, command, digest_in, started
 from tests.registry_server import Registry, serving
 from tests.scale import many
 from trainer import checkpoint, containers, images, packaging
-from trainer.errors import ConfigError, ResourceError, StorageError, TrainerError
+from trainer.errors import ConfigError, ResourceError, StorageError
 
 ROOT = Path(__file__).parent.parent
 CODE = "/opt/flatfab"
-CANARY = f"canary{uuid.uuid4().hex}"
-PLANTED = (
-    ".env", "trainer/.env", "trainer/inner/.env", "data/.env", "id_rsa", "trainer/id_ed25519", "networks/key.pem",
-    "service-account.json", "data/service-account.json", "trainer/inner/key.py", "variant_config.json.bak", ".netrc",
-    ".git/planted",
-)  # fmt: skip
-
 # Short trainings of models whose shape does not matter.
 SHORT = {"NET_EPOCHS": "2"}
 LONG = {
@@ -51,91 +44,6 @@ LONG = {
 
 Tell = Callable[[str, int], None]
 Result = tuple[dict[str, bytes], bytes]
-
-
-class Done(NamedTuple):
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-# What all tests start from
-
-
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> docker.DockerClient:
-    """A Docker engine that runs; where there is none, its tests are skipped."""
-    try:
-        client = images.engine()
-        client.images.get(base())
-    except (TrainerError, ImageNotFound) as error:
-        pytest.skip(f"these need a Docker engine with {base()}: {error}")
-    return client
-
-
-def base() -> str:
-    """The image that ours is made from."""
-    (found,) = re.findall(r"^ARG BASE=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    return str(found)
-
-
-@contextlib.contextmanager
-def one_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Holds back the other processes that run tests."""
-    with (tmp_path_factory.getbasetemp().parent / "docker.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, in a repository of its own, with secrets where people have them."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("Dockerfile", "Dockerfile.gpu", ".dockerignore", "variant_config.json", "pyproject.toml"):
-        shutil.copy2(ROOT / name, folder / name)
-    for path in ROOT.glob("requirements*.txt"):
-        shutil.copy2(path, folder / path.name)
-    for part in ("trainer", "networks", "data"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
-        subprocess.run([*git, *command], check=True)
-    for name in PLANTED:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(f"SECRET={CANARY}\n")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def image(engine: docker.DockerClient, project: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest of the image without GPU, built by the real command."""
-    with one_at_a_time(tmp_path_factory):
-        done = command(project, project, "trainer.images", "build", TOKEN=CANARY)
-    assert done.code == 0, done.err
-    return digest_in(done)
-
-
-def digest_in(done: Done) -> str:
-    (digest,) = re.findall(r"^image .*, (sha256:[0-9a-f]{64})$", done.out, re.MULTILINE)
-    return str(digest)
-
-
-def command(project: Path, folder: Path, module: str, *arguments: str, **environment: str) -> Done:
-    """A command of the copy, run in `folder` to its end."""
-    with started(project, folder, module, *arguments, **environment) as process:
-        out, err = process.communicate(timeout=600)
-    return Done(process.returncode, out, PROGRESS.sub("", err))
-
-
-def started(project: Path, folder: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The same, on its way."""
-    own = {"PYTHONPATH": str(project), images.NETWORK: "host", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], cwd=folder, env=os.environ | own | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
-    )  # fmt: skip
 
 
 def inside(project: Path, folder: Path, *arguments: str, **environment: str) -> Done:
@@ -312,9 +220,9 @@ def test_R7_a_run_that_docker_stops_goes_on_in_the_image_and_outside(
     image: str, project: Path, tmp_path: Path, record_property: Tell
 ) -> None:
     calm = with_rows(tmp_path / "calm")
-    done = inside(project, calm, "--data=rows.json", "--run=it", **LONG)
+    done = outside(project, calm, "--data=rows.json", "--run=it", **LONG)
     assert done.code == 0, done.err
-    stops = many(2, 10)
+    stops = many(1, 10)
     for number in range(stops):
         folder = with_rows(tmp_path / str(number))
         with running(project, folder) as (process, container):
@@ -328,7 +236,7 @@ def test_R7_a_run_that_docker_stops_goes_on_in_the_image_and_outside(
         last, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
         assert last is not None
         assert not damaged
-        done = (inside if number % 2 else outside)(project, folder, "--data=rows.json", "--run=it", **LONG)
+        done = (outside if number % 2 else inside)(project, folder, "--data=rows.json", "--run=it", **LONG)
         assert (done.code, done.err) == (0, "")
         assert "resume " in done.out
         assert result(folder) == result(calm)

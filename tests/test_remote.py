@@ -21,10 +21,11 @@ import pytest
 from docker.errors import NotFound
 from fabric import Config, Connection
 
-from tests import ssh_server, test_images
+from tests import ssh_server
+from tests.project_image import CANARY
 from tests.scale import many
 from tests.ssh_server import Server
-from tests.test_images import CANARY, LONG
+from tests.test_images import LONG
 from trainer import archive, detached, machines, packaging, remote, ssh
 from trainer.errors import ConfigError, ResourceError, StorageError, TrainerError
 from trainer.machines import machine
@@ -35,7 +36,6 @@ FAB = Path(sys.executable).parent / "fab"
 EPOCHS = 40
 RUN = LONG | {"NET_EPOCHS": str(EPOCHS)}
 Tell = Callable[[str, int], None]
-engine, image, project = test_images.engine, test_images.image, test_images.project  # fixtures
 
 pytestmark = pytest.mark.skipif(ssh_server.SSHD is None, reason="these need sshd: Debian's package openssh-server")
 

@@ -68,10 +68,10 @@ def title(rng: random.Random, special_cases: list[str]) -> str:
     return "".join(word() + rng.choice(space) for _ in range(rng.randrange(9)))
 
 
-def test_spacy_tokens_are_those_of_spacy_in_100_000_titles_of_every_kind() -> None:
+def test_spacy_tokens_are_those_of_spacy_in_titles_of_every_kind() -> None:
     rng = random.Random(1)
     cases = sorted(SPACY.rules)
-    titles = [title(rng, cases) for _ in range(100_000)]
+    titles = [title(rng, cases) for _ in range(20_000)]
     expected = spacy_tokens(titles)
     assert tokenized(titles, "spacy") == expected
     assert tokenized(titles, "spacy", lowercase=True) == [[token.lower() for token in row] for row in expected]

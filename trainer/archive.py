@@ -18,7 +18,8 @@ def archive(root: Path, *, dirty: bool) -> bytes:
     git neither knows nor ignores. Only what .dockerignore lets through is in it. ConfigError without a commit."""
     if not dirty:
         names = listed(root, "ls-tree", "-r", "-z", "--name-only", "HEAD")
-        return git(root, "archive", "--format=tar", "HEAD", *wanted(root, names))
+        modes = ("-c", "tar.umask=0022")  # those of as_a_commit_has_it
+        return git(root, *modes, "archive", "--format=tar", "HEAD", *wanted(root, names))
     names = listed(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
