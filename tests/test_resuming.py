@@ -29,7 +29,7 @@ from trainer.errors import ConfigError, DivergedError, Interrupted, ResourceErro
 TINY = {
     "NET_EPOCHS": "2", "NET_HIDDEN_UNITS": "[8]", "NET_EMBEDDING_DIM": "2", "NET_TEXT_EMBEDDING_DIM": "2",
     "NET_DROPOUT": "0.3", "NET_CHECKPOINT_MINUTES": "0", "NET_BATCH_SIZE": "128", "NET_PATIENCE": "3",
-    "NET_CATEGORICAL_COLUMNS": '["item"]', "NET_NUMERIC_COLUMNS": '["position"]', "NET_TOKENIZER": "regex",
+    "NET_CATEGORICAL_COLUMNS": '["item"]', "NET_NUMERIC_COLUMNS": '["position"]', "NET_TEXT_COLUMNS": "[]",
 }  # fmt: skip
 ARGUMENTS = ("--data=rows.json", "--run=it")
 SECONDS = 2.2  # that such a run takes
@@ -325,9 +325,9 @@ def small_disk() -> Iterator[Callable[[Path, int], None]]:
 # kB that are too few, by what is on the disk: a file of each kind is the one that does not fit
 TOO_SMALL = {
     "runs": many([300], [*range(4, 120, 4), *range(120, 488, 8)]),
-    "cache": many([52], list(range(4, 60, 4))),
+    "cache": many([52], list(range(4, 56, 4))),
     "packages": many([200], list(range(4, 320, 16))),
-    "tmp": many([60], list(range(4, 84, 8))),
+    "tmp": many([44], list(range(4, 48, 8))),
 }
 
 
