@@ -38,6 +38,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-sync", "--window-size=1400,1000",
 )  # fmt: skip
 SCREENSHOTS = "FLATFAB_SCREENSHOTS"  # in the environment: a folder for what the browser has seen
+HTML = "document.documentElement ? document.documentElement.outerHTML : ''"
 PATIENCE = 60.0  # seconds that a page may take to fill
 TAGS = {"it/train", "it/validation", "it/test"}
 HAS_JUPYTER = all(map(importlib.util.find_spec, ("jupyterlab", "nbclient")))
@@ -76,7 +77,7 @@ def seen(url: str, tmp_path: Path, name: str, words: Iterable[str]) -> Seen:
     with browser(tmp_path / f"profile-{name}", url) as ask:
         end = time.monotonic() + PATIENCE
         while True:
-            html = ask("Runtime.evaluate", expression="document.documentElement.outerHTML")["result"]["value"]
+            html = ask("Runtime.evaluate", expression=HTML)["result"]["value"]
             missing = [word for word in words if word not in Seen(html).text]
             if not missing or time.monotonic() > end:
                 break

@@ -291,7 +291,7 @@ def test_the_first_process_of_a_container_obeys_too(folder: Path, moment: str) -
             time.sleep(0.05)
             assert process.poll() is None, (folder / "stderr").read_text()
         os.kill(int(children[0]), signal.SIGTERM)
-        assert process.wait(timeout=10) == Interrupted.exit_code
+        assert process.wait(timeout=30) == Interrupted.exit_code
     finally:
         process.kill()
     errors = (folder / "stderr").read_text()
