@@ -125,11 +125,10 @@ def look(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
     )  # fmt: skip
     try:
         yield process, address(process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=60)
+    assert code == 0
 
 
 def address(process: subprocess.Popen[str]) -> str:
