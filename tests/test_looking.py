@@ -112,22 +112,22 @@ def browser(profile: Path, url: str) -> Iterator[Callable[..., Any]]:
             yield ask
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @contextlib.contextmanager
 def look(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, and the address that it tells; afterwards Ctrl-C, which it has to obey."""
     command = [sys.executable, "-m", "trainer.looking", *arguments]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
-    )  # fmt: skip
-    try:
-        yield process, address(process)
-    finally:
-        process.send_signal(signal.SIGINT)
-        code = process.wait(timeout=60)
+    ) as process:  # fmt: skip
+        try:
+            yield process, address(process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=60)
     assert code == 0
 
 
