@@ -112,7 +112,9 @@ def browser(profile: Path, url: str) -> Iterator[Callable[..., Any]]:
             yield ask
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
 
 
 @contextlib.contextmanager
@@ -127,8 +129,10 @@ def look(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
             yield process, address(process)
         finally:
             process.send_signal(signal.SIGINT)
-            code = process.wait(timeout=60)
-    assert code == 0
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=60)
+            process.kill()  # or the end of this block would wait for it
+    assert process.returncode == 0
 
 
 def address(process: subprocess.Popen[str]) -> str:
