@@ -36,5 +36,5 @@ LABEL org.opencontainers.image.title="flatfab" \
       org.opencontainers.image.version="${VERSION}"
 
 USER 10001:10001
-HEALTHCHECK --interval=30s --timeout=20s --start-period=2m CMD ["python", "-m", "trainer.heartbeat"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=2m CMD ["python", "-m", "trainer.runtime.heartbeat"]
 ENTRYPOINT ["python", "-m", "trainer"]

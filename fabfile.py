@@ -41,10 +41,10 @@ def python(*arguments: str | Path, **options: str | None) -> None:
 
 def trainer(docker: bool, gpu: bool) -> list[str]:
     """What trains: Python here, or in a container."""
-    return ["-m", "trainer.containers", "train", *["--gpu"] * gpu] if docker or gpu else ["-m", "trainer"]
+    return ["-m", "trainer.machines.containers", "train", *["--gpu"] * gpu] if docker or gpu else ["-m", "trainer"]
 
 
-def far(c, module: str = "trainer.remote") -> ModuleType:
+def far(c, module: str = "trainer.machines.remote") -> ModuleType:
     """What works on the machines of -H, which has to be given; importing it takes a second."""
     if not isinstance(c, Connection):
         raise Exit("Name the machine: fab -H user@machine TASK", code=2)
@@ -54,9 +54,9 @@ def far(c, module: str = "trainer.remote") -> ModuleType:
 def look(c, what: str, port: str | None, **options: str | None) -> None:
     """Show something in a browser of this machine, from here or from the machine of -H."""
     if not isinstance(c, Connection):
-        return python("-m", "trainer.looking", what, port=port, **options)
+        return python("-m", "trainer.machines.viewers", what, port=port, **options)
     given = [f"--{name}={value}" for name, value in options.items() if value]
-    return far(c, "trainer.remote_looking").look(c, what, given, port)
+    return far(c, "trainer.machines.remote_viewers").look(c, what, given, port)
 
 
 @task(
@@ -100,19 +100,19 @@ def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=
     Shows a table and writes a page with small plots. Nothing is trained; what fab train would refuse is refused here.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
-    python("-m", "trainer.inspection", variant=variant, out=out, **paths)
+    python("-m", "trainer.inspection.inspect", variant=variant, out=out, **paths)
 
 
 @task(help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, a JSON line per row; gs://"})
 def predict(c, package, data, out):
     """Score rows with a package."""
-    python("-m", "trainer.prediction", "predict", package=package, data=data, out=out)
+    python("-m", "trainer.package.predictor", "predict", package=package, data=data, out=out)
 
 
 @task(help={"package": PACKAGE_HELP, "data": PATH_HELP})
 def evaluate(c, package, data):
     """Measure a package on labelled rows."""
-    python("-m", "trainer.prediction", "evaluate", package=package, data=data)
+    python("-m", "trainer.package.predictor", "evaluate", package=package, data=data)
 
 
 @task(help={"run": "its name; of several machines one each: a,b", "output": "folder that the package goes to"})
@@ -136,7 +136,7 @@ def stop(c, run, remove=False):
 @task(help={"run": "name of a finished run", "output": "folder or gs://; default: as the run was started"})
 def publish(c, run, output=None):
     """Send the package of a run that could not be sent at its end."""
-    python("-m", "trainer.publishing", run=run, output=output)
+    python("-m", "trainer.package.publish", run=run, output=output)
 
 
 @task(
@@ -160,7 +160,7 @@ def dataset(
     """Export a table or a query's result: fab dataset --table=project.dataset.table --to=gs://bucket/prefix/."""
     given = [f"--param={one}" for one in param] + ["--dry-run"] * dry_run
     what = {"table": table, "sql": sql, "since": since, "until": until, "limit": limit, "sample": sample}
-    python("-m", "trainer.export", *given, to=to, staging=staging, **what)
+    python("-m", "trainer.bigquery.export", *given, to=to, staging=staging, **what)
 
 
 @task(
@@ -185,19 +185,19 @@ def notebook(c, port=None):
 @task(help={"variant": "name in variant_config.json"})
 def config(c, variant="deep_v1"):
     """Show each setting of a variant: value, source and meaning."""
-    python("-m", "trainer.show", "settings", variant=variant)
+    python("-m", "trainer.config.show", "settings", variant=variant)
 
 
 @task
 def variants(c):
     """List the variants and how they differ from the defaults."""
-    python("-m", "trainer.show", "variants")
+    python("-m", "trainer.config.show", "variants")
 
 
 @task(name="networks")
 def list_networks(c):
     """List the registered networks."""
-    python("-m", "trainer.show", "networks")
+    python("-m", "trainer.config.show", "networks")
 
 
 @task(
@@ -210,26 +210,33 @@ def list_networks(c):
 )
 def build(c, build_arg, gpu=False, tag=None):
     """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0."""
-    python("-m", "trainer.images", "build", *["--gpu"] * gpu, *(f"--build-arg={one}" for one in build_arg), tag=tag)
+    python(
+        "-m",
+        "trainer.machines.images",
+        "build",
+        *["--gpu"] * gpu,
+        *(f"--build-arg={one}" for one in build_arg),
+        tag=tag,
+    )
 
 
 @task(help={"tag": "its name, which begins with the registry's"})
 def push(c, tag):
     """Send an image to its registry."""
-    python("-m", "trainer.images", "push", tag=tag)
+    python("-m", "trainer.machines.images", "push", tag=tag)
 
 
 @task(help={"gpu": "in the image for NVIDIA's GPUs, with all of them"})
 def shell(c, gpu=False):
     """Open a shell in a container of the image; runs, cache and packages are those of this folder."""
     os.environ["PYTHONPATH"] = str(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "trainer.containers", "shell", *["--gpu"] * gpu])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "trainer.machines.containers", "shell", *["--gpu"] * gpu])  # noqa: S606
 
 
 @task(help={"docker": "in a container of the image for GPUs"})
 def gpu_check(c, docker=False):
     """Show that TensorFlow computes on the GPUs of this machine, and what they are; or why it does not."""
-    python("-m", *(["trainer.containers", "gpu-check"] if docker else ["trainer.gpu"]))
+    python("-m", *(["trainer.machines.containers", "gpu-check"] if docker else ["trainer.machines.gpu"]))
 
 
 @task(help={"rows": "how many", "out": "file to write", "seed": "another number, other rows"})
@@ -281,4 +288,4 @@ def ci(c, junit=None, image=True):
     test(c, junit=junit)
     for name in json.loads((ROOT / "variant_config.json").read_text(encoding="utf-8")) if image else []:
         python(*trainer(True, False), "--restart", variant=name, run=f"ci-{name}")
-        python("-m", "trainer.prediction", "evaluate", package=f"packages/ci-{name}.zip", data=str(SAMPLE))
+        python("-m", "trainer.package.predictor", "evaluate", package=f"packages/ci-{name}.zip", data=str(SAMPLE))

@@ -5,15 +5,15 @@ A network file defines
     class Config(NetConfig)                                  its own settings, each with a default
     def build_graph(net_config, dataset_shapes) -> keras.Model
 
-The model takes the features of a batch as a dict, one entry per feature column (`trainer.preprocessing` has their
-shapes), and returns logits, float32 [batch, dataset_shapes.outputs]. It is pure Keras 3: layers and `keras.ops`.
+The model takes the features of a batch as a dict, one entry per feature column (`trainer.features.preprocessing` has
+their shapes), and returns logits, float32 [batch, dataset_shapes.outputs]. It is pure Keras 3: layers and `keras.ops`.
 """
 
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-from trainer.errors import ConfigError
+from trainer.runtime.errors import ConfigError
 
 
 def files() -> dict[str, Path]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.layers import MeanEmbedding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
-from trainer.preprocessing import DatasetShapes
+from trainer.features.preprocessing import DatasetShapes
+from trainer.model.layers import MeanEmbedding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
 
 
 @dataclass(frozen=True)

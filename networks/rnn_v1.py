@@ -1,7 +1,7 @@
 """rnn_v1: as deep_v1, but the title is read word by word by a recurrent layer, so that order counts.
 
-`trainer.recurrent` names the papers. On a GPU Keras picks the cuDNN kernel: the layers keep the arguments, and padding
-the side, that it asks for.
+`trainer.model.recurrent` names the papers. On a GPU Keras picks the cuDNN kernel: the layers keep the arguments, and
+padding the side, that it asks for.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
-from trainer.preprocessing import DatasetShapes
-from trainer.recurrent import GRU, LSTM
+from trainer.features.preprocessing import DatasetShapes
+from trainer.model.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
+from trainer.model.recurrent import GRU, LSTM
 
 CELLS: dict[str, type[keras.layers.RNN]] = {"gru": GRU, "lstm": LSTM}
 

@@ -55,4 +55,4 @@ def _command(folder: Path, module: str, arguments: tuple[str, ...], environment:
     program = importlib.import_module(module)
     if module == "trainer.__main__":
         program.RUNS = folder / "runs"  # type: ignore[attr-defined]
-    importlib.import_module("trainer.command").run_command(program.main)
+    importlib.import_module("trainer.runtime.command").run_command(program.main)

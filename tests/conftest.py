@@ -8,8 +8,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests import bigquery_server, project_image
-from tests.bucket_server import Bucket, known_as_the_service, serving
+from tests import project_image
+from tests.servers import bigquery as bigquery_server
+from tests.servers.bucket import Bucket, known_as_the_service, serving
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image(engine: docker.DockerClient, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The digest of the image of that copy, without GPU, built by the real command."""
     with project_image.shared(tmp_path_factory):
-        done = project_image.command(project, project, "trainer.images", "build", TOKEN=project_image.CANARY)
+        done = project_image.command(project, project, "trainer.machines.images", "build", TOKEN=project_image.CANARY)
     assert done.code == 0, done.err
     digest, name = project_image.digest_in(done), f"flatfab-test:{project_image.SESSION}-{os.getpid()}"
     engine.images.get(digest).tag(name)  # or it would go with the last image that is made from it

@@ -17,8 +17,8 @@ import pytest
 from docker.errors import ImageNotFound
 
 from tests.commands import PROGRESS, ROOT
-from trainer import images
-from trainer.errors import TrainerError
+from trainer.machines import images
+from trainer.runtime.errors import TrainerError
 
 SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex  # of all processes that run these tests
 CANARY = f"canary{SESSION}"

@@ -12,47 +12,38 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("trainer/[!_]*.py"))}
-MODULES["__main__"] = ast.parse((ROOT / "trainer" / "__main__.py").read_text(encoding="utf-8"))
-NETWORKS = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("networks/*.py"))}
+FILES = [*ROOT.glob("trainer/**/*.py"), *ROOT.glob("networks/*.py")]
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(FILES)}
 
-STAGES = {
-    "dataset": {"dataset", "engine", "inventory", "rows", "schema", "shards", "values"},
-    "split": {"split"},
-    "preprocessing": {"preprocessing", "examples", "labels", "scale", "text", "vocabulary"},
-    "graph": {"graph", "tables", "layers", "optimizer", "objectives", "metrics", "recurrent", "replicas"},
-    "training": {"training"},
-    "reporting": {"reporting", "plots", "report_page"},
-    "packaging": {"packaging"},
-}
-SHARED = {
-    "errors", "system", "config", "settings", "strict_json", "timing", "command", "provenance", "cache", "checkpoint",
-    "memory", "storage", "bucket", "download", "upload", "transfer", "service_errors", "lease", "mirror", "bigquery",
-    "export_request", "leakage", "heartbeat", "gpu",
-}  # fmt: skip
-COMPOSERS = {
-    "__main__", "resuming", "preparation", "sources", "capacity", "artefacts", "checks", "prediction", "serving",
-    "show", "publishing", "export", "inspection", "inspection_page", "inspection_text", "cells", "doubts", "profile",
-    "images", "containers", "archive", "detached", "looking", "machines", "remote", "remote_looking", "ssh",
-}  # fmt: skip
-STAGE_OF = {module: stage for stage, modules in STAGES.items() for module in modules}
-
-# What a graph has to know of the data: plain records.
-OF_PREPROCESSING = {"DatasetShapes", "Examples", "Packed", "pack"}
+# A folder imports from itself and from those to the right of it; networks are looked up by name from below.
+FOLDERS = (
+    "machines", "search", "inspection", "comparison", "package", "training", "networks", "model", "features",
+    "bigquery", "data", "config", "cloud", "runtime",
+)  # fmt: skip
+LOOKED_UP = {(f"trainer/{file}.py", "networks") for file in ("config/net_config", "config/show", "model/ops_wrapper")}
 
 
-def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker sees."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        yield node
-        yield from statements(node)
+def folder_of(name: str) -> str:
+    """`data` for trainer/data/split.py and trainer.data.split; `networks` for those; "" for the run itself."""
+    parts = re.split(r"[/.]", name)
+    return parts[0] if parts[0] != "trainer" else next((part for part in parts[1:2] if part in FOLDERS), "")
+
+
+def upward_imports(trees: dict[str, ast.Module]) -> list[tuple[str, str]]:
+    """(file, module) of each import from a folder further up."""
+    edges = [(name, module) for name, tree in trees.items() for module, _ in imports(tree) if folder_of(name)]
+    return [
+        (name, module)
+        for name, module in edges
+        if module.split(".")[0] in ("trainer", "networks")
+        and (name, module) not in LOOKED_UP
+        and FOLDERS.index(folder_of(module)) < FOLDERS.index(folder_of(name))
+    ]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """(module, name) of everything imported; the name is "" where the whole module is."""
-    for node in statements(tree):
+    """(module, name) of everything imported; the name is "" where the module itself is."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -60,59 +51,38 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def own_imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """(module of the trainer, name) of what is imported from the trainer."""
-    for module, name in imports(tree):
-        if module == "trainer":
-            yield name, ""
-        elif module.startswith("trainer."):
-            yield module.removeprefix("trainer."), name
+def test_imports_run_downwards() -> None:
+    assert upward_imports(TREES) == []
+    planted = {"trainer/data/split.py": ast.parse("from trainer.features import vocabulary")}
+    assert upward_imports(planted) == [("trainer/data/split.py", "trainer.features")]
 
 
-def test_every_module_has_its_place() -> None:
-    assert {*STAGE_OF, *SHARED, *COMPOSERS} == MODULES.keys()
-    assert len(STAGE_OF) + len(SHARED) + len(COMPOSERS) == len(MODULES)
-
-
-@pytest.mark.parametrize("module", sorted(STAGE_OF))
-def test_a_stage_knows_no_other_stage(module: str) -> None:
-    for imported, name in own_imports(MODULES[module]):
-        if STAGE_OF[module] == "graph" and imported in ("preprocessing", "examples"):
-            assert name in OF_PREPROCESSING
-        else:
-            assert STAGE_OF.get(imported) == STAGE_OF[module] or imported in SHARED, f"{module} imports {imported}"
-
-
-@pytest.mark.parametrize("module", sorted(SHARED))
-def test_what_all_share_rests_on_itself(module: str) -> None:
-    assert {imported for imported, _ in own_imports(MODULES[module])} <= SHARED
+def test_every_folder_has_its_place_and_goes_into_the_image() -> None:
+    folders = {path.parent.name for path in ROOT.glob("trainer/*/__init__.py")}
+    assert folders <= set(FOLDERS)
+    assert {path.name for path in ROOT.glob("trainer/*.py")} <= {"__init__.py", "__main__.py"}
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {line for line in sent if line.startswith("!trainer/")} == {
+        "!trainer/*.py",
+        *(f"!trainer/{folder}/*.py" for folder in folders),
+    }
 
 
 def test_a_network_is_built_from_blocks_alone() -> None:
-    for tree in NETWORKS.values():
-        assert {imported for imported, _ in own_imports(tree)} <= {
-            "config", "errors", "layers", "preprocessing", "recurrent",
-        }  # fmt: skip
-        assert not [module for module, _ in imports(tree) if module.split(".")[0] in ("tensorflow", "torch", "jax")]
-
-
-def test_only_those_who_compose_or_build_see_the_whole_configuration() -> None:
-    allowed = {*COMPOSERS, "config", "graph"}
-    seen = {
-        module
-        for module, tree in MODULES.items()
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.Name) and node.id in ("NetConfig", "Configuration"))
-        or (isinstance(node, ast.Attribute) and node.attr in ("NetConfig", "Configuration"))
-        or (isinstance(node, ast.alias) and node.name in ("NetConfig", "Configuration"))
-    }
-    assert seen <= allowed
+    for name, tree in TREES.items():
+        if name.startswith("networks/"):
+            modules = {module for module, _ in imports(tree)}
+            assert {module for module in modules if module.startswith("trainer")} <= {
+                "trainer.config", "trainer.features.preprocessing", "trainer.model.layers", "trainer.model.recurrent",
+                "trainer.runtime.errors",
+            }  # fmt: skip
+            assert not [module for module in modules if module.split(".")[0] in ("tensorflow", "torch", "jax")]
 
 
 CODE_FROM_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "jsonpickle"}
 
 
-@pytest.mark.parametrize("tree", [*MODULES.values(), *NETWORKS.values()], ids=[*MODULES, *NETWORKS])
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_nothing_turns_data_into_code(tree: ast.AST) -> None:
     assert not {module.split(".")[0] for module, _ in imports(tree)} & CODE_FROM_DATA
     for node in ast.walk(tree):
@@ -128,15 +98,15 @@ def test_nothing_turns_data_into_code(tree: ast.AST) -> None:
 
 
 def test_nothing_is_caught_blindly() -> None:
-    for tree in (*MODULES.values(), *NETWORKS.values()):
+    for tree in TREES.values():
         for node in ast.walk(tree):
             assert not (isinstance(node, ast.ExceptHandler) and node.type is None)
 
 
-def test_the_run_is_one_page_and_no_module_is_a_book() -> None:
-    for path in (*ROOT.glob("trainer/*.py"), *ROOT.glob("networks/*.py"), ROOT / "fabfile.py"):
+def test_the_run_is_one_page_and_nothing_is_long() -> None:
+    for path in (*FILES, ROOT / "fabfile.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
-    (run,) = (n for n in MODULES["__main__"].body if isinstance(n, ast.FunctionDef) and n.name == "run")
+    (run,) = (n for n in TREES["trainer/__main__.py"].body if isinstance(n, ast.FunctionDef) and n.name == "run")
     assert (run.end_lineno or 0) - run.lineno + 1 <= 65
     for node in ast.walk(ast.parse((ROOT / "fabfile.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.decorator_list:

@@ -15,7 +15,7 @@ from tests.benchmarks import encoding, fresh, whole
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.table import Chapter, as_markdown, as_text, side_by_side
 from tests.commands import FORKSERVER, SAMPLE
-from trainer.text import tokenize
+from trainer.features.tokenizers import tokenize
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,13 @@ def test_the_command_prints_a_whole_table(tmp_path: Path) -> None:
     assert re.findall(r"^### (.*)", done.stdout, re.MULTILINE) == ["Reading a file", "Preprocessing", "Memory limit"]
     assert re.search(r"^\d{4}-\d\d-\d\d, \d+ cores of .*, \d+ GiB, .*; Python 3.*, keras 3", done.stdout, re.MULTILINE)
     rows = {row["side"]: row for row in table_rows(done.stdout) if row.get("side")}
-    sides = {"trainer.dataset", "pandas.read_json", "DuckDB to Arrow", "trainer.preparation", "pandas, spaCy's pipe"}
+    sides = {
+        "trainer.data.dataset",
+        "pandas.read_json",
+        "DuckDB to Arrow",
+        "trainer.features.pipeline",
+        "pandas, spaCy's pipe",
+    }
     assert rows.keys() == sides
     for side, row in rows.items():
         if row.get("remark") == "not installed":

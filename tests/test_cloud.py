@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests import commands
-from tests.bigquery_server import Service
-from tests.bucket_server import Bucket
 from tests.commands import FORKSERVER, ROOT, SAMPLE, Done, finished, start, trainer
-from tests.fault_proxy import faults
 from tests.scale import many
-from trainer import lease, storage
-from trainer.packaging import read_package
+from tests.servers.bigquery import Service
+from tests.servers.bucket import Bucket
+from tests.servers.fault_proxy import faults
+from trainer.cloud import storage
+from trainer.package.archive import read_package
+from trainer.training import lease
 
 # A tiny model on few rows that is checkpointed whenever the graph returns: several times within each epoch.
 TINY = {
@@ -162,13 +163,13 @@ def test_R24_a_package_that_cannot_be_sent_stays_and_is_sent_later(tmp_path: Pat
     assert bucket.get("models/it.zip") == b"of somebody else"
     bucket.bucket.blob("models/it.zip").delete()
     for _ in range(many(2, 20)):  # what is there already is no failure
-        sent = trainer(tmp_path, "--run=it", module="trainer.publishing", STORAGE_EMULATOR_HOST=bucket.host)
+        sent = trainer(tmp_path, "--run=it", module="trainer.package.publish", STORAGE_EMULATOR_HOST=bucket.host)
         assert (sent.code, sent.err, sent.out) == (0, "", f"package  {bucket.uri}/models/it.zip\n")
         assert bucket.get("models/it.zip") == (tmp_path / "runs" / "it" / "it.zip").read_bytes()
 
 
 def test_what_is_not_finished_cannot_be_sent(tmp_path: Path) -> None:
-    done = trainer(tmp_path, "--run=it", module="trainer.publishing")
+    done = trainer(tmp_path, "--run=it", module="trainer.package.publish")
     assert (done.code, done.err.count("\n")) == (4, 1)
     assert "the run has not ended. `fab train --run=it` goes on with it" in done.err
 
@@ -215,7 +216,7 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
     place = f"{bucket.uri}/shown"
 
     arguments = ("--sql=shown.sql", "--param=first:INT64=0", f"--to={place}")
-    exported = trainer(tmp_path, *arguments, module="trainer.export", **service)
+    exported = trainer(tmp_path, *arguments, module="trainer.bigquery.export", **service)
     assert (exported.code, exported.err) == (0, "")
 
     done = trainer(tmp_path, f"--data={place}", f"--output={bucket.uri}/models", "--run=it", **(TINY | service))
@@ -233,11 +234,11 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
 
     scores = f"{bucket.uri}/scores/day.json"
     arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
-    there = trainer(tmp_path, *arguments, module="trainer.prediction", **service)
+    there = trainer(tmp_path, *arguments, module="trainer.package.predictor", **service)
     assert (there.code, there.err) == (0, "")
     assert there.out == f"{len(rows)} predictions in {scores}\n"
     arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
-    assert trainer(tmp_path, *arguments, module="trainer.prediction").code == 0
+    assert trainer(tmp_path, *arguments, module="trainer.package.predictor").code == 0
     assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()
 
 
@@ -245,9 +246,9 @@ def test_no_google_library_is_imported_where_all_is_local(tmp_path: Path) -> Non
     (tmp_path / "rows.json").write_bytes(ROWS)
     code = (
         "import sys, runpy\n"
-        "from trainer import __main__, prediction, publishing\n"
+        "from trainer import __main__\nfrom trainer.package import predictor, publish\n"
         "__main__.main(['--data=rows.json', '--run=it'])\n"
-        "prediction.main(['predict', '--package=packages/it.zip', '--data=rows.json', '--out=scores.json'])\n"
+        "predictor.main(['predict', '--package=packages/it.zip', '--data=rows.json', '--out=scores.json'])\n"
         "google = ('google.cloud', 'google.auth', 'google.api_core')\n"
         "assert not [name for name in sys.modules if name.startswith(google)]\n"
     )

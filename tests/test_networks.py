@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import networks
-from trainer.graph import OpsWrapper, build_model_graph
-from trainer.preprocessing import LABEL, DatasetShapes
+from trainer.features.preprocessing import LABEL, DatasetShapes
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 SHAPES = DatasetShapes(
     categorical={"item": 12, "country": 7},

@@ -2,41 +2,32 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import networks
 from tests.test_networks import SHAPES, examples
-from trainer import show
-from trainer.config import column_kinds, load_config
-from trainer.errors import Interrupted, TrainerError
-from trainer.graph import build_model_graph
+from trainer.config import show
+from trainer.config.net_config import column_kinds, load_config
+from trainer.model.ops_wrapper import build_model_graph
+from trainer.runtime.errors import Interrupted, TrainerError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def tracked_files() -> list[str]:
-    """The project's files; those of the folder where it is no repository, as in an archive."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    return listed or [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
-
-
 def test_tables_of_settings_are_those_of_the_code() -> None:
     chapter = re.search(r"<!-- settings:[^\n]*\n(.*)<!-- /settings -->", README, re.DOTALL)
     assert chapter is not None
-    assert chapter[1].strip() == show.tables().strip(), "make it anew: python -m trainer.show tables"
+    assert chapter[1].strip() == show.tables().strip(), "make it anew: python -m trainer.config.show tables"
 
 
-def test_every_source_file_has_its_sentence() -> None:
-    source = re.compile(r"(trainer|networks|data)/(?!__init__).*\.(py|json)")
-    sources = [name for name in tracked_files() if source.fullmatch(name)]
-    assert len(sources) > 30
-    assert [name for name in sources if f"| `{name}` |" not in README] == []
-    named = re.findall(r"^\| `([a-z_]+/[a-z_0-9./]+)` \|", README.partition("## Files")[2], re.MULTILINE)
+def test_every_folder_has_its_sentence() -> None:
+    named = re.findall(r"^\| `([a-z_]+[a-z_0-9./]*)` \|", README.partition("## Layout")[2], re.MULTILINE)
     assert [name for name in named if not (ROOT / name).exists()] == []
+    folders = {f"trainer/{path.parent.name}/" for path in ROOT.glob("trainer/*/__init__.py")}
+    assert folders <= set(named)
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from trainer import dataset, prediction, preparation
 from trainer.__main__ import run
-from trainer.config import column_kinds, load_config
-from trainer.packaging import read_package
+from trainer.config.net_config import column_kinds, load_config
+from trainer.data import dataset
+from trainer.features import pipeline
+from trainer.package import predictor as prediction
+from trainer.package.archive import read_package
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -76,7 +78,7 @@ def split_run(folder: Path, **environment: str) -> dict[str, pd.DataFrame]:
     variant, data = "chicago_taxi_deep_v1", {"train": paths_of("chicago_taxi_deep_v1")["train"]}
     package = trained(variant, folder, data, NET_EPOCHS="1", **environment)
     config = load_config(variant, path=VARIANTS, environ=environment).config
-    cut = preparation.split_sides(config, {"train": preparation.read(config, data["train"], "train").frame})
+    cut = pipeline.split_sides(config, {"train": pipeline.read(config, data["train"], "train").frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     split = json.loads(read_package(package)["dataset.json"])["split"]
     assert split["rows"] == {side: len(frame) for side, frame in sides.items()}

@@ -27,11 +27,11 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
 from tests.commands import ROOT, SAMPLE, Done, trainer
-from trainer import config as configuration
-from trainer import dataset, split
-from trainer.packaging import read_package
-from trainer.prediction import load_predictor, needed_columns
-from trainer.preprocessing import Preprocessing
+from trainer.config import net_config
+from trainer.data import dataset, split
+from trainer.features.preprocessing import Preprocessing
+from trainer.package.archive import read_package
+from trainer.package.predictor import load_predictor, needed_columns
 
 FAB = Path(sys.executable).with_name("fab")
 CANARY = "canary-7f3a9c"
@@ -97,7 +97,7 @@ def test_package_holds_every_setting_with_its_value_and_source(members: dict[str
     assert record["settings"].keys() == Config.__dataclass_fields__.keys()
     assert record["settings"]["epochs"] == {"value": 3, "source": "environment NET_EPOCHS"}
     assert record["settings"]["hidden_units"] == {"value": [128, 64], "source": "default of deep_v1"}
-    assert configuration.from_json(members["config.json"]).config == Config(epochs=3)
+    assert net_config.from_json(members["config.json"]).config == Config(epochs=3)
 
 
 def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(deep_v1_run: Run, members: dict[str, bytes]) -> None:
@@ -154,7 +154,7 @@ def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> No
     assert (rows["path"], rows["rows"], rows["bad_rows"]) == ("sample.json", 2000, 0)
     checksum = base64.b64encode(google_crc32c.value(SAMPLE.read_bytes()).to_bytes(4)).decode()
     assert [shard["crc32c"] for shard in rows["shards"]] == [checksum]
-    assert facts["columns"] == configuration.column_kinds(Config())
+    assert facts["columns"] == net_config.column_kinds(Config())
     assert facts["split"]["rows"] == {"train": 1561, "validation": 229, "test": 210}
     assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
 
@@ -265,19 +265,19 @@ def test_scoring_refuses_with_one_message_and_leaves_nothing(
     deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str
 ) -> None:
     before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
-    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.prediction"), code, words)
+    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.package.predictor"), code, words)
     assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
 
 
 def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(deep_v1_run: Run, tmp_path: Path) -> None:
     package = deep_v1_run[0] / "out" / "it.zip"
     members = read_package(package)
-    config = configuration.from_json(members["config.json"]).config
+    config = net_config.from_json(members["config.json"]).config
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
-    frame = dataset.load(SAMPLE, configuration.column_kinds(config)).frame
+    frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
     rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.prediction")
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
     metrics = metrics_of(members)
@@ -290,7 +290,7 @@ def test_the_command_scores_row_by_row_what_the_predictor_scores(deep_v1_run: Ru
     package = deep_v1_run[0] / "out" / "it.zip"
     make_rows(tmp_path / "new.json", (row | {"ctr": "unknown"} for row in read_rows(SAMPLE)[:100]))
     arguments = ("predict", f"--package={package}", "--data=new.json", "--out=scores/all.json")
-    done = trainer(tmp_path, *arguments, module="trainer.prediction")
+    done = trainer(tmp_path, *arguments, module="trainer.package.predictor")
     assert (done.code, done.out, done.err) == (0, "100 predictions in scores/all.json\n", "")
     predictor = load_predictor(read_package(package))
     frame = dataset.load(SAMPLE, needed_columns(predictor.settings.config, labelled=False)).frame.iloc[:100]
@@ -301,7 +301,7 @@ def test_the_command_scores_row_by_row_what_the_predictor_scores(deep_v1_run: Ru
 def test_a_metric_that_the_rows_do_not_determine_is_null(deep_v1_run: Run, tmp_path: Path) -> None:
     make_rows(tmp_path / "one.json", [read_rows(SAMPLE)[0] | {"ctr": 0.0}])
     package = deep_v1_run[0] / "out" / "it.zip"
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.prediction")
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.package.predictor")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["auc"] is None
@@ -382,7 +382,7 @@ def test_regression_with_a_split_by_time(tmp_path: Path) -> None:
     features = ("id", "item", "tags", "title", "price")  # no label, nor what only decided the split
     make_rows(tmp_path / "new.json", ({name: row[name] for name in row.keys() & set(features)} for row in rows))
     scoring = ("predict", "--package=packages/it.zip", "--data=new.json", "--out=scores.json")
-    scored = trainer(tmp_path, *scoring, module="trainer.prediction")
+    scored = trainer(tmp_path, *scoring, module="trainer.package.predictor")
     assert (scored.code, scored.err) == (0, "")
     scores = read_rows(tmp_path / "scores.json")
     assert [row["id"] for row in scores] == [row["id"] for row in rows]
@@ -422,8 +422,8 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.layers import feature_inputs, feature_vectors
-from trainer.preprocessing import DatasetShapes
+from trainer.model.layers import feature_inputs, feature_vectors
+from trainer.features.preprocessing import DatasetShapes
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from data.make_sample import (
     truth_path,
     write_sample,
 )
-from trainer import dataset
+from trainer.data import dataset
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample_2k.json"

@@ -9,41 +9,34 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.command import import_tensorflow_quietly, run_command, say
-from trainer.system import note_signals
+from trainer.runtime.command import import_tensorflow_quietly, run_command, say
+from trainer.runtime.system import note_signals
 
 if __name__ == "__main__":
     note_signals()  # importing takes seconds
 import_tensorflow_quietly()
 
-from trainer import (
-    checkpoint,
-    checks,
-    gpu,
-    heartbeat,
-    packaging,
-    prediction,
-    preprocessing,
-    publishing,
-    replicas,
-    resuming,
-    storage,
-    system,
-    training,
-)  # fmt: skip
-from trainer import config as configuration
-from trainer.artefacts import Trained, write_artefacts
-from trainer.config import Configuration, NetConfig
-from trainer.errors import StorageError
-from trainer.graph import build_model_graph
-from trainer.mirror import Mirror, mirrored
-from trainer.plots import main_metrics
-from trainer.preparation import prepare
-from trainer.publishing import RUNS
-from trainer.reporting import TensorBoardLog, write_metrics_csv
-from trainer.show import config_rows
-from trainer.tables import rows_of
-from trainer.timing import Timings
+from trainer.cloud import storage
+from trainer.config import net_config
+from trainer.config.net_config import Configuration, NetConfig
+from trainer.config.show import config_rows
+from trainer.features import preprocessing
+from trainer.features.pipeline import prepare
+from trainer.features.tables import rows_of
+from trainer.inspection import run_warnings
+from trainer.machines import gpu
+from trainer.model import replicas
+from trainer.model.ops_wrapper import build_model_graph
+from trainer.package import archive, predictor, publish
+from trainer.package.artefacts import Trained, write_artefacts
+from trainer.package.logs import TensorBoardLog, write_metrics_csv
+from trainer.package.plots import main_metrics
+from trainer.package.publish import RUNS
+from trainer.runtime import heartbeat, system
+from trainer.runtime.errors import StorageError
+from trainer.runtime.timing import Timings
+from trainer.training import checkpoint, loop, resume  # fmt: skip
+from trainer.training.checkpoint_mirror import Mirror, mirrored
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
@@ -58,19 +51,19 @@ def run(
     A run that was stopped goes on where it stood; `restart`: it begins anew, and the package that it left goes.
     """
     config, timings, package = settings.config, Timings(), storage.join(output, f"{folder.name}.zip")
-    identity = resuming.identity(config, ROOT)
-    found = resuming.find(folder, identity, mirror, restart=restart)
+    identity = resume.identity(config, ROOT)
+    found = resume.find(folder, identity, mirror, restart=restart)
     ended = found is not None and storage.find(package) is not None
     check_free(folder, output, package, own=ended or restart)
 
     sets, split_facts, learnt, packed, held_out = prepared = prepare(config, data, timings)
-    identity |= resuming.identity_of_data(prepared)
+    identity |= resume.identity_of_data(prepared)
     if found:
-        resuming.refuse_if_different(folder, found.progress["identity"], identity)
+        resume.refuse_if_different(folder, found.progress["identity"], identity)
     if ended:
         say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
         return
-    warnings = warn(checks.before_training(config, split_facts, learnt, packed["train"], data))
+    warnings = warn(run_warnings.before_training(config, split_facts, learnt, packed["train"], data))
     if restart:
         storage.delete(package)
 
@@ -78,22 +71,22 @@ def run(
         ops = build_model_graph(config, learnt.shapes())
         tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in packed.items()}
         del prepared, packed  # the tables hold the same rows
-    history = resuming.restore(ops, found)
-    logs = TensorBoardLog(folder / resuming.LOGS, history.rows)
+    history = resume.restore(ops, found)
+    logs = TensorBoardLog(folder / resume.LOGS, history.rows)
 
     with timings.stage("train"), logs as log, system.deferring() as order, heartbeat.watched():
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        keeper = resuming.Keeper(folder, ops, identity, order, history, mirror)
+        keeper = resume.Keeper(folder, ops, identity, order, history, mirror)
 
-        def watch(history: training.History, *, epoch_ended: bool) -> None:
+        def watch(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
                 log.epoch(history.rows[-1], {weight.path: weight for weight in ops.model.trainable_weights})
                 write_metrics_csv(folder / "metrics.csv", history.rows)
                 say_epoch(config, history)
             keeper(history, epoch_ended=epoch_ended)
 
-        training.train(
+        loop.train(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
             maximise=maximise(config), history=history, watch=watch,
         )  # fmt: skip
@@ -101,17 +94,17 @@ def run(
 
     with timings.stage("report"):
         side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
-        warnings += warn(checks.after_training(side, history.best_metrics(side), constant))
+        warnings += warn(run_warnings.after_training(side, history.best_metrics(side), constant))
         trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, trained, ROOT)
 
     local = folder / f"{folder.name}.zip"
-    with timings.stage("package"), system.atomic_path(local, size=packaging.size_of(members)) as temporary:
-        packaging.write_package(temporary, members)
+    with timings.stage("package"), system.atomic_path(local, size=archive.size_of(members)) as temporary:
+        archive.write_package(temporary, members)
         expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
-        difference = prediction.verify(temporary, held_out, expected)
-    publishing.publish(local, package)
-    checkpoint.keep_newest(folder / resuming.CHECKPOINTS, 1)
+        difference = predictor.verify(temporary, held_out, expected)
+    publish.publish(local, package)
+    checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
     say("best", f"epoch {history.best_epoch}: {side} {said(history.best_metrics(side))}; constant {said(constant)}")
     say("package", f"{package}, verified: {len(held_out):,} predictions, largest difference {difference:.1g}")
 
@@ -127,7 +120,7 @@ def check_free(folder: Path, output: str, package: str, *, own: bool) -> None:
 
 def maximise(config: NetConfig) -> bool:
     """Whether more of the stopping metric is better."""
-    return configuration.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
+    return net_config.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
 
 
 def warn(found: list[str]) -> list[str]:
@@ -142,7 +135,7 @@ def said(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
 
 
-def say_epoch(config: NetConfig, history: training.History) -> None:
+def say_epoch(config: NetConfig, history: loop.History) -> None:
     """One line for people about an epoch: loss, and the stopping metric where that is another."""
     row = history.rows[-1]
     metrics = dict.fromkeys(("loss", config.stopping_metric))
@@ -164,9 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew what a run of this name has left")
     arguments = parser.parse_args(argv)
 
-    settings = configuration.load_config(arguments.variant, environ=os.environ)
+    settings = net_config.load_config(arguments.variant, environ=os.environ)
     name = arguments.run or f"{arguments.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    configuration.check_run_name(name)
+    net_config.check_run_name(name)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     given = {side: path for side, path in data.items() if path}
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")

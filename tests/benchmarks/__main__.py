@@ -18,7 +18,7 @@ import networks
 from tests.benchmarks.chapters import CHAPTERS
 from tests.benchmarks.options import Options
 from tests.benchmarks.table import Chapter, Row, as_markdown, as_text
-from trainer.command import run_command
+from trainer.runtime.command import run_command
 
 SIZES = (50_000, 200_000, 1_000_000, 5_000_000)
 DATA = ("catalogue", "sample")  # of tests.benchmarks.speed

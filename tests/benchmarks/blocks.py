@@ -6,19 +6,19 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from trainer.command import import_tensorflow_quietly
+from trainer.runtime.command import import_tensorflow_quietly
 
 import_tensorflow_quietly()
 
 import numpy as np
 
 from tests.benchmarks.speed import BATCH, zipf
-from trainer import training
-from trainer.config import load_config
-from trainer.examples import Packed
-from trainer.graph import OpsWrapper, build_model_graph
-from trainer.preprocessing import DatasetShapes
-from trainer.tables import FileTable, Rows, rows_of
+from trainer.config.net_config import load_config
+from trainer.features.encoded import Packed
+from trainer.features.preprocessing import DatasetShapes
+from trainer.features.tables import FileTable, Rows, rows_of
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.training import loop
 
 CATEGORIES = {"item": 200_000, "publisher": 5_000, "campaign": 500, "country": 50, "device": 10}
 WORDS, TOKENS, NUMBERS = 30_000, 16, ("position", "age", "price", "days")
@@ -89,7 +89,7 @@ def build(seed: int) -> OpsWrapper:
 
 def train_epoch(ops: OpsWrapper, table: Rows, epoch: int, epochs: int) -> None:
     """The trainer's own loop over the rows, without the metrics after it."""
-    training.train_epoch(ops, table, training.History(rows=[{}] * (epoch - 1)), epochs)
+    loop.train_epoch(ops, table, loop.History(rows=[{}] * (epoch - 1)), epochs)
 
 
 def compare(rows: int, order: str, share: float, epochs: int, seeds: int) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Objects from a bucket to files and back: by `trainer.storage`, and by Google's client alone."""
+"""Objects from a bucket to files and back: by `trainer.cloud.storage`, and by Google's client alone."""
 
 import os
 import shutil
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer import storage
+from trainer.cloud import storage
 
 BUCKET = "gs://bench-transfer"
 
 
 def serve(address: str) -> dict[str, float]:
     """A bucket server, in this process until it is told to end; it writes its address to a file."""
-    from tests.bucket_server import known_as_the_service, serving  # noqa: PLC0415
+    from tests.servers.bucket import known_as_the_service, serving  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, lambda number, frame: exit(0))
     with serving() as host, known_as_the_service(host):

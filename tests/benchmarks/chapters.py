@@ -20,7 +20,7 @@ ORDERS = ("random", "by item", "by time", "by label")
 def reading(options: Options) -> Chapter:
     """Readers of newline-delimited JSON."""
     path = rows_file(options, options.rows)
-    names = {"trainer.dataset": "trainer", "pandas.read_json": "pandas", "DuckDB to Arrow": "duckdb"}
+    names = {"trainer.data.dataset": "trainer", "pandas.read_json": "pandas", "DuckDB to Arrow": "duckdb"}
     missing = {} if importlib.util.find_spec("duckdb") else {"DuckDB to Arrow": Outcome({}, "not installed")}
     sides = medians(
         {
@@ -43,7 +43,7 @@ def preprocessing(options: Options) -> Chapter:
     path = str(rows_file(options, options.rows))
     sides = medians(
         {
-            "trainer.preparation": lambda: fresh.run("encoding:trainer", folder=options.folder, path=path),
+            "trainer.features.pipeline": lambda: fresh.run("encoding:trainer", folder=options.folder, path=path),
             "pandas, spaCy's pipe": lambda: fresh.run(
                 "encoding:plain", folder=options.folder, path=path, most_titles=TITLES
             ),

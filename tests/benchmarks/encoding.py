@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import spacy
 
-from trainer.config import NetConfig
-from trainer.preparation import prepare
-from trainer.timing import Timings
+from trainer.config.net_config import NetConfig
+from trainer.features.pipeline import prepare
+from trainer.runtime.timing import Timings
 
 CONFIG = NetConfig(cache_gb=0.0)  # in memory, as the other side
 SPACY = spacy.blank("en")  # imported and made before the clock runs, for both sides
 
 
 def trainer(path: str) -> dict[str, float]:
-    """`trainer.preparation`: split, learn, encode."""
+    """`trainer.features.pipeline`: split, learn, encode."""
     timings = Timings()
     prepared = prepare(CONFIG, {"train": path}, timings)
     stages = timings.report()["stages"]

@@ -74,7 +74,7 @@ def fault_of(code: int, limit: int | None, log: str) -> str:
     if code == -9 and limit:
         return f"killed: needs more than {limit / 1e9:.2f} GB"
     last = ([line for line in log.splitlines() if line.strip()] or [f"exit code {code}"])[-1]
-    return f"failed: {last.removeprefix('trainer.errors.')[:160]}"
+    return f"failed: {last.removeprefix('trainer.runtime.errors.')[:160]}"
 
 
 @contextmanager

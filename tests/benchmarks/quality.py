@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from trainer.command import import_tensorflow_quietly
+from trainer.runtime.command import import_tensorflow_quietly
 
 import_tensorflow_quietly()
 
 import pandas as pd
 
 from data.make_sample import known_losses
-from trainer import preparation, preprocessing, training
-from trainer.config import load_config
-from trainer.graph import build_model_graph
-from trainer.tables import Rows
+from trainer.config.net_config import load_config
+from trainer.features import pipeline, preprocessing
+from trainer.features.tables import Rows
+from trainer.model.ops_wrapper import build_model_graph
+from trainer.training import loop
 
 BATCH = 1024
 
@@ -41,12 +42,12 @@ def learn(path: str, names: list[str]) -> dict[str, dict[str, float]]:
 def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     """The test loss of a trained network, its best epoch, and the test rows."""
     config = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH)}).config
-    cut = preparation.split_sides(config, {"train": preparation.read(config, str(path), path.name).frame})
+    cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
-    learnt = preparation.learn(config, sides["train"])
+    learnt = pipeline.learn(config, sides["train"])
     ops = build_model_graph(config, learnt.shapes())
     tables: dict[str, Rows] = {side: ops.table(preprocessing.apply(learnt, frame)) for side, frame in sides.items()}
-    history = training.train(
+    history = loop.train(
         ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
         maximise=False,
     )  # fmt: skip

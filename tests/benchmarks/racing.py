@@ -6,7 +6,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from trainer.command import import_tensorflow_quietly
+from trainer.runtime.command import import_tensorflow_quietly
 
 import_tensorflow_quietly()
 
@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from tests.benchmarks import speed
-from trainer.config import load_config
-from trainer.graph import OpsWrapper, build_model_graph
-from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes
+from trainer.config.net_config import load_config
+from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 CONTENDERS = {
     "in-graph epoch": "this trainer",

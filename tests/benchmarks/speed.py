@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from trainer.command import import_tensorflow_quietly
+from trainer.runtime.command import import_tensorflow_quietly
 
 import_tensorflow_quietly()
 
@@ -28,11 +28,12 @@ import tensorflow as tf
 
 import networks
 from data.make_sample import write_sample
-from trainer import layers, preparation, recurrent
-from trainer.config import load_config
-from trainer.graph import OpsWrapper, build_model_graph
-from trainer.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
-from trainer.tables import Table
+from trainer.config.net_config import load_config
+from trainer.features import pipeline
+from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
+from trainer.features.tables import Table
+from trainer.model import layers, recurrent
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 BATCH = {"deep_v1": 1024, "rnn_v1": 512}
 Examples = dict[str, np.ndarray]
@@ -44,9 +45,9 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         write_sample(path, rows)
-        cut = preparation.split_sides(config, {"train": preparation.read(config, str(path), path.name).frame})
+        cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
-    learnt = preparation.learn(config, sides["train"])
+    learnt = pipeline.learn(config, sides["train"])
     return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}
 
 

@@ -15,12 +15,12 @@ from tests.benchmarks import fresh
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.options import Options
 from tests.benchmarks.table import Chapter, side_by_side
-from tests.bucket_server import known_as_the_service
+from tests.servers.bucket import known_as_the_service
 
 SHARDS, SHARD_BYTES = 20, 50_000_000
 ROUNDS = 5
 START_SECONDS = 30
-OURS = "trainer.storage"
+OURS = "trainer.cloud.storage"
 NAMES = {"thread": "threads", "process": "processes"}
 
 

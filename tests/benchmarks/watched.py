@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.command import import_tensorflow_quietly
+from trainer.runtime.command import import_tensorflow_quietly
 
 import_tensorflow_quietly()
 IMPORTED = time.time()
 
 from trainer import __main__ as program
-from trainer import training
-from trainer.timing import Timings, peak_memory
+from trainer.runtime.timing import Timings, peak_memory
+from trainer.training import loop
 
 RESET_PEAK = "5"  # what Linux wants written to clear_refs
 
@@ -55,10 +55,10 @@ def watch_stages(figures: dict[str, float]) -> None:
 
 def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> None:
     """Note when the progress of training is told for the first time, which is after its first step."""
-    original = training.progress
+    original = loop.progress
 
     @contextmanager
-    def progress(epoch: int, epochs: int, rows: int) -> Iterator[training.Progressing]:
+    def progress(epoch: int, epochs: int, rows: int) -> Iterator[loop.Progressing]:
         with original(epoch, epochs, rows) as advance:
 
             def first(rows_done: int, loss: float) -> None:
@@ -69,7 +69,7 @@ def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> Non
 
             yield first
 
-    training.progress = progress
+    loop.progress = progress
 
 
 def peak() -> int:

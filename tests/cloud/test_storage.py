@@ -1,0 +1,900 @@
+"""Files and objects by one interface; whatever happens on the way, nothing wrong ever stands under a name."""
+
+import fcntl
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import RefreshError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.cloud.storage_command import ROOT, Commands, commands
+from tests.scale import MEMORY, many
+from tests.servers.bucket import Bucket
+from tests.servers.fault_proxy import Proxy, faults
+from trainer.cloud import download, retries, storage, transfer, upload
+from trainer.cloud import gcs as cloud
+from trainer.cloud.storage import Stored, Taken
+from trainer.runtime import system
+from trainer.runtime.errors import ConfigError, DataError, ResourceError, StorageError, TrainerError
+
+BLOCK = 2**14
+SIZES = (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3, 20 * BLOCK)
+
+
+@pytest.fixture(autouse=True)
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks and chunks of little data, and no patience."""
+    monkeypatch.setattr(download, "BLOCK", BLOCK)
+    monkeypatch.setattr(download, "RANGE", 4 * BLOCK)
+    monkeypatch.setattr(upload, "CHUNK", 2**21)
+    monkeypatch.setattr(cloud, "TIMEOUT", (2.0, 0.5))
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(retries, "DEADLINE", 20.0)
+
+
+@pytest.fixture
+def proxy(bucket: Bucket) -> Iterator[Proxy]:
+    with faults(bucket.host) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    with commands(tmp_path_factory.mktemp("commands") / "log") as running:
+        yield running
+
+
+@pytest.fixture(params=["here", "in a bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A prefix, of a folder or of a bucket, with nothing below it."""
+    if request.param == "here":
+        return str(tmp_path / "place")
+    return request.getfixturevalue("bucket").uri + "/place"
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+# One interface
+
+
+def test_what_is_put_is_found_listed_read_and_deleted(place: str, tmp_path: Path) -> None:
+    assert storage.entries(place) == []
+    for size in SIZES:
+        uri, data = storage.join(place, f"deep/er/{size}.bin"), noise(size)
+        (tmp_path / "source").write_bytes(data)
+        assert storage.find(uri) is None
+        stored = storage.put(tmp_path / "source", uri)
+        assert stored == storage.find(uri)
+        assert (stored.uri, stored.size) == (uri, size)
+        assert abs(stored.time - time.time()) < 60
+        assert storage.read(uri) == data
+        assert storage.get(uri, tmp_path / "brought" / "target") == stored
+        assert (tmp_path / "brought" / "target").read_bytes() == data
+    listed = storage.entries(f"{place}/")
+    assert listed == storage.entries(place) == sorted(listed)
+    assert [stored.size for stored in listed] == sorted(SIZES, key=lambda size: f"{size}.bin")
+    for stored in listed:
+        storage.delete(stored.uri)
+        storage.delete(stored.uri)
+        assert storage.find(stored.uri) is None
+    assert storage.entries(place) == []
+    assert [path.name for path in (tmp_path / "brought").iterdir()] == ["target"]
+
+
+def test_putting_creates_and_never_replaces_unless_asked(place: str) -> None:
+    uri = storage.join(place, "name")
+    first = storage.put_bytes(b"first", uri)
+    assert storage.put_bytes(b"first", uri) == first, "an equal one is success, and is not written again"
+    with pytest.raises(Taken, match="is taken"):
+        storage.put_bytes(b"other", uri)
+    assert storage.read(uri) == b"first"
+    second = storage.put_bytes(b"second", uri, replace=True)
+    assert storage.put_bytes(b"third", uri, replace=second).generation > second.generation
+    with pytest.raises(Taken, match="another writer"):
+        storage.put_bytes(b"fourth", uri, replace=second)
+    assert storage.read(uri) == b"third"
+    assert storage.put_bytes(b"new", storage.join(place, "other"), replace=True) == storage.find(f"{place}/other")
+
+
+def test_many_are_moved_at_once(place: str, tmp_path: Path) -> None:
+    sources = [tmp_path / f"{number}.bin" for number in range(25)]
+    for number, source in enumerate(sources):
+        source.write_bytes(noise(number * 5_000, number))
+    done = Counter[str]()
+    storage.send([(source, storage.join(place, source.name)) for source in sources], lambda size: done.update(up=size))
+    wanted = [(stored, tmp_path / "brought" / Path(stored.uri).name) for stored in storage.entries(place)]
+    storage.fetch(wanted, lambda size: done.update(down=size))
+    assert all((tmp_path / "brought" / source.name).read_bytes() == source.read_bytes() for source in sources)
+    assert sorted(path.name for path in (tmp_path / "brought").iterdir()) == sorted(path.name for path in sources)
+    assert done["up"] == done["down"] == sum(source.stat().st_size for source in sources)
+
+
+def test_a_name_is_not_a_prefix_of_another(place: str) -> None:
+    for name in ("models/a", "models2/b", "models.txt"):
+        storage.put_bytes(b"x", storage.join(place, name))
+    assert [stored.uri for stored in storage.entries(storage.join(place, "models"))] == [f"{place}/models/a"]
+    assert [stored.uri for stored in storage.entries(storage.join(place, "models.txt"))] == [f"{place}/models.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.json", "é€ß.json", "100%.json", "a#b?c=d&e.json", "x+y.json", "(1),[2].json", "日本.gz"]
+)
+def test_names_that_need_quoting_arrive(place: str, tmp_path: Path, name: str) -> None:
+    uri = storage.join(place, name)
+    stored = storage.put_bytes(name.encode(), uri)
+    assert [stored] == storage.entries(place)
+    storage.get(uri, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == storage.read(uri) == name.encode()
+
+
+def test_what_is_missing_is_told_by_its_uri(place: str, tmp_path: Path) -> None:
+    uri = storage.join(place, "nothing")
+    storage.put_bytes(b"x", storage.join(place, "something"))
+    for asked in (lambda: storage.get(uri, tmp_path / "target"), lambda: storage.read(uri)):
+        with pytest.raises(StorageError) as told:
+            asked()
+        assert uri in str(told.value)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_probe_leaves_nothing(place: str) -> None:
+    assert abs(storage.probe(place).time - time.time()) < 60
+    assert storage.entries(place) == []
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+def test_of_many_who_create_one_wins(place: str, tmp_path: Path, size: int) -> None:
+    uri, outcomes = storage.join(place, "name"), list[int]()
+
+    def create(number: int) -> None:
+        with pytest.raises(Taken) if number not in outcomes else pytest.raises(ZeroDivisionError):
+            storage.put_bytes(noise(size, number), uri)
+            outcomes.append(number)
+            raise Taken
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 1
+    assert storage.read(uri) == noise(size, outcomes[0])
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
+    for name, age in ((".name.0123.new", 10**6), (".name.4567.new", 60), (".other.0123.new", 10**6)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    storage.put_bytes(b"data", str(tmp_path / "name"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".name.4567.new", ".other.0123.new", "name"]
+
+
+def test_a_local_folder_of_no_permission_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for work in (
+        lambda: storage.put_bytes(b"x", str(tmp_path / "file" / "name")),
+        lambda: storage.probe(str(tmp_path / "file")),
+        lambda: storage.read(str(tmp_path)),
+    ):
+        with pytest.raises(StorageError):
+            work()
+
+
+def test_files_alone_need_no_library_of_google() -> None:
+    code = (
+        "import sys, pathlib; from trainer.cloud import storage; storage.put_bytes(b'x', 'a/b'); storage.get('a/b', "
+        "pathlib.Path('c')); storage.entries('a'); storage.probe('a'); storage.check('gs://bucket/x'); "
+        "sys.exit(any(name.startswith(('google.', 'requests', 'urllib3')) for name in sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with pytest.MonkeyPatch.context():
+        done = subprocess.run([sys.executable, "-c", code], cwd=MEMORY or "/tmp", env=environment, check=False)
+    assert done.returncode == 0
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("gs://", "no bucket"), ("gs:///x", "no bucket"), ("gs://x y", "no name of a bucket"),
+        ("gs://x y/z", "no name of a bucket"), ("gs://UPPER/x", "no name of a bucket"),
+        ("gs://ab", "no name of a bucket"), ("gs://bucket//x", "//"), ("gs://bucket/a//b", "//"),
+        ("gs://bucket/a/../b", r"\.\."), ("gs://bucket/./b", r"\."), ("gs://bucket/a\nb", "control"),
+        ("gs://bucket/a\x00b", "control"), ("gs://bucket/a\x7fb", "control"), ("gs://bucket/-rf", "begins with -"),
+        ("gs://bucket/a ", "space"), ("gs://bucket/a /b", "space"), ("gs://bucket/" + "x" * 1025, "1,024 bytes"),
+        ("gs://bucket/" + "é" * 513, "1,024 bytes"), ("gs://bucket/\u202egpj", "control"),
+        ("gs://bucket/models\U0001f600", "symbol"),
+    ],
+)  # fmt: skip
+def test_C40_a_uri_that_can_name_nothing_is_refused_before_anybody_is_asked(uri: str, why: str) -> None:
+    for work in (storage.check, storage.entries, storage.find, storage.probe, lambda uri: storage.put_bytes(b"", uri)):
+        with pytest.raises(ConfigError, match=why) as told:
+            work(uri)
+        assert "gs://bucket/folder/" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["gs://bucket", "gs://bucket/", "gs://b-1_x.y/a/b.json", "gs://bucket/größe/", "folder"]
+)
+def test_C40_a_uri_that_can_be_used_is_accepted(uri: str) -> None:
+    storage.check(uri)
+
+
+# Downloads
+
+PASSING = [
+    "503", "429", "408", "500", "502", "504", "reset", "stall", "truncate", "flip", "short", "long", "empty", "html",
+    "unhashed",
+]  # fmt: skip
+FATAL = ["403", "404", "401", "400"]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("match", ["alt=media", "prettyPrint"])
+def test_R12_a_download_gets_over_a_fault(proxy: Proxy, bucket: Bucket, tmp_path: Path, fault: str, match: str) -> None:
+    data = noise(10 * BLOCK + 5)
+    bucket.put("name", data)
+    proxy.stall_seconds = 2.0
+    proxy.next(fault, match=match)
+    storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == data
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"]
+    proxy.next(fault, match=match)
+    assert storage.read(f"{bucket.uri}/name") == data
+    assert sum(bool(request.fault) for request in proxy.requests) == 2
+
+
+@pytest.mark.parametrize("seed", range(many(1, 4)))
+def test_R12_no_fault_lets_a_wrong_file_stand(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Some objects, on their way through any faults; then the same again, with none."""
+    chance, counts = random.Random(seed), Counter[str]()
+    proxy.stall_seconds = 1.0
+    while counts["faults"] < many(15, 100):
+        sizes = [chance.choice(SIZES) for _ in range(chance.randint(1, 4))]
+        contents = {f"{seed}-{counts['tries']}-{number}": noise(size, size) for number, size in enumerate(sizes)}
+        for name, data in contents.items():
+            bucket.put(name, data)
+        objects = [(storage.find(f"{bucket.uri}/{name}"), tmp_path / name) for name in contents]
+        replaced = chance.choice(list(contents))
+        kinds = chance.choices(
+            [*PASSING, *FATAL, lambda name=replaced: bucket.put(name, b"another")],
+            [3.0] * len(PASSING) + [1.0] * len(FATAL) + [3.0], k=chance.randint(1, 6),
+        )  # fmt: skip
+        proxy.next(*kinds, match="alt=media")
+        before = proxy.count()
+        try:
+            storage.fetch([(stored, path) for stored, path in objects if stored])
+        except TrainerError:
+            counts["refused"] += 1
+        counts["faults"] += sum(bool(request.fault) for request in proxy.requests[before:])
+        for name, data in contents.items():
+            assert not (tmp_path / name).exists() or (tmp_path / name).read_bytes() == data
+        proxy.clear()
+        for name in contents:
+            now = bucket.get(name)
+            storage.get(f"{bucket.uri}/{name}", tmp_path / name)
+            assert (tmp_path / name).read_bytes() == now
+            counts["files"] += 1
+        assert not [path for path in tmp_path.iterdir() if path.name not in contents and path.name.endswith(".part")]
+        for path in tmp_path.iterdir():
+            path.unlink()
+        counts["tries"] += 1
+    assert counts["refused"]
+    for name in ("faults", "files"):
+        record_property(name, counts[name])
+
+
+def test_R12_a_break_costs_only_what_had_not_arrived(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "WORKERS", 1)
+    data = noise(40 * BLOCK)
+    bucket.put("name", data)
+    uri, target = f"{bucket.uri}/name", tmp_path / "target"
+    for _ in range(3):
+        proxy.always("403", match="alt=media", message="not now")
+        proxy.rules[:0] = [proxy.rules[0]._replace(fault="unhashed", once=True)] * 3
+        with pytest.raises(StorageError, match="not now"):
+            storage.get(uri, target)
+        assert not target.exists()
+        proxy.clear()
+    passed = sum(request.fault == "unhashed" for request in proxy.requests)
+    before = proxy.count(match="alt=media")
+    storage.get(uri, target)
+    assert passed + proxy.count(match="alt=media") - before == 10
+    assert target.read_bytes() == data
+
+
+def test_R12_a_connection_that_always_breaks_gets_there(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+    """Half of what is asked for arrives, each time."""
+    data = noise(8 * BLOCK)
+    bucket.put("name", data)
+    proxy.always("truncate", match="alt=media")
+    with pytest.raises(StorageError, match="the connection breaks"):
+        download.fetch(
+            [(storage.find(f"{bucket.uri}/name") or pytest.fail("missing"), tmp_path / "target")],
+            cloud.read_range, lambda size: None, deadline=1.0,
+        )  # fmt: skip
+    (part,) = tmp_path.iterdir()
+    assert part.read_bytes()[len(data) :].count(1) >= 6
+    proxy.clear()
+    storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_R12_bytes_that_are_always_wrong_are_refused_and_leave_nothing(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.put("name", noise(3 * BLOCK))
+    proxy.always("flip", match="alt=media")
+    with pytest.raises(StorageError, match="checksum"):
+        storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_R12_a_damaged_part_is_thrown_away(bucket: Bucket, tmp_path: Path) -> None:
+    data = noise(6 * BLOCK)
+    bucket.put("name", data)
+    stored = storage.find(f"{bucket.uri}/name")
+    assert stored
+    part = download.part_of(stored, tmp_path / "target")
+    for content in (
+        b"",
+        b"x",
+        noise(len(data), 1),
+        noise(len(data), 1) + b"\x01" * 6,
+        noise(7 * BLOCK),
+        data + bytes(6),
+    ):
+        part.write_bytes(content)
+        storage.get(stored.uri, tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == data
+        assert not part.exists()
+
+
+@pytest.mark.parametrize("work", ["get", "put"])
+def test_R12_a_stall_is_noticed(proxy: Proxy, bucket: Bucket, tmp_path: Path, work: str) -> None:
+    bucket.put("name", b"data")
+    (tmp_path / "source").write_bytes(b"data")
+    proxy.next("stall", match="alt=media" if work == "get" else "upload")
+    began = time.monotonic()
+    if work == "get":
+        storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    else:
+        storage.put(tmp_path / "source", f"{bucket.uri}/other")
+    assert 0.5 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("work", ["get", "put"])
+def test_R12_an_outage_is_survived(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str,
+    capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    data, seconds = noise(30 * BLOCK), many(1, 180)
+    monkeypatch.setattr(retries, "DEADLINE", many(20.0, 900.0))
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", many(0.1, 30.0))
+    monkeypatch.setattr(retries, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "_told", [0.0])
+    bucket.put("name", data)
+    (tmp_path / "source").write_bytes(data)
+    began = time.monotonic()
+    with proxy.outage(seconds):
+        if work == "get":
+            storage.get(f"{bucket.uri}/name", tmp_path / "target")
+            assert (tmp_path / "target").read_bytes() == data
+        else:
+            storage.put(tmp_path / "source", f"{bucket.uri}/other")
+            assert bucket.get("other") == data
+    assert seconds <= time.monotonic() - began
+    assert "the connection breaks; tried again for" in capsys.readouterr().out
+    record_property("seconds", seconds)
+
+
+def test_D59_an_object_that_is_replaced_while_it_is_read_is_refused(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.put("name", noise(12 * BLOCK))
+    proxy.next("unhashed", lambda: bucket.put("name", noise(12 * BLOCK, 1)), match="alt=media")
+    with pytest.raises(DataError, match="replaced or deleted while it was read") as told:
+        storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert f"{bucket.uri}/name" in str(told.value)
+    assert not (tmp_path / "target").exists()
+    storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == noise(12 * BLOCK, 1)
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"], "the part of the old one is gone"
+
+
+def test_D59_a_small_object_that_is_replaced_is_read_anew(proxy: Proxy, bucket: Bucket) -> None:
+    bucket.put("name", b"old")
+    proxy.next(lambda: bucket.put("name", b"new"), match="alt=media")
+    assert storage.read(f"{bucket.uri}/name") == b"new"
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("name", noise(5000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4000}))
+    with pytest.raises(ResourceError, match="5,000 bytes are needed, 4,000 are free"):
+        storage.get(f"{bucket.uri}/name", tmp_path / "target")
+
+
+def test_two_at_once_bring_the_same_file(bucket: Bucket, tmp_path: Path) -> None:
+    data = noise(20 * BLOCK)
+    bucket.put("name", data)
+    for _ in range(many(5, 50)):
+        threads = [
+            threading.Thread(target=storage.get, args=(f"{bucket.uri}/name", tmp_path / "target")) for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (tmp_path / "target").read_bytes() == data
+    storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"]
+
+
+def test_a_part_that_gets_its_name_while_it_is_opened_is_left_alone(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, lock = noise(5 * BLOCK), fcntl.flock
+    bucket.put("name", data)
+
+    def late(file: int, how: int) -> None:
+        part = Path(f"/proc/self/fd/{file}").readlink()
+        if not (tmp_path / "target").exists():
+            part.write_bytes(data)
+            part.replace(tmp_path / "target")
+        lock(file, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download.fcntl, "flock", late)
+        storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == data
+
+
+def test_a_file_and_its_name_outlive_a_loss_of_power(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync of the bytes before they get the name, fsync of the folder after it."""
+    storage.put_bytes(noise(3 * BLOCK), storage.join(place, "name"))
+    synced: list[tuple[str, bool]] = []
+    fsync, target = system.fsync, tmp_path / "brought" / "target"
+
+    def watched(path: Path) -> None:
+        synced.append(("folder" if path.is_dir() else "file", target.exists()))
+        fsync(path)
+
+    monkeypatch.setattr(system, "fsync", watched)
+    storage.get(storage.join(place, "name"), target)
+    assert synced == [("file", False), ("folder", True)]
+
+
+def test_a_part_that_another_process_works_on_is_left_alone(bucket: Bucket, tmp_path: Path) -> None:
+    data = noise(5 * BLOCK)
+    bucket.put("name", data)
+    stored = storage.find(f"{bucket.uri}/name")
+    assert stored
+    other = download.Part(stored, tmp_path / "target", cloud.read_range, lambda size: None, retries.Tries(""))
+    jobs = other.open()
+    storage.get(stored.uri, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == data
+    assert other.part.exists()
+    download.in_threads(jobs, 2, other.tries.stop)
+    assert (tmp_path / "target").read_bytes() == data
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"]
+
+
+@pytest.mark.parametrize("fault", ["kill", "term", "enospc", "eio"])
+def test_R12_a_download_that_ends_at_any_point_leaves_nothing_wrong(
+    proxy: Proxy, bucket: Bucket, command: Commands, tmp_path: Path, fault: str,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    data = noise(11 * BLOCK)
+    bucket.put("name", data)
+    code = {"kill": -signal.SIGKILL, "term": 75, "enospc": 6, "eio": 4}[fault]
+    point, ended = 0, 0
+    while True:
+        point += many(1 if fault == "kill" else 3, 1)
+        target = tmp_path / f"{point}" / "target"
+        found = command.run("get", f"{bucket.uri}/name", target, FLATFAB_FAULT=f"{fault}:{point}")
+        assert found in (code, 0), command.log.read_text()
+        assert found or target.read_bytes() == data
+        assert not target.exists() or target.read_bytes() == data
+        assert "Traceback" not in command.log.read_text()
+        assert command.run("get", f"{bucket.uri}/name", target) == 0, command.log.read_text()
+        assert target.read_bytes() == data
+        assert list(target.parent.iterdir()) == [target]
+        if found == 0:
+            break
+        ended += 1
+    assert ended >= 3
+    record_property("ends", ended)
+
+
+# Uploads
+
+UPLOAD_FAULTS = ["503", "429", "408", "500", "reset", "stall", "lost", "flip", "flip_sent", "truncate", "html", "empty"]
+
+
+@pytest.mark.parametrize("fault", UPLOAD_FAULTS)
+@pytest.mark.parametrize(("size", "method"), [(1000, "POST"), (9_000_000, "POST"), (9_000_000, "PUT")])
+def test_R9_an_upload_gets_over_a_fault(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, size: int, method: str, fault: str
+) -> None:
+    data = noise(size)
+    (tmp_path / "source").write_bytes(data)
+    proxy.stall_seconds = 2.0
+    proxy.next(fault, method=method)
+    stored = storage.put(tmp_path / "source", f"{bucket.uri}/name")
+    assert bucket.get("name") == data
+    assert stored == storage.find(f"{bucket.uri}/name")
+
+
+@pytest.mark.parametrize("seed", range(many(1, 4)))
+def test_R9_no_fault_lets_a_wrong_or_half_result_stand(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Files and a manifest of them, last, through any faults; then the same again, with none."""
+    chance, counts = random.Random(seed), Counter[str]()
+    proxy.stall_seconds = 1.0
+    while counts["faults"] < many(10, 100):
+        prefix = f"{bucket.uri}/{seed}-{counts['tries']}"
+        contents = {f"{number}.bin": noise(chance.choice([0, 10, 100_000]), number) for number in range(3)}
+        contents["large.bin"] = noise(many(8_500_000, 9_000_000), 9)
+        for name, data in contents.items():
+            (tmp_path / name).write_bytes(data)
+        proxy.next(*chance.choices([*UPLOAD_FAULTS, *FATAL], k=chance.randint(1, 8)), match="upload")
+        before = proxy.count()
+        try:
+            publish(prefix, tmp_path, contents)
+        except TrainerError:
+            counts["refused"] += 1
+        counts["faults"] += sum(bool(request.fault) for request in proxy.requests[before:])
+        proxy.clear()
+        verify(bucket, prefix, contents)
+        generations = {stored.uri: stored.generation for stored in storage.entries(prefix)}
+        publish(prefix, tmp_path, contents)
+        assert generations.items() <= {each.uri: each.generation for each in storage.entries(prefix)}.items()
+        assert verify(bucket, prefix, contents), "it is whole now, without a second copy of what was there"
+        counts["tries"] += 1
+    record_property("faults", counts["faults"])
+    record_property("results", counts["tries"])
+
+
+def publish(prefix: str, folder: Path, contents: dict[str, bytes]) -> None:
+    storage.send([(folder / name, storage.join(prefix, name)) for name in contents])
+    manifest = {name: transfer.crc32c_of(data) for name, data in contents.items()}
+    storage.put_bytes(json.dumps(manifest).encode(), storage.join(prefix, "manifest.json"))
+
+
+def verify(bucket: Bucket, prefix: str, contents: dict[str, bytes]) -> bool:
+    """Whether there is a manifest; then all that it lists is there. What is there is never wrong."""
+    folder = prefix.removeprefix(f"{bucket.uri}/")
+    found = {name.removeprefix(f"{folder}/"): bucket.get(name) for name in bucket.names(f"{folder}/")}
+    manifest = json.loads(found.pop("manifest.json", b"{}"))
+    assert found.items() <= contents.items()
+    assert not manifest or (manifest.keys() == contents.keys() == found.keys())
+    assert all(transfer.crc32c_of(found[name]) == crc for name, crc in manifest.items())
+    return bool(manifest)
+
+
+def test_R9_an_upload_that_is_killed_between_any_two_requests_is_completed_by_the_next(
+    proxy: Proxy, bucket: Bucket, command: Commands, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    contents = {"a.bin": noise(1000), "b.bin": b"", "large.bin": noise(9_000_000)}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    kills = 0
+    for point in range(1, 100):
+        prefix = f"{bucket.uri}/{point}"
+        code = command.run("publish", tmp_path, prefix, FLATFAB_FAULT=f"kill:{point}")
+        whole = verify(bucket, prefix, contents)
+        assert whole or code == -signal.SIGKILL, command.log.read_text()
+        assert command.run("publish", tmp_path, prefix) == 0, command.log.read_text()
+        assert verify(bucket, prefix, contents)
+        if code == 0:
+            break
+        kills += 1
+    assert kills >= 8, "three files, one of them in several chunks, and the manifest"
+    record_property("kills", kills)
+
+
+@pytest.mark.parametrize("how", ["create", "replace", "replace this one", "in chunks", "delete", "probe"])
+def test_R10_a_lost_answer_is_recognised(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, how: str, record_property: Callable[[str, object], None]
+) -> None:
+    times = many(3, 50)
+    for number in range(times):
+        uri, data = f"{bucket.uri}/{number}", noise(9_000_000 if how == "in chunks" else 1000, number)
+        if how.startswith("replace") or how == "delete":
+            bucket.put(str(number), b"before")
+        before = storage.find(uri)
+        proxy.next("lost", method={"in chunks": "PUT", "delete": "DELETE"}.get(how, "POST"))
+        if how == "delete":
+            storage.delete(uri)
+            assert storage.find(uri) is None
+        elif how == "probe":
+            storage.probe(bucket.uri)
+        else:
+            replace = {"replace": True, "replace this one": before or False}.get(how, False)
+            assert storage.put_bytes(data, uri, replace=replace) == storage.find(uri)
+            assert bucket.get(str(number)) == data
+    assert sum(request.fault == "lost" for request in proxy.requests) == times
+    record_property("lost answers", times)
+
+
+def test_R10_the_last_answer_of_a_large_upload_may_be_lost(
+    proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DEADLINE", 1.0)
+    data = noise(9_000_000)
+    for number in (1, 3, 5):
+        proxy.next(*["unhashed"] * (number - 1), "lost", method="PUT")
+        assert storage.put_bytes(data, f"{bucket.uri}/{number}") == storage.find(f"{bucket.uri}/{number}")
+        assert bucket.get(str(number)) == data
+
+
+def test_an_upload_gets_through_a_line_that_is_too_slow_for_its_chunks(
+    proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "TIMEOUT", (0.2, 2.0))
+    proxy.receiving_rate = 4e6
+    data = noise(4_000_000)
+    assert storage.put_bytes(data, f"{bucket.uri}/name") == storage.find(f"{bucket.uri}/name")
+    assert bucket.get("name") == data
+    assert proxy.count("PUT") > 1, "in pieces, though the client would send so little at once"
+
+
+def test_a_file_that_changes_while_it_is_sent_is_refused(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(noise(9_000_000))
+    proxy.next(lambda: source.write_bytes(noise(9_000_000, 1)), method="PUT")
+    with pytest.raises(StorageError, match="changed while it was sent"):
+        storage.put(source, f"{bucket.uri}/name")
+    assert bucket.names() == []
+
+
+def test_S16_the_right_to_create_and_to_read_is_enough(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+    denied = "trainer@project.iam.gserviceaccount.com does not have storage.objects.delete access to the object."
+    proxy.always("403", method="DELETE", message=denied)
+    proxy.always("403", method="POST", match="ifGenerationMatch=1", message=denied)
+    contents = {"a.bin": noise(1000), "large.bin": noise(9_000_000)}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    storage.probe(bucket.uri)
+    (left,) = bucket.names()
+    assert left.startswith(".probe-")
+    bucket.bucket.delete_blob(left)
+    proxy.next("lost", method="POST")
+    publish(f"{bucket.uri}/out", tmp_path, contents)
+    assert verify(bucket, f"{bucket.uri}/out", contents)
+    with pytest.raises(StorageError, match=r"trainer@project\S+ lacks the permission storage\.objects\.delete"):
+        storage.put_bytes(b"x", f"{bucket.uri}/out/a.bin", replace=True)
+    with pytest.raises(StorageError, match=r"storage\.objects\.delete"):
+        storage.delete(f"{bucket.uri}/out/a.bin")
+
+
+# What will not go away
+
+NO_ACCESS = (
+    "someone@project.iam.gserviceaccount.com does not have storage.objects.create access to the Google Cloud Storage "
+    "object. Permission 'storage.objects.create' denied on resource (or it may not exist)."
+)
+TOLD = {
+    "403": (NO_ACCESS, ["someone@project.iam.gserviceaccount.com lacks the permission storage.objects.create", "Ask"]),
+    "401": ("Invalid Credentials", ["credentials are expired or refused", "gcloud auth application-default login"]),
+    "400": ("Bucket is a requester pays bucket but no user project provided.", ["requester-pays"]),
+    "404": ("The specified bucket does not exist.", ["there is no bucket"]),
+    "412": ("conditionNotMet", ["is taken"]),
+}
+
+
+@pytest.mark.parametrize("status", ["400", "401", "403", "404"])
+@pytest.mark.parametrize("work", ["entries", "find", "read", "put", "probe", "delete"])
+def test_D58_what_will_not_go_away_is_told_at_once(proxy: Proxy, bucket: Bucket, status: str, work: str) -> None:
+    message, told = TOLD[status]
+    proxy.always(status, message=message)
+    began = time.monotonic()
+    if (status, work) == ("404", "delete"):
+        return storage.delete(f"{bucket.uri}/name")  # what is not there need not be deleted
+    uri = bucket.uri if work in ("entries", "probe") else f"{bucket.uri}/name"
+    with pytest.raises(StorageError) as error:
+        storage.put_bytes(b"x", uri) if work == "put" else getattr(storage, work)(uri)
+    text = str(error.value)
+    assert all(part in text for part in told), text
+    assert bucket.name in text
+    assert "\n" not in text
+    assert time.monotonic() - began < 2
+    assert proxy.count() == 1, "it is asked once"
+
+
+def test_D58_an_object_that_is_missing_and_a_bucket_that_is_missing_are_told_apart(bucket: Bucket) -> None:
+    assert storage.find(f"{bucket.uri}/name") is None
+    assert storage.entries(f"{bucket.uri}/name") == []
+    with pytest.raises(StorageError, match="There is no object gs://"):
+        storage.read(f"{bucket.uri}/name")
+    for work in (storage.find, storage.entries, storage.probe, storage.read):
+        with pytest.raises(StorageError, match="there is no bucket 'no-such-bucket'"):
+            work("gs://no-such-bucket/name")
+
+
+def test_D58_missing_credentials_are_told_with_what_to_do(tmp_path: Path, bucket: Bucket) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+        for name, value in {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "NO_GCE_CHECK": "true"}.items():
+            monkeypatch.setenv(name, value)
+        for path in (None, tmp_path / "missing.json"):
+            if path:
+                monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+            else:
+                monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+            began = time.monotonic()
+            with pytest.raises(StorageError) as told:
+                storage.entries(bucket.uri)
+            for part in ("credentials are missing", "gcloud auth application-default login", "service account"):
+                assert part in str(told.value)
+            assert path is None or str(path) in str(told.value)
+            assert time.monotonic() - began < 5
+
+
+def test_R22_credentials_that_are_refused_for_a_wrong_clock_are_told_so(
+    proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.always("401", message="Invalid Credentials")
+    monkeypatch.setattr(
+        AnonymousCredentials, "refresh", lambda self, request: None
+    )  # those of tests have no such thing
+    for hours, told in ((-3, "180 minutes ahead of"), (3, "180 minutes behind"), (0, "expired or refused. Run")):
+        proxy.clock_seconds = hours * 3600
+        with pytest.raises(StorageError, match=told):
+            storage.entries(bucket.uri)
+    skew = RefreshError(
+        "('invalid_grant: Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
+        "Check your iat and exp values in the JWT claim.')"
+    )
+    assert "clock" in str(retries.refusal(skew, "reading x"))
+
+
+def test_R23_what_stays_away_is_given_up_in_the_end(
+    bucket: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DEADLINE", 0.2)
+    monkeypatch.setattr(upload, "PROBE_DEADLINE", 0.2)
+    monkeypatch.setattr(cloud, "TIMEOUT", (0.3, 0.3))
+    for fault, told in (
+        ("429", "429: too many requests"), ("503", r"answers 503 \(busy\)"), ("reset", "the connection breaks"),
+        ("html", "log-in page"), ("stall", "no answer in time"), ("empty", "log-in page"),
+    ):  # fmt: skip
+        proxy.clear()
+        proxy.stall_seconds = 1.0
+        proxy.always(fault, message="busy")
+        for work in (storage.entries, storage.probe):
+            with pytest.raises(StorageError, match=f"failed for 0 s: .*{told}") as error:
+                work(bucket.uri)
+            assert "Traceback" not in str(error.value)
+            assert "upload_id" not in str(error.value)
+    for host, told in (("http://127.0.0.1:9", "cannot be reached"), ("http://nowhere.invalid", "name is not found")):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
+        with pytest.raises(StorageError, match=told):
+            storage.probe(bucket.uri)
+
+
+def test_nothing_is_asked_of_a_bucket_but_what_we_ask(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+    storage.put_bytes(noise(5 * BLOCK), f"{bucket.uri}/name")
+    storage.get(f"{bucket.uri}/name", tmp_path / "target")
+    storage.delete(f"{bucket.uri}/name")
+    asked = [(request.method, request.path.split("?")[0]) for request in proxy.requests]
+    name = f"/storage/v1/b/{bucket.name}/o/name"
+    assert asked == [
+        ("POST", f"/upload/storage/v1/b/{bucket.name}/o"), ("GET", name),
+        ("GET", f"/download{name}"), ("GET", f"/download{name}"), ("DELETE", name),
+    ]  # fmt: skip
+
+
+def test_each_process_has_a_client_of_its_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = cloud.client()
+    assert cloud.client() is ours
+    monkeypatch.setattr(cloud.os, "getpid", lambda: 1)
+    assert cloud.client() is not ours
+
+
+@pytest.mark.parametrize("work", ["get", "put", "publish"])
+def test_an_order_to_stop_is_obeyed_while_a_request_waits(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, work: str
+) -> None:
+    bucket.put("name", noise(20 * BLOCK))
+    source = tmp_path / "folder" / "source"
+    source.parent.mkdir()
+    source.write_bytes(b"data")
+    proxy.always("stall", match="alt=media" if work == "get" else "upload")
+    arguments = {
+        "get": [f"{bucket.uri}/name", tmp_path / "target"],
+        "put": [source, f"{bucket.uri}/other"],
+        "publish": [source.parent, f"{bucket.uri}/out"],
+    }[work]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cloud.storage_command", work, *map(str, arguments)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    ) as process:
+        while not proxy.count(match="alt=media" if work == "get" else "upload"):
+            time.sleep(0.02)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait() == 75
+        assert time.monotonic() - began < 2
+        assert process.stderr
+        assert b"Stopped by SIGTERM" in process.stderr.read()
+    assert not (tmp_path / "target").exists()
+    assert bucket.names() == ["name"]
+
+
+# The four forms of gzip
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
+def test_D42_objects_arrive_byte_for_byte_whatever_their_name_and_encoding(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path, name: str, compressed: bool, encoded: bool
+) -> None:
+    text = b'{"a": "1"}\n' * 10_000
+    data = gzip.compress(text) if compressed else text
+    blob = bucket.bucket.blob(name)
+    if encoded:
+        blob.content_encoding = "gzip"
+        proxy.always("encoded", match="alt=media")
+    blob.upload_from_string(data)
+    storage.get(f"{bucket.uri}/{name}", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == data
+    assert storage.read(f"{bucket.uri}/{name}") == data
+    for _ in range(2):  # in small pieces, too
+        proxy.rules.insert(0, proxy.rules[0]._replace(fault="reset", once=True)) if proxy.rules else proxy.next(
+            "reset", match="alt=media"
+        )
+    storage.get(f"{bucket.uri}/{name}", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == data
+
+
+def test_a_record_without_a_checksum_is_not_believed(bucket: Bucket) -> None:
+    class Found:
+        crc32c, generation, size, time_created = None, 1, 2, None
+
+    with pytest.raises(retries.UnwholeError):
+        cloud.known(Found())
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_checksums_of_parts_make_that_of_the_whole(first: bytes, second: bytes) -> None:
+    value = google_crc32c.value
+    assert transfer.joined(value(first), value(second), len(second)) == value(first + second)
+    many = second * 10_000
+    assert transfer.joined(value(first), value(many), len(many)) == value(first + many)
+
+
+def test_the_checksum_is_that_of_google() -> None:
+    assert transfer.crc32c_of(b"123456789") == "4waSgw=="  # the check value of CRC-32C, e3069283
+    assert Stored("x", 1, "", 2) == Stored("x", 1, "", 2, 0.0)

@@ -1,0 +1,209 @@
+"""From files to encoded rows, with the cache and without: the same rows, whichever way they come."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.make_sample import write_sample
+from networks.deep_v1 import Config
+from tests.commands import SAMPLE, trainer
+from trainer.config import net_config
+from trainer.config.net_config import NetConfig
+from trainer.data import dataset, split
+from trainer.features import encoded, pipeline, preprocessing
+from trainer.features.pipeline import Prepared, encoding_settings, prepare
+from trainer.package.archive import read_package
+from trainer.runtime import cache
+from trainer.runtime.errors import DataError, ResourceError
+from trainer.runtime.timing import Timings
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def prepared(config: NetConfig, **data: str) -> tuple[Prepared, set[str]]:
+    """What a run would train on, and the stages that it took."""
+    timings = Timings()
+    found = prepare(config, data or {"train": str(SAMPLE)}, timings)
+    return found, set(timings.report()["stages"])
+
+
+def assert_same(first: Prepared, second: Prepared) -> None:
+    assert first.packed.keys() == second.packed.keys()
+    for side, packed in first.packed.items():
+        for column, other in zip(packed, second.packed[side], strict=True):
+            assert column.dtype == other.dtype
+            np.testing.assert_array_equal(column, other)
+    assert (first.learnt, first.sets, first.split) == (second.learnt, second.sets, second.split)
+    pd.testing.assert_frame_equal(first.held_out, second.held_out)
+
+
+def test_the_second_run_finds_what_the_first_one_made() -> None:
+    plain, stages = prepared(Config(cache_gb=0))
+    assert "read" in stages
+    assert not cache.FOLDER.exists()
+    made, stages = prepared(Config())
+    assert "read" in stages
+    found, stages = prepared(Config())
+    assert stages == {"cache"}
+    assert all(isinstance(column, np.memmap) for packed in found.packed.values() for column in packed)
+    assert_same(plain, made)
+    assert_same(plain, found)
+
+
+def test_every_role_and_objective_comes_back_from_the_cache(tmp_path: Path) -> None:
+    row = {"c": "x", "m": ["a", "b"], "t": "Big dog, it's", "n": 1.5, "l": 3, "y": ["p", "q"], "w": 2}
+    rows = [
+        row,
+        {"y": [], "w": 1},
+        {"c": "é\u0000", "m": [], "t": "", "n": -0.0, "y": ["q"], "w": 1},
+        row | {"c": None},
+    ] * 30
+    (tmp_path / "rows.json").write_text("".join(json.dumps(row | {"k": i}) + "\n" for i, row in enumerate(rows)))
+    config = Config(
+        categorical_columns=("c",), multi_categorical_columns=("m",), text_columns=("t",), numeric_columns=("n",),
+        log_numeric_columns=("l",), label_column="y", weight_column="w", key_columns=("k",), objective="multilabel",
+    )  # fmt: skip
+    data = {"train": "rows.json", "test": "rows.json"}
+    made, _ = prepared(config, **data)
+    found, stages = prepared(config, **data)
+    assert stages == {"cache"}
+    assert_same(made, found)
+    assert found.held_out.dtypes.equals(made.held_out.dtypes)
+
+
+def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "CHUNK_ROWS", 100)
+    config = Config(cache_gb=0)
+    found, _ = prepared(config)
+    frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
+    for side, (of, rows) in pipeline.split_sides(config, {"train": frame}).items():
+        expected = encoded.pack(preprocessing.apply(found.learnt, of.take(rows)), found.learnt.shapes())
+        for column, other in zip(found.packed[side], expected, strict=True):
+            np.testing.assert_array_equal(column, other)
+
+
+OTHER: dict[str, Any] = {
+    "categorical_columns": ("item",), "text_columns": (), "label_column": "age", "weight_column": None,
+    "objective": "regression", "split_seed": 1, "test_fraction": 0.2, "min_count": 3, "tokenizer": "regex",
+    "lowercase": False, "max_tokens": 5, "subsample": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_that_matters_to_the_rows_is_another_entry(name: str) -> None:
+    assert encoding_settings(Config(**{name: OTHER[name]})) != encoding_settings(Config())
+
+
+def test_a_setting_that_does_not_matter_is_not() -> None:
+    other = dict.fromkeys(pipeline.AFTER_ENCODING, 7) | {"hidden_units": (3,)}
+    assert encoding_settings(dataclasses.replace(Config(), **other)) == encoding_settings(Config())
+    assert NetConfig.__dataclass_fields__.keys() >= pipeline.AFTER_ENCODING
+
+
+def test_changed_rows_are_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    text = SAMPLE.read_text()
+    path.write_text(text)
+    first, _ = prepared(Config(), train=str(path))
+    path.write_text(text.replace("mobile", "mobilE"))
+    second, stages = prepared(Config(), train=str(path))
+    assert "read" in stages
+    assert second.learnt.vocabularies["device"] != first.learnt.vocabularies["device"]
+    (tmp_path / "schema.json").write_text("[]")
+    with pytest.raises(DataError, match=r"schema\.json"):
+        prepared(Config(), train=str(path))
+
+
+def test_a_damaged_entry_is_told_and_made_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    expected, _ = prepared(Config(cache_gb=0))
+    prepared(Config())
+    (entry,) = cache.FOLDER.iterdir()
+    file = entry / "train.ids.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    found, stages = prepared(Config())
+    assert "read" in stages
+    assert "train.ids.npy. Its rows are made anew." in capsys.readouterr().out
+    assert_same(expected, found)
+    assert prepared(Config())[1] == {"cache"}
+
+
+def test_a_fault_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+    rows = [{"views": 1, "y": 0, "c": "a"}, {"views": 2, "y": 1, "c": "b"}] * 50
+    (tmp_path / "rows.json").write_text("".join(json.dumps(row | {"k": i}) + "\n" for i, row in enumerate(rows)))
+    (tmp_path / "test.json").write_text('{"views": -1, "y": 0, "c": "a", "k": -1}\n')
+    config = Config(
+        categorical_columns=("c",), text_columns=(), numeric_columns=(), log_numeric_columns=("views",),
+        label_column="y", weight_column=None, key_columns=("k",),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="'views' is log_numeric"):
+        prepared(config, train="rows.json", test="test.json")
+    assert list(cache.FOLDER.iterdir()) == []
+
+
+def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_to_be_on_disk(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found, _ = prepared(Config(cache_gb=1e-5))
+    assert "not kept: the encoded rows take" in capsys.readouterr().out
+    assert not any(isinstance(column, np.memmap) for packed in found.packed.values() for column in packed)
+    with pytest.raises(ResourceError, match=r"rows_in_memory = 100 needs the cache, but the encoded rows take 0\.00"):
+        prepared(Config(cache_gb=1e-5, rows_in_memory=100))
+
+
+def test_training_from_the_cache_and_from_disk(tmp_path: Path) -> None:
+    """The real command: the cache changes no bit of the weights; blocks from disk reach the same loss nearly."""
+    environments: dict[str, dict[str, str]] = {
+        "off": {"NET_CACHE_GB": "0"}, "disk": {"NET_ROWS_IN_MEMORY": "600"}, "made": {}, "found": {},
+    }  # fmt: skip
+    packages = {}
+    for name, environment in environments.items():
+        done = trainer(
+            tmp_path, f"--data={SAMPLE}", f"--run={name}", NET_EPOCHS="4", NET_TOKENIZER="regex", **environment
+        )
+        assert (done.code, done.err) == (0, "")
+        packages[name] = read_package(tmp_path / "packages" / f"{name}.zip")
+    assert packages["off"]["weights.npz"] == packages["made"]["weights.npz"] == packages["found"]["weights.npz"]
+    assert packages["off"]["weights.npz"] != packages["disk"]["weights.npz"]
+    losses = {name: json.loads(members["metrics.json"])["test"]["loss"] for name, members in packages.items()}
+    assert losses["disk"] == pytest.approx(losses["made"], rel=0.02)
+    assert json.loads(packages["found"]["dataset.json"]) == json.loads(packages["off"]["dataset.json"])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_subsample_is_the_same_rows_at_every_run_and_a_part_of_every_larger_one(tmp_path: Path) -> None:
+    def titles(**settings: Any) -> list[tuple[Any, ...]]:
+        frame = pipeline.read(Config(**settings), str(tmp_path / "rows.json"), "rows").frame
+        return list(frame[["item", "title", "impressions"]].astype(str).itertuples(index=False, name=None))
+
+    write_sample(tmp_path / "rows.json", 5000)
+    whole, half, tenth = (titles(subsample=share) for share in (1.0, 0.5, 0.1))
+    assert titles(subsample=0.1, split_seed=7, min_count=5) == tenth
+    assert len(half) == pytest.approx(2500, abs=150)
+    assert len(tenth) == pytest.approx(500, abs=100)
+    assert set(tenth) < set(half) < set(whole)
+
+
+def test_a_subsample_is_split_as_it_would_be_without(tmp_path: Path) -> None:
+    """The shares are those of the subsample, and no row changes its side."""
+    write_sample(tmp_path / "rows.json", 20_000)
+
+    def sides(share: float) -> dict[str, set[int]]:
+        frame = pipeline.read(Config(subsample=share), str(tmp_path / "rows.json"), "rows").frame
+        cut = pipeline.split_sides(Config(), {"train": frame})
+        hashes = split.row_hashes(frame, ())
+        return {side: set(hashes[rows].tolist()) for side, (_, rows) in cut.items()}
+
+    whole, part = sides(1.0), sides(0.2)
+    for side, share in {"train": 0.8, "validation": 0.1, "test": 0.1}.items():
+        assert part[side] <= whole[side]
+        assert len(part[side]) == pytest.approx(share * 4000, rel=0.2)

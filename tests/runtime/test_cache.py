@@ -1,0 +1,130 @@
+"""The cache of encoded rows: what is found is what was kept, or nothing, whatever happened to the files."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.data import sources
+from trainer.runtime import cache
+from trainer.runtime.errors import ResourceError
+
+FACTS = {"told": [1, "two", None]}
+
+
+def keep(folder: Path, key: str, rows: int = 100) -> Path:
+    entry = cache.Entry(folder, key)
+    entry.empty("train.ids", (rows, 3), np.int32)[:] = np.arange(rows)[:, None]
+    entry.empty("train.numbers", (rows, 0), np.float32)
+    entry.empty("none", (0,), np.float32)
+    entry.keep(FACTS)
+    entry.drop()
+    return entry.path
+
+
+def test_what_is_kept_is_found_with_its_bits(tmp_path: Path) -> None:
+    keep(tmp_path, "key")
+    facts, arrays, damaged = cache.find(tmp_path, "key")
+    assert (facts, damaged) == (FACTS, "")
+    np.testing.assert_array_equal(arrays["train.ids"], np.repeat(np.arange(100)[:, None], 3, axis=1))
+    assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
+        "train.ids": ((100, 3), "int32"), "train.numbers": ((100, 0), "float32"), "none": ((0,), "float32"),
+    }  # fmt: skip
+    assert all(isinstance(array, np.memmap) for array in arrays.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert cache.find(tmp_path, "other") == ({}, {}, "")
+    assert cache.find(tmp_path / "nowhere", "key") == ({}, {}, "")
+
+
+def test_arrays_stay_readable_when_their_entry_gets_its_name(tmp_path: Path) -> None:
+    entry = cache.Entry(tmp_path, "key")
+    array = entry.empty("a", (5,), np.int32)
+    array[:] = 7
+    entry.keep(FACTS)
+    assert array.tolist() == [7] * 5
+
+
+@pytest.mark.parametrize("name", ["train.ids.npy", "train.numbers.npy", "entry.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "longer"])
+def test_a_damaged_entry_is_named_and_removed(tmp_path: Path, name: str, damage: str) -> None:
+    path = keep(tmp_path, "key") / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    if damage == "gone":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"flip": bytes(data), "cut": whole[:-1], "empty": b"", "longer": whole + b"x"}[damage])
+    facts, arrays, damaged = cache.find(tmp_path, "key")
+    assert not facts
+    assert not arrays
+    if (name, damage) == ("entry.json", "gone"):
+        return  # an entry without its last file was never whole
+    assert str(tmp_path / "key") in damaged
+    assert not (tmp_path / "key").exists()
+
+
+def test_an_entry_that_was_not_finished_is_never_found_and_goes_in_time(tmp_path: Path) -> None:
+    entry = cache.Entry(tmp_path, "key")
+    entry.empty("a", (5,), np.int32)
+    assert cache.find(tmp_path, "key") == ({}, {}, "")
+    assert cache.make_room(tmp_path, 1, 10**6) == ""
+    assert entry.part.exists()
+    os.utime(entry.part, (time.time() - 2 * cache.PART_SECONDS,) * 2)
+    assert cache.make_room(tmp_path, 1, 10**6) == ""
+    assert not entry.part.exists()
+
+
+def test_of_two_runs_that_keep_one_key_one_entry_stays_whole(tmp_path: Path) -> None:
+    first, second = cache.Entry(tmp_path, "key"), cache.Entry(tmp_path, "key")
+    for entry in (first, second):
+        entry.empty("a", (5,), np.int32)[:] = 7
+    second.keep(FACTS)
+    first.keep(FACTS)
+    assert cache.find(tmp_path, "key")[1]["a"].tolist() == [7] * 5
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) -> None:
+    for age, key in enumerate(("new", "old", "oldest")):
+        facts = keep(tmp_path, key, rows=1000) / cache.FACTS
+        os.utime(facts, (time.time() - 100 - age,) * 2)
+    size = cache.size_of(tmp_path / "old")
+    assert cache.find(tmp_path, "oldest")[0] == FACTS  # now it is the newest
+    assert cache.make_room(tmp_path, size, 3 * size + 10) == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "oldest"]
+
+
+def test_what_never_fits_is_told_and_nothing_is_removed(tmp_path: Path) -> None:
+    keep(tmp_path, "key")
+    assert "take 5e-06 GB, and cache_gb is 1e-06" in cache.make_room(tmp_path, 5000, 1000)
+    assert "has " in cache.make_room(tmp_path / "not" / "there", 10**18, 10**19)
+    assert (tmp_path / "key").exists()
+
+
+def test_a_full_disk_is_refused_before_a_byte_is_written_by_way_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"No space left while writing .*a\.npy"):
+        cache.Entry(tmp_path, "key").empty("a", (10**15,), np.int8)
+
+
+def test_the_key_tells_settings_files_and_code_apart(tmp_path: Path) -> None:
+    data, code = tmp_path / "rows.json", tmp_path / "code"
+    code.mkdir()
+    (code / "a.py").write_text("1")
+    data.write_text("{}")
+
+    def key(**settings: object) -> str:
+        return cache.key_of(settings, {"train": sources.look_up(str(data)).identity}, code)
+
+    first = key(split="random", fraction=0.1)
+    assert first == key(fraction=0.1, split="random")
+    keys = [first, key(split="random", fraction=0.2), cache.key_of({}, {"test": []}, code)]
+    stamp = data.stat()
+    data.write_text("[]")  # as long, and made to look as old
+    os.utime(data, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    keys.append(key(split="random", fraction=0.1))
+    (code / "a.py").write_text("2")
+    keys.append(key(split="random", fraction=0.1))
+    assert len(set(keys)) == len(keys)

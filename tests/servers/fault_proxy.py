@@ -1,0 +1,246 @@
+"""A proxy in front of the bucket server that does to requests what networks and services do, on command.
+
+with faults(bucket_server) as proxy:                   # Google's clients now take the proxy for the service
+    proxy.next("lost", method="POST")                  # the answer to the next POST does not arrive
+    proxy.next("503", "reset", match="alt=media")      # the next download meets a 503, the one after it a reset
+    proxy.always("403", method="DELETE", message="...")
+
+503 or any status   an answer of that status, nothing is forwarded
+reset               the connection breaks before there is an answer
+stall               there is no answer for `stall_seconds`, then the connection ends
+lost                the request is forwarded, its answer is not
+flip, truncate      a byte of the answer is changed; half of it arrives
+short, long, empty  the answer has a byte less or more, or none, and says so
+html                a page, with status 200
+unhashed, encoded   the answer has no checksum; it says that its content is compressed
+flip_sent           a byte of what is sent is changed
+a function          is called before the request is forwarded
+"""
+
+import contextlib
+import http.client
+import io
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from tests.servers.bucket import known_as_the_service
+
+PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in to this network.</body></html>"
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing the socket breaks the connection
+PIECE = 2**15
+HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
+
+Fault = str | Callable[[], object]
+
+
+class Request(NamedTuple):
+    """A request that came by, and what was done to it; "" where nothing was."""
+
+    method: str
+    path: str
+    fault: str
+
+
+class Rule(NamedTuple):
+    """A fault for requests of this method, "" for all, with this text in their path."""
+
+    fault: Fault
+    method: str
+    match: str
+    message: str
+    once: bool
+
+    def fits(self, method: str, path: str) -> bool:
+        return self.method in ("", method) and self.match in path
+
+
+class Proxy:
+    """What the tests say to it, and what it saw."""
+
+    def __init__(self, behind: str) -> None:
+        self.behind = behind.removeprefix("http://")
+        self.rules: list[Rule] = []
+        self.requests: list[Request] = []
+        self.down = False  # every connection breaks
+        self.stall_seconds = 30.0
+        self.receiving_rate = 0.0  # bytes/s, of what is sent by way of it; 0: no limit
+        self.clock_seconds = 0.0  # by which the clock of the service is ahead of ours
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+        self.host = ""
+
+    def next(self, *plan: Fault, method: str = "", match: str = "", message: str = "") -> None:
+        """What happens to the next requests of this kind, one after the other."""
+        with self.lock:
+            self.rules += [Rule(fault, method, match, message, once=True) for fault in plan]
+
+    def always(self, fault: Fault, method: str = "", match: str = "", message: str = "") -> None:
+        """What happens to all requests of this kind."""
+        with self.lock:
+            self.rules.append(Rule(fault, method, match, message, once=False))
+
+    def clear(self) -> None:
+        """Let all pass again."""
+        with self.lock:
+            self.rules.clear()
+        self.down = False
+
+    @contextlib.contextmanager
+    def outage(self, seconds: float) -> Iterator[None]:
+        """No connection, from now on for so long."""
+        self.down = True
+        timer = threading.Timer(seconds, lambda: setattr(self, "down", False))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self.down = False
+
+    def rule_for(self, method: str, path: str) -> Rule | None:
+        """The first rule that fits, which is used up if it was for once."""
+        with self.lock:
+            rule = next((rule for rule in self.rules if rule.fits(method, path)), None)
+            if self.down:
+                rule = Rule("reset", "", "", "", once=False)
+            elif rule and rule.once:
+                self.rules.remove(rule)
+            fault = "" if rule is None else rule.fault
+            self.requests.append(Request(method, path, fault if isinstance(fault, str) else "call"))
+            return rule
+
+    def count(self, method: str = "", match: str = "") -> int:
+        """How many requests of this kind came by."""
+        with self.lock:
+            return sum(method in ("", each.method) and match in each.path for each in self.requests)
+
+
+@contextlib.contextmanager
+def faults(behind: str) -> Iterator[Proxy]:
+    """The proxy of the server at `behind`; Google's clients take it for the service."""
+    proxy = Proxy(behind)
+    handler = type("ProxyHandler", (Handler,), {"proxy": proxy})
+    server = Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    proxy.host = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        with known_as_the_service(proxy.host):
+            yield proxy
+    finally:
+        proxy.ended.set()
+        server.shutdown()
+        server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients leave, as they may."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    proxy: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.proxy.clock_seconds)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Tests look at `Proxy.requests`."""
+
+    def handle_one(self) -> None:
+        body = self.received(int(self.headers.get("Content-Length") or 0))
+        rule = self.proxy.rule_for(self.command, self.path)
+        fault = rule.fault if rule else ""
+        if callable(fault):
+            fault()
+            fault = ""
+        if fault == "reset":
+            self.break_off()
+        elif fault == "stall":
+            self.proxy.ended.wait(self.proxy.stall_seconds)
+            self.break_off()
+        elif fault.isdecimal():
+            assert rule
+            self.answer(int(fault), {"Content-Type": "application/json"}, error_body(int(fault), rule.message))
+        elif fault == "html":
+            self.answer(200, {"Content-Type": "text/html"}, PAGE)
+        else:
+            self.forward(flipped(body) if fault == "flip_sent" else body, fault)
+
+    def received(self, size: int) -> bytes:
+        """What was sent."""
+        if not (rate := self.proxy.receiving_rate):
+            return self.rfile.read(size)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+        pieces = []
+        for begin in range(0, size, PIECE):
+            pieces.append(self.rfile.read(min(PIECE, size - begin)))
+            time.sleep(PIECE / rate)
+        return b"".join(pieces)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = handle_one  # noqa: N815
+
+    def forward(self, body: bytes, fault: str) -> None:
+        """Ask the server, and pass on what it answers, as the fault would have it."""
+        connection = http.client.HTTPConnection(self.proxy.behind, timeout=60)
+        try:
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+            connection.request(self.command, self.path, body or None, headers | {"Content-Length": str(len(body))})
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+        if fault == "lost":
+            self.break_off()
+            return
+        headers = {
+            name: value
+            for name, value in response.getheaders()
+            if name.lower() not in HOP and not (fault == "unhashed" and name.lower() == "x-goog-hash")
+        }
+        if fault == "encoded":
+            headers["Content-Encoding"] = "gzip"
+        changed = {"flip": flipped(answer), "short": answer[:-1], "long": answer + b"x", "empty": b""}
+        self.answer(response.status, headers, changed.get(fault, answer), cut=fault == "truncate")
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.wfile.flush()
+            time.sleep(0.01)  # so that the half arrives before the end does
+            self.break_off()
+
+    def break_off(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.connection.close()
+        self.wfile, self.rfile = io.BytesIO(), io.BytesIO()  # for what the server's own code still flushes and closes
+
+
+def flipped(data: bytes) -> bytes:
+    """The same, but for one bit in the middle."""
+    if not data:
+        return data
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def error_body(status: int, message: str) -> bytes:
+    text = message or http.client.responses.get(status, "error")
+    return json.dumps({"error": {"code": status, "message": text, "errors": [{"message": text}]}}).encode()

@@ -1,0 +1,133 @@
+"""Checkpoints reach the bucket whole or not at all, while training goes on, and come back on another machine."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.servers.bucket import Bucket
+from trainer.cloud import storage
+from trainer.runtime.errors import StorageError
+from trainer.training import checkpoint, checkpoint_mirror
+from trainer.training.checkpoint import Checkpoint
+from trainer.training.checkpoint_mirror import Mirror, mirrored
+
+STATE = {"weights": np.arange(1000, dtype=np.float32)}
+
+
+def save(folder: Path, step: int) -> None:
+    checkpoint.save(folder / "checkpoints", Checkpoint({"step": step}, STATE, {}))
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Path]:
+    """Folders of one run on two machines."""
+    folders = [tmp_path / machine / "it" for machine in ("first", "second")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return folders
+
+
+@pytest.fixture
+def sending(bucket: Bucket, machines: list[Path]) -> Iterator[Mirror]:
+    with mirrored(f"{bucket.uri}/models", machines[0]) as found:
+        assert found
+        yield found
+
+
+def test_a_folder_needs_no_mirror(tmp_path: Path) -> None:
+    with mirrored("packages", tmp_path) as found:
+        assert found is None
+
+
+def test_R3_a_checkpoint_goes_on_where_its_machine_is_no_more(bucket: Bucket, machines: list[Path]) -> None:
+    for machine, other in (machines, reversed(machines)):
+        with mirrored(f"{bucket.uri}/models/", machine) as first:
+            assert first
+            first.fetch()
+            loaded, _ = checkpoint.load(machine / "checkpoints")
+            step = loaded.progress["step"] if loaded else 0
+            save(machine, step + 1)
+            first.send()
+            assert first.wait(10) == ""
+        with mirrored(f"{bucket.uri}/models/", other) as second:
+            assert second
+            second.fetch()
+        found, damaged = checkpoint.load(other / "checkpoints")
+        assert found
+        assert (found.progress["step"], damaged) == (step + 1, [])
+        np.testing.assert_array_equal(found.state["weights"], STATE["weights"])
+
+
+def test_what_is_newer_here_is_not_replaced(sending: Mirror, machines: list[Path]) -> None:
+    save(machines[0], 1)
+    sending.send()
+    assert sending.wait(10) == ""
+    save(machines[0], 2)
+    sending.fetch()
+    found, _ = checkpoint.load(machines[0] / "checkpoints")
+    assert found
+    assert found.progress["step"] == 2
+
+
+def test_two_generations_stay_in_the_bucket(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
+    for step in range(5):
+        save(machines[0], step)
+        sending.send()
+        assert sending.wait(10) == ""
+    folders = {name.split("/")[3] for name in bucket.names("models/it/checkpoints/")}
+    assert folders == {"00000004.0001", "00000005.0001"}
+
+
+def test_R9_without_its_manifest_a_checkpoint_is_not_there(
+    bucket: Bucket, sending: Mirror, machines: list[Path]
+) -> None:
+    save(machines[0], 1)
+    sending.send()
+    assert sending.wait(10) == ""
+    for name in checkpoint.FILES:
+        bucket.put(f"models/it/checkpoints/00000002.0001/{name}", b"half of it")
+    other = Mirror(machines[1], f"{bucket.uri}/models/it", sending.lease)
+    other.fetch()
+    assert checkpoint.numbers_in(machines[1] / "checkpoints") == [1]
+
+
+def test_a_new_beginning_leaves_nothing_of_the_old(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
+    save(machines[0], 1)
+    sending.send()
+    assert sending.wait(10) == ""
+    sending.clear()
+    assert bucket.names("models/it/checkpoints/") == []
+
+
+def test_training_goes_on_while_the_bucket_is_out_of_reach(
+    bucket: Bucket, sending: Mirror, machines: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_mirror, "AGAIN", 0.1)
+
+    def unreachable(*_: object) -> None:
+        raise StorageError("no network")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(storage, "put", unreachable)
+        for step in range(4):  # the third takes the place of the first, which was not sent yet
+            save(machines[0], step)
+            began = time.monotonic()
+            sending.send()
+            assert time.monotonic() - began < 0.1
+        assert sending.wait(0.3) == "no network"
+    assert sending.wait(10) == ""
+    assert {name.split("/")[3] for name in bucket.names("models/it/checkpoints/")} == {"00000004.0001"}
+
+
+def test_who_has_lost_the_run_sends_nothing(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
+    bucket.put("models/it/holders/00000002.json", b'{"host": "other", "pid": 7}')
+    sending.lease.renew()
+    save(machines[0], 1)
+    sending.send()
+    assert "Process 7 on other holds this run" in sending.wait(0.5)
+    assert bucket.names("models/it/checkpoints/") == []
+    with pytest.raises(StorageError, match="This process writes nothing more"):
+        sending.check()

@@ -1,0 +1,1 @@
+"""Export tables and queries from BigQuery."""

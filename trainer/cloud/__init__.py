@@ -1,0 +1,1 @@
+"""Local files and Google Cloud Storage behind one interface."""

@@ -1,0 +1,6 @@
+"""The flat configuration. A network imports `NetConfig` and `setting` from here."""
+
+from trainer.config.levels import setting
+from trainer.config.net_config import NetConfig
+
+__all__ = ["NetConfig", "setting"]

@@ -1,0 +1,181 @@
+"""Settings in general: how one is declared, and how a value given as JSON or as text is held to its type and range.
+
+A level is the variant or the environment. The types are those that a flat configuration needs: bool, int, float, str,
+tuple[str, ...], tuple[int, ...], each also with `| None`.
+"""
+
+import json
+import math
+import re
+import types
+import typing
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields
+from typing import Any, NamedTuple
+
+from trainer.config import strict_json
+from trainer.runtime.errors import ConfigError, did_you_mean
+
+_TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
+_FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its meaning and its range: low <= value <= high, above < value < below."""
+    limits = {"low": low, "above": above, "high": high, "below": below, "choices": choices}
+    return field(default=default, metadata={"meaning": meaning, **limits})
+
+
+class Level(NamedTuple):
+    """Values as one level gives them, by the names that it has for the settings."""
+
+    given: Mapping[str, Any]
+    place: str  # for messages
+    spell: Callable[[str], str]  # setting -> its name at this level
+    parse: Callable[[Any, Any], Any]  # value, type -> value of this type, or ValueError with the end of a sentence
+    source: Callable[[str], str]  # setting -> where its value comes from
+
+
+def resolve(cls: type[Any], levels: tuple[Level, ...], owner: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values that levels give to the settings of a dataclass, and the source of each; a later level wins.
+
+    Every value is checked, also one that a later level overrides. ConfigError for a name that is no setting of
+    `owner`, a wrong type, a value out of range.
+    """
+    kinds, settings = typing.get_type_hints(cls), {item.name: item for item in fields(cls)}
+    chosen: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for level in levels:
+        names = {level.spell(name): name for name in settings}
+        for spelt in level.given:
+            if spelt not in names:
+                raise _unknown(level, spelt, names, owner)
+            name = names[spelt]
+            chosen[name] = typed(level, name, kinds[name], settings[name].metadata)
+            sources[name] = level.source(name)
+    return chosen, sources
+
+
+def typed(level: Level, name: str, kind: Any, limits: Mapping[str, Any]) -> Any:
+    """The value that a level gives to a setting, of its type and in its range; ConfigError otherwise."""
+    spelt = level.spell(name)
+    given = level.given[spelt]
+    try:
+        value = level.parse(given, kind)
+        _check_range(value, limits)
+    except ValueError as error:
+        choice = allowed(kind, limits)
+        raise ConfigError(f"{level.place}: {spelt} = {shown(given)} {error}. Allowed: {choice}.") from None
+    return value
+
+
+def value_from_json(value: Any, kind: Any) -> Any:
+    """A decoded JSON value as one of the type `kind`. Nothing is converted but a whole number to a float."""
+    kind, optional = _without_none(kind)
+    if value is None and optional:
+        return None
+    if typing.get_origin(kind) is tuple and type(value) is list:
+        return tuple(value_from_json(item, typing.get_args(kind)[0]) for item in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is dict:
+        raise ValueError("is an object, but the configuration is flat")
+    if type(value) is not kind:
+        raise ValueError("has the wrong type")
+    if kind is str:
+        _check_text(value)
+    return value
+
+
+def value_from_text(text: str, kind: Any) -> Any:
+    """The text of an environment variable as one of the type `kind`; a list is written as in JSON, None as null."""
+    kind, optional = _without_none(kind)
+    _check_text(text)
+    if optional and text == "null":
+        return None
+    if kind is bool and text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if kind is int and _INTEGER.fullmatch(text):
+        return int(text)
+    if kind is float and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is tuple:
+        try:
+            return value_from_json(strict_json.loads(text), kind)
+        except ValueError:
+            raise ValueError("is not such a list, written as in JSON") from None
+    raise ValueError("has the wrong form")
+
+
+def allowed(kind: Any, limits: Mapping[str, Any]) -> str:
+    """What a setting accepts, in words: `whole number, 1 <= x <= 8, or null`."""
+    kind, optional = _without_none(kind)
+    is_list = typing.get_origin(kind) is tuple
+    name = _TYPES[typing.get_args(kind)[0] if is_list else kind]
+    if limits["choices"]:
+        name = "one of " + ", ".join(limits["choices"])
+    lower = f"{limits['low']} <= x" if limits["low"] is not None else f"{limits['above']} < x"
+    upper = f" <= {limits['high']}" if limits["high"] is not None else f" < {limits['below']}"
+    bounds = (lower + upper).replace("None < ", "").replace(" < None", "")
+    parts = ["list, each: " + name if is_list else name, "" if bounds == "x" else bounds, "or null" if optional else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON in at most 40 characters, for messages; control characters are escaped."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _unknown(level: Level, spelt: str, names: Mapping[str, str], owner: str) -> ConfigError:
+    """The refusal of a name; its value is not shown, for it may be anybody's secret."""
+    same = [name for name in names if name.lower() == spelt.lower()]
+    hint = f"Letter case counts: write {same[0]}." if same else did_you_mean(spelt, names)
+    return ConfigError(f"{level.place}: {owner} has no setting {shown(spelt)}. {hint}")
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """(int, True) for `int | None`, (int, False) for `int`."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        (inner,) = (member for member in typing.get_args(kind) if member is not type(None))
+        return inner, True
+    return kind, False
+
+
+def _check_text(text: str) -> None:
+    if not text:
+        raise ValueError("is empty")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise ValueError("holds a line break, a control character or half of a surrogate pair")
+
+
+def _check_range(value: Any, limits: Mapping[str, Any]) -> None:
+    for item in value if isinstance(value, tuple) else (value,):
+        if limits["choices"] and item is not None and item not in limits["choices"]:
+            raise ValueError("is not one of the choices")
+        if type(item) in (int, float) and not _in_range(item, limits):
+            raise ValueError("is out of range")
+
+
+def _in_range(number: float, limits: Mapping[str, Any]) -> bool:
+    low, above, high, below = (limits[name] for name in ("low", "above", "high", "below"))
+    return (
+        (low is None or number >= low)
+        and (above is None or number > above)
+        and (high is None or number <= high)
+        and (below is None or number < below)
+    )

@@ -1,0 +1,319 @@
+"""The flat configuration: class defaults -> a variant in `variant_config.json` -> `NET_*` environment variables.
+
+Every setting has a type (that of its annotation), a meaning and a range, written once, in `NetConfig` or in the
+network's own subclass of it. Each value knows the level it came from. Nothing is ignored: an unknown name is an error
+at every level.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import networks
+from trainer.config import strict_json
+from trainer.config.levels import Level, resolve, setting, shown, typed, value_from_json, value_from_text
+from trainer.runtime.errors import ConfigError, did_you_mean
+
+ENV_PREFIX = "NET_"
+VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
+FORMAT_VERSION = 1  # of config.json in a package
+
+# setting -> (role in preprocessing, kind of column for the loader), in the order of the features
+FEATURE_SETTINGS = {
+    "categorical_columns": ("categorical", "category"),
+    "multi_categorical_columns": ("multi_categorical", "categories"),
+    "text_columns": ("text", "text"),
+    "numeric_columns": ("numeric", "number"),
+    "log_numeric_columns": ("log_numeric", "number"),
+}
+KEY_KINDS = {"key_columns": "key", "group_columns": "key", "time_column": "time"}
+LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
+
+# objective -> what the best epoch can be chosen by, and which way is better
+STOPPING_METRICS: dict[str, dict[str, str]] = {
+    "binary": dict.fromkeys(("loss", "mse", "mae", "log_loss", "normalised_entropy"), "min")
+    | dict.fromkeys(("auc", "accuracy"), "max"),
+    "regression": dict.fromkeys(("loss", "mse", "mae", "rmse"), "min") | {"r2": "max"},
+    "multiclass": dict.fromkeys(("loss", "log_loss"), "min")
+    | dict.fromkeys(("accuracy", "top_5_accuracy", "macro_f1"), "max"),
+    "multilabel": {"loss": "min"} | dict.fromkeys(("auc", "micro_f1", "macro_f1"), "max"),
+}
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """The settings that every network shares. The default columns are those of `data/sample_2k.json`."""
+
+    network: str = setting("deep_v1", "registered architecture: a file in networks/")
+
+    # Roles: what each column of the dataset is to the model.
+    categorical_columns: tuple[str, ...] = setting(
+        ("item", "publisher", "campaign", "country", "device", "hour"), "columns of one category a row"
+    )
+    multi_categorical_columns: tuple[str, ...] = setting((), "REPEATED columns: a list of categories a row")
+    text_columns: tuple[str, ...] = setting(("title",), "columns of text")
+    numeric_columns: tuple[str, ...] = setting(("position", "age"), "numbers, standardised")
+    log_numeric_columns: tuple[str, ...] = setting((), "numbers >= 0, standardised after log(1 + x)")
+    label_column: str = setting("ctr", "what is predicted")
+    weight_column: str | None = setting("impressions", "weight of a row in loss and metrics; null: all rows weigh 1")
+    key_columns: tuple[str, ...] = setting(
+        (), "identify a row; its hash decides its side of a random split; none: all columns with a role"
+    )
+    objective: str = setting(
+        "binary",
+        "kind of label: a click or a rate in [0, 1], a number, one class, a list of classes",
+        choices=("binary", "regression", "multiclass", "multilabel"),
+    )
+
+    # Split.
+    split: str = setting("random", "how test and validation rows are chosen", choices=("random", "time", "group"))
+    test_fraction: float = setting(
+        0.1, "share of rows (groups, latest times) to test on, unless --test-data is given", low=0, below=1
+    )
+    validation_fraction: float = setting(
+        0.1, "share to choose by (early stopping, best epoch), unless --validation-data is given", above=0, below=1
+    )
+    time_column: str | None = setting(None, "orders the rows of split=time")
+    group_columns: tuple[str, ...] = setting((), "split=group: rows that share a value of any of these stay together")
+    split_seed: int = setting(0, "another number, another random split", low=0, high=2**31 - 1)
+    max_bad_rows: int = setting(0, "unreadable rows to skip and report before the run is refused", low=0, high=10**9)
+    subsample: float = setting(
+        1.0, "share of the rows to use, drawn by their hash before the split: the same at every run", above=0, high=1
+    )
+
+    # Preprocessing, learnt from training rows only.
+    min_count: int = setting(
+        2, "a category or token that occurs less often in the training rows is out of vocabulary", low=1, high=10**9
+    )
+    max_vocabulary: int = setting(
+        200_000, "categories or tokens kept per column, most frequent first", low=1, high=10**8
+    )
+    max_values: int = setting(8, "categories kept per row of a multi-categorical column", low=1, high=10_000)
+    tokenizer: str = setting(
+        "spacy", "spacy: its English rules; regex: runs inside the SavedModel too", choices=("spacy", "regex")
+    )
+    lowercase: bool = setting(True, "lower-case tokens")
+    max_tokens: int = setting(16, "tokens kept per text", low=1, high=10_000)
+
+    # Memory and disk.
+    rows_in_memory: int | None = setting(
+        None, "rows of a side in memory at a time, the others in the cache, read in shuffled blocks; null: all",
+        low=1, high=10**9,
+    )  # fmt: skip
+    cache_gb: float = setting(
+        20.0, "encoded rows and shards from buckets kept in cache/ for the next run; 0: none", low=0, high=10**6
+    )
+
+    # Training.
+    batch_size: int = setting(256, "rows per step", low=1, high=2**20)
+    epochs: int = setting(20, "passes over the training rows, at most", low=1, high=100_000)
+    optimizer: str = setting(
+        "adam",
+        "update rule; of a table of more than 4096 rows only those that a batch touches are updated",
+        choices=("adam", "adagrad", "sgd"),
+    )
+    learning_rate: float = setting(0.002, "step size after warm-up", above=0, high=100)
+    warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0, high=10**9)
+    decay: str = setting(
+        "none", "of the learning rate, over all epochs, after warm-up", choices=("none", "linear", "cosine")
+    )
+    clip_norm: float | None = setting(
+        None, "gradients are scaled down to this global norm; null: never", above=0, high=10**9
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "between checkpoints within an epoch; 0: after every half second", low=0, high=10**6
+    )
+    stopping_metric: str = setting("loss", "validation metric that picks the best epoch")
+    patience: int | None = setting(
+        3, "epochs without a better validation metric before training stops; null: never", low=1, high=100_000
+    )
+    seed: int = setting(0, "of weights, shuffling and dropout", low=0, high=2**31 - 1)
+    deterministic: bool | None = setting(None, "bit-identical runs; null: on a CPU yes, on a GPU no")
+
+
+class Configuration(NamedTuple):
+    """A checked configuration and, for each setting, where its value came from."""
+
+    config: NetConfig
+    sources: dict[str, str]  # setting -> "default", "default of NETWORK", "variant NAME" or "environment NET_NAME"
+    variant: str
+
+
+def load_config(variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str, str]) -> Configuration:
+    """The checked configuration of a variant under an environment; ConfigError for anything wrong in either."""
+    check_name(variant, "variant")
+    known = variants(path)
+    if variant not in known:
+        raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, known)}")
+    own = {variable(item.name) for item in fields(NetConfig)}
+    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in own}
+    levels = (
+        Level(known[variant], f"{path}, variant {variant}", str, value_from_json, lambda _: f"variant {variant}"),
+        Level(given, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"),
+    )
+    return settle(variant, levels)
+
+
+def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
+    """All variants of a file by name: the settings in which each differs, as written (`load_config` checks them)."""
+    found = strict_json.read(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(found)}.')
+    for name, given in found.items():
+        check_name(name, "variant")
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(given)}.")
+    return found
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def check_run_name(name: str) -> None:
+    """ConfigError unless a name is safe as a file name on every system, in a bucket and in a shell."""
+    check_name(name, "run")
+
+
+def check_name(name: str, what: str) -> None:
+    """ConfigError unless the name of a run or a variant keeps the grammar that both share."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9_.-]{0,98}[a-z0-9])?", name):
+        raise ConfigError(
+            f"{shown(name)} cannot be the name of a {what}. Allowed: 1 to 100 characters a-z 0-9 _ . - that begin and "
+            "end with a letter or digit."
+        )
+
+
+def config_class(network: str) -> type[NetConfig]:
+    """The settings class of a network."""
+    cls = getattr(networks.load(network), "Config", None)
+    if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
+        raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
+    bare = [item.name for item in fields(cls) if "meaning" not in item.metadata]
+    if bare:
+        raise ConfigError(f"Network {network!r}: declare {', '.join(bare)} as setting(default, meaning).")
+    return cls
+
+
+def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
+    """The class defaults of the chosen network, overridden level by level, with all checks."""
+    network = chosen_network(levels)
+    cls = config_class(network)
+    chosen, given = resolve(cls, levels, f"network {network}")
+    defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
+    configuration = Configuration(cls(**{"network": network} | chosen), defaults | given, variant)
+    check_columns(configuration)
+    check_choices(configuration)
+    return configuration
+
+
+def chosen_network(levels: tuple[Level, ...]) -> str:
+    """The network, which decides what other settings there are."""
+    network, limits = NetConfig.network, NetConfig.__dataclass_fields__["network"].metadata
+    for level in levels:
+        if level.spell("network") in level.given:
+            network = typed(level, "network", str, {**limits, "choices": tuple(networks.names())})
+    return network
+
+
+def check_columns(configuration: Configuration) -> None:
+    """ConfigError for a column in two roles that exclude each other, and for no features."""
+    config, sources, _ = configuration
+    roles: dict[str, list[str]] = {}
+    for setting_name in (*KEY_KINDS, *FEATURE_SETTINGS, "label_column", "weight_column"):
+        for column in columns_of(config, setting_name):
+            roles.setdefault(column, []).append(setting_name)
+    for column, names in roles.items():
+        others = [name for name in names if name not in ("key_columns", "group_columns")]
+        shared = len(set(names)) == len(names) and others in ([], ["categorical_columns"], ["text_columns"])
+        if len(names) > 1 and not shared:
+            places = " and ".join(f"{name} ({sources[name]})" for name in names)
+            raise ConfigError(
+                f"Column {shown(column)} stands in {places}. A column stands once and has one role, but a key "
+                "may be a group, and either may be categorical or text."
+            )
+        if column.startswith("__"):
+            raise ConfigError(
+                f"Column {shown(column)} ({sources[names[0]]}) begins with __, which is reserved. Rename it."
+            )
+    if not feature_roles(config):
+        raise ConfigError(f"No column is a feature: name one in {', '.join(FEATURE_SETTINGS)}.")
+
+
+def check_choices(configuration: Configuration) -> None:
+    """ConfigError for settings that are each in range but do not go together."""
+    config, sources, _ = configuration
+
+    def said(name: str) -> str:
+        return f"{name} = {json.dumps(getattr(config, name))} ({sources[name]})"
+
+    if config.split == "time" and config.time_column is None:
+        raise ConfigError(f"{said('split')} needs a time_column, the column that orders the rows.")
+    if config.split == "group" and not config.group_columns:
+        raise ConfigError(f"{said('split')} needs group_columns, the columns whose values keep rows together.")
+    if config.test_fraction + config.validation_fraction >= 1:
+        fractions = f"{said('test_fraction')} and {said('validation_fraction')}"
+        raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")
+    metrics = STOPPING_METRICS[config.objective]
+    if config.stopping_metric not in metrics:
+        raise ConfigError(f"{said('stopping_metric')} is none of {', '.join(metrics)}, which {said('objective')} has.")
+
+
+def columns_of(config: NetConfig, setting_name: str) -> tuple[str, ...]:
+    """The columns that one setting names."""
+    named = getattr(config, setting_name)
+    return named if isinstance(named, tuple) else () if named is None else (named,)
+
+
+def feature_roles(config: NetConfig) -> dict[str, str]:
+    """Column -> role in preprocessing, in the order of the configuration."""
+    return {column: role for name, (role, _) in FEATURE_SETTINGS.items() for column in columns_of(config, name)}
+
+
+def column_kinds(config: NetConfig, *, labelled: bool = True) -> dict[str, str]:
+    """Column -> kind for the loader, of all columns with a role; without label and weight unless `labelled`.
+
+    A key or group column that is a feature too keeps the kind of the feature.
+    """
+    kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
+    if labelled:
+        kinds |= {"label_column": LABEL_KINDS[config.objective], "weight_column": "weight"}
+    return {column: kind for name, kind in kinds.items() for column in columns_of(config, name)}
+
+
+def config_hash(config: NetConfig) -> str:
+    """SHA-256 of all values, the same wherever they came from and in whatever order they were written."""
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+
+
+def to_json(configuration: Configuration) -> str:
+    """The text of a package's config.json: every setting with its value and source."""
+    config, sources, variant = configuration
+    settings = {name: {"value": value, "source": sources[name]} for name, value in asdict(config).items()}
+    record = {"format_version": FORMAT_VERSION, "variant": variant, "network": config.network, "settings": settings}
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
+    """The configuration that `to_json` wrote; a setting that is younger than the text has its default."""
+    record = strict_json.decode(data, where)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        reads = f"this code reads {FORMAT_VERSION}. Use the release that wrote it"
+        raise ConfigError(f"{where} has format version {shown(version)}; {reads}.")
+    try:
+        variant, network, entries = record["variant"], record["network"], record["settings"]
+        given = {name: entry["value"] for name, entry in entries.items()}
+        sources = {name: entry["source"] for name, entry in entries.items()}
+        if given["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, ValueError):
+        parts = "a variant, a network, and settings with a value and a source each"
+        raise ConfigError(f"{where} is damaged: it must hold {parts}.") from None
+    check_name(variant, "variant")
+    return settle(variant, (Level(given, where, str, value_from_json, sources.__getitem__),))

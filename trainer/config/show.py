@@ -1,0 +1,100 @@
+"""The configuration for people: `python -m trainer.config.show settings|variants|networks|tables`."""
+
+import argparse
+import ast
+import json
+import os
+import typing
+from dataclasses import asdict, fields
+from typing import NamedTuple
+
+import networks
+from trainer.config import net_config
+from trainer.config.levels import allowed
+from trainer.config.net_config import NetConfig
+from trainer.runtime.command import import_tensorflow_quietly, run_command
+
+VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
+
+
+class Row(NamedTuple):
+    """One setting of a configuration; its value is written as in the variant file."""
+
+    name: str
+    value: str
+    source: str
+    meaning: str
+
+
+def config_rows(settings: net_config.Configuration) -> list[Row]:
+    """Every setting of a configuration with its value, source and meaning."""
+    meanings = {item.name: item.metadata["meaning"] for item in fields(settings.config)}
+    return [
+        Row(name, json.dumps(value, ensure_ascii=False), settings.sources[name], meanings[name])
+        for name, value in asdict(settings.config).items()
+    ]
+
+
+def settings_table(network: str | None = None) -> str:
+    """A Markdown table of the settings that all networks share, or of those that one network adds or changes."""
+    cls = net_config.config_class(network) if network else NetConfig
+    kinds, shared = typing.get_type_hints(cls), fields(NetConfig) if network else ()
+    lines = ["| setting | default | meaning | allowed |", "| --- | --- | --- | --- |"]
+    for item in fields(cls):
+        if item not in shared:
+            cells = item.metadata["meaning"], allowed(kinds[item.name], item.metadata)
+            lines.append(f"| `{item.name}` | `{json.dumps(item.default)}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def tables() -> str:
+    """The README's chapter of settings: those that all networks share, then those of each network."""
+    parts = [settings_table()]
+    parts += [f"{name} adds:\n\n{settings_table(name)}" for name in networks.names()]
+    return "\n".join(parts)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells as lines of text, in columns as wide as their cells, up to VALUE_WIDTH."""
+    widths = [min(VALUE_WIDTH, max(map(len, column))) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def settings(variant: str) -> str:
+    """The settings of a variant under this process's environment."""
+    rows = config_rows(net_config.load_config(variant, environ=os.environ))
+    return aligned([("setting", "value", "source", "meaning"), *rows])
+
+
+def variants() -> str:
+    """Each variant and the settings in which it differs from the defaults."""
+    rows = []
+    for name, given in net_config.variants().items():
+        differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+        rows.append((name, ", ".join(differences) or "the defaults"))
+    return aligned([("variant", "differs in"), *rows])
+
+
+def registered_networks() -> str:
+    """Each network and the first line of its file's docstring, read without the seconds that importing it takes."""
+    rows = []
+    for name in networks.names():
+        text = ast.get_docstring(ast.parse(networks.files()[name].read_text(encoding="utf-8"))) or ""
+        rows.append((name, text.partition("\n")[0].removeprefix(f"{name}: ")))
+    return aligned([("network", "what it is"), *rows])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Show the settings of a variant, all variants, all networks, or the README's tables of settings."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.config.show", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
+    parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
+    arguments = parser.parse_args(argv)
+    if arguments.what in ("settings", "tables"):
+        import_tensorflow_quietly()  # the file of a network does, with noise
+    shown = {"variants": variants, "networks": registered_networks, "tables": tables}
+    print(settings(arguments.variant) if arguments.what == "settings" else shown[arguments.what]())
+
+
+if __name__ == "__main__":
+    run_command(main)

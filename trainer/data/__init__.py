@@ -1,0 +1,1 @@
+"""Files to a typed DataFrame, and its split."""

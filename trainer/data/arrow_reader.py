@@ -1,0 +1,152 @@
+"""Blocks of rows at the speed of Arrow's JSON parser, wherever that gives what the strict reader would give.
+
+Arrow's types are strict, and so is most of its grammar. What it takes that is no row is looked for apart: several
+objects on a line or one on several, a bare NaN or Infinity, invalid UTF-8, any depth; -0 where JSON has an integer.
+"""
+
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+from numpy.typing import NDArray
+
+from trainer.data.columns import convert, json_type
+from trainer.data.schema import Column
+from trainer.runtime.errors import TrainerError
+
+Bytes = NDArray[np.uint8]
+Positions = NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = min(os.cpu_count() or 1, 16)
+AHEAD = THREADS + 1  # blocks in work beyond the one that is waited for
+
+# Rows with more brackets than this are left to the strict reader, which knows how deep JSON may be.
+MAX_BRACKETS = 500
+
+BARE_CONSTANT = re.compile(rb"[:,\[ \t\r-](NaN|Inf(inity)?)[ \t\r\n,}\]]")
+BARE_MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}\]]")
+
+
+def in_order(
+    items: Iterator[Item], start: Callable[[Item], Future[Result] | None]
+) -> Iterator[tuple[Item, Result | None]]:
+    """Each item with the result of what `start` set going for it, a few items ahead; in order.
+
+    An item for which nothing was started is given back before the next one is taken. A fault of `items` itself is
+    raised after the items that came before it.
+    """
+    waiting: deque[tuple[Item, Future[Result] | None]] = deque()
+    fault = None
+    while True:
+        try:
+            item = next(items, None)
+        except TrainerError as error:
+            item, fault = None, error
+        if item is not None:
+            waiting.append((item, start(item)))
+        while waiting and (item is None or len(waiting) > AHEAD or waiting[-1][1] is None):
+            first, future = waiting.popleft()
+            yield first, future.result() if future else None
+        if fault:
+            raise fault
+        if item is None:
+            return
+
+
+def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, pa.Array]] | None:
+    """How many rows some whole lines have, and their columns by name as `values.convert` gives them.
+
+    None where anything at all is out of the ordinary, and the strict reader is to look at the lines.
+    """
+    if not text.endswith(b"\n"):
+        text += b"\n"
+    codes = np.frombuffer(text, np.uint8)
+    rows = _count_objects(codes) if len(codes) > 2 else 0
+    if not rows or not _is_utf8(text):
+        return None
+    constants = _constants(codes)
+    if any(BARE_CONSTANT.match(text, at - 1) for at in constants.tolist()):
+        return None
+    schema = pa.schema([(column.name, json_type(column)) for column in columns])
+    plain = _without_quotes(text, constants, columns) if len(constants) else text
+    try:
+        table = pa.json.read_json(
+            pa.BufferReader(plain),
+            pa.json.ReadOptions(use_threads=False, block_size=len(plain) + 1),
+            pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+        if table.num_rows != rows:
+            return None
+        arrays = {column.name: convert(table.column(column.name).combine_chunks(), column) for column in columns}
+    except (pa.ArrowException, ValueError):
+        return None
+    fractions = [arrays[column.name] for column in columns if column.form == "fraction"]
+    if any(map(_has_minus_zero, fractions)) and BARE_MINUS_ZERO.search(text):
+        return None
+    return rows, arrays
+
+
+def _count_objects(codes: Bytes) -> int:
+    """How many lines there are, if each begins with { and ends with } and none is deep; else 0.
+
+    No newline between } and { is inside a JSON value: so each line is one whole value at least.
+    """
+    ends = np.flatnonzero(codes == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    last = codes[ends - 1]
+    last = np.where(last == ord("\r"), codes[ends - 2], last)
+    if not (codes[starts] == ord("{")).all() or not (last == ord("}")).all():
+        return 0
+    brackets = np.count_nonzero(codes == ord("{")) + np.count_nonzero(codes == ord("["))
+    if brackets > len(ends) + MAX_BRACKETS:
+        opening = (codes == ord("{")) | (codes == ord("["))
+        if np.add.reduceat(opening, starts, dtype=np.int32).max() > MAX_BRACKETS:
+            return 0
+    return len(ends)
+
+
+def _is_utf8(text: bytes) -> bool:
+    offsets = pa.py_buffer(np.array([0, len(text)], dtype=np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(text)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _constants(codes: Bytes) -> Positions:
+    """Where NaN or Inf stands, in strings, too."""
+    at = np.flatnonzero((codes[:-2] == ord("N")) | (codes[:-2] == ord("I")))
+    nan = (codes[at + 1] == ord("a")) & (codes[at + 2] == ord("N"))
+    infinity = (codes[at + 1] == ord("n")) & (codes[at + 2] == ord("f"))
+    return at[nan | infinity]
+
+
+def _without_quotes(text: bytes, constants: Positions, columns: Sequence[Column]) -> bytes:
+    """The text with "NaN", as BigQuery writes it, made a bare NaN in columns of bare numbers.
+
+    Such a column's key in quotes with a colon is a key wherever the text is JSON, and if it is none, it stays none.
+    """
+    names = [json.dumps(column.name, ensure_ascii=False).encode() for column in columns if column.form == "fraction"]
+    keys = (*(name + b':"' for name in names), *(name + b': "' for name in names))
+    parts = []
+    begin = 0
+    for at in constants.tolist():
+        if text.startswith(b'NaN"', at) and text.endswith(keys, 0, at):
+            parts += [text[begin : at - 1], b"NaN"]
+            begin = at + 4
+    return b"".join([*parts, text[begin:]]) if parts else text
+
+
+def _has_minus_zero(numbers: pa.Array) -> bool:
+    values = numbers.to_numpy()
+    return bool(np.signbit(values[values == 0]).any())

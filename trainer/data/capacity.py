@@ -1,0 +1,149 @@
+"""Whether the rows fit into memory: an estimate before they are read, from the files' sizes and the columns' roles.
+
+A process that asks for too much is killed without a word, hours later perhaps; here it is refused with figures.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from trainer.config import net_config
+from trainer.config.net_config import NetConfig
+from trainer.data.shards import GZIP, find_shards
+from trainer.runtime import system
+from trainer.runtime.errors import ResourceError
+from trainer.runtime.memory import available_memory
+
+HEAD_BYTES = 2**24  # of all files together, to learn how long rows are and how much they repeat themselves
+PREPARING_BYTES = 120_000_000  # blocks of the reader, tokenizer: whatever the number of rows
+WORKING = 1.7  # measured: what is read is there almost twice while parts become columns, and these are encoded
+TRAINING_BYTES = 500_000_000  # graphs, weights, pictures
+
+
+class Head(NamedTuple):
+    """The first values of a column: hashes, and their mean length as JSON in bytes."""
+
+    hashes: list[int]
+    length: float
+
+
+class Need(NamedTuple):
+    """Bytes of memory that rows take: while they are read and encoded, and while a model is trained on them."""
+
+    rows: int
+    preparing: float
+    training: float
+
+
+def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
+    """ResourceError where the rows of some datasets, as configured, do not fit into the memory that is free."""
+    files = [path for given in data for path in find_shards(given)]
+    kinds = net_config.column_kinds(config)
+    rows, heads = estimate_rows(files, kinds)
+    used = math.ceil(rows * config.subsample)
+    frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())
+    preparing = PREPARING_BYTES + used * (WORKING * frame + (0 if config.cache_gb else row_bytes(config)))
+    refuse_what_does_not_fit(config, Need(used, preparing, training_bytes(config, used)))
+
+
+def check_before_training(config: NetConfig, rows: int) -> None:
+    """ResourceError where so many encoded rows do not."""
+    refuse_what_does_not_fit(config, Need(rows, 0, training_bytes(config, rows)))
+
+
+def refuse_what_does_not_fit(config: NetConfig, need: Need) -> None:
+    free = available_memory()
+    if max(need.preparing, need.training) <= free:
+        return
+    advice = []
+    on_disk = rounded(max(free - TRAINING_BYTES, 0) / (2 * row_bytes(config)))
+    if need.preparing <= free and on_disk >= config.batch_size:
+        advice.append(f"rows_in_memory={on_disk} to train from disk in shuffled blocks")
+    room = (free - TRAINING_BYTES) / max(need.preparing - PREPARING_BYTES, need.training - TRAINING_BYTES)
+    if share := math.floor(100 * config.subsample * max(room, 0)) / 100:
+        advice.append(f"subsample={share:g} to use a part of the rows")
+    set_to = f"Set {' or '.join(advice)}, or take" if advice else "Take"
+    reading = f"{gigabytes(need.preparing)} to be read and encoded, " if need.preparing else ""
+    raise ResourceError(
+        f"About {need.rows:,} rows take about {reading}{gigabytes(need.training)} to be trained on, and only "
+        f"{gigabytes(free)} of memory are free. {set_to} a machine with more memory."
+    )
+
+
+def training_bytes(config: NetConfig, rows: int) -> float:
+    """What encoded rows take while a model is trained on them: tensors, twice for the moment of their making."""
+    return TRAINING_BYTES + 2 * row_bytes(config) * min(rows, config.rows_in_memory or rows)
+
+
+def cell_bytes(kind: str, head: Head, rows: int) -> float:
+    """Of a cell in the frame, the first ones being these."""
+    length = head.length
+    if kind in ("category", "class"):
+        return 4
+    if kind == "text":
+        return 4 + 1.5 * length * distinct_share(head.hashes, rows)
+    return {"key": 8 + length, "categories": 8 + 2 * length, "classes": 8 + 2 * length}.get(kind, 8)
+
+
+def distinct_share(head: Sequence[int], rows: int) -> float:
+    """How many of so many values are different, if these grow by Heaps' law, as rows ** b, from the first ones on."""
+    half, whole = len(set(head[: len(head) // 2])), len(set(head))
+    if not half:
+        return 1.0
+    growth = min(math.log2(whole / half), 1.0)
+    return min(whole * (rows / len(head)) ** growth / max(rows, 1), 1.0)
+
+
+def row_bytes(config: NetConfig) -> int:
+    """Of an encoded row."""
+    ids = len(config.categorical_columns) + config.max_values * len(config.multi_categorical_columns)
+    numbers = len(config.numeric_columns) + len(config.log_numeric_columns)
+    return 4 * (ids + config.max_tokens * len(config.text_columns) + 2 * numbers + 2)
+
+
+def estimate_rows(files: Sequence[Path], columns: Iterable[str]) -> tuple[int, dict[str, Head]]:
+    """How many rows files have, from the head of each, and the first values of each column as JSON."""
+    rows = 0.0
+    hashes: dict[str, list[int]] = {column: [] for column in columns}
+    lengths = dict.fromkeys(hashes, 0)
+    for path in files:
+        stored, text = head_of(path, max(HEAD_BYTES // len(files), 2**16))
+        lines = [line for line in text.split(b"\n")[:-1] if line]
+        rows += path.stat().st_size * (len(lines) / stored) if lines else 1  # one long row, or none
+        for line in lines:
+            try:
+                row = orjson.loads(line)
+                for column, seen in hashes.items():
+                    value = orjson.dumps(row.get(column))
+                    seen.append(hash(value))
+                    lengths[column] += len(value)
+            except (orjson.JSONDecodeError, AttributeError):
+                continue  # the reader says what is wrong
+    return math.ceil(rows), {column: Head(seen, lengths[column] / max(len(seen), 1)) for column, seen in hashes.items()}
+
+
+def head_of(path: Path, most: int) -> tuple[int, bytes]:
+    """How many bytes of a file were read, at most so many, and the text in them."""
+    try:
+        with path.open("rb") as file:
+            stored = file.read(most)
+        text = zlib.decompressobj(wbits=31).decompress(stored, 20 * most) if stored.startswith(GZIP) else stored
+    except OSError as error:
+        raise system.storage_error("reading", path, error) from error
+    except zlib.error:
+        text = b""
+    return max(len(stored), 1), text
+
+
+def rounded(number: float) -> int:
+    """Downwards, to two digits."""
+    digits = 10 ** max(len(str(int(number))) - 2, 0)
+    return int(number) // digits * digits
+
+
+def gigabytes(number: float) -> str:
+    return f"{number / 1e9:.2g} GB"

@@ -1,0 +1,316 @@
+"""The JSON values of one column -> an Arrow array -> a pandas column, as the column's kind demands.
+
+    kind          JSON values                                         pandas column
+    category      string, INTEGER (bare or in quotes), boolean        category of str; missing: NaN
+    categories    a list of such values                               ArrowDtype(list<string>)
+    text          string of at most MAX_TEXT characters               category of str; missing: NaN
+    number        number, or in quotes: "12", "1.5", "NaN"            float64; missing: NaN
+    key           as category                                         str, the exact text
+    time          INTEGER, or text of DATE, DATETIME or TIMESTAMP     Int64, datetime64[us], datetime64[us, UTC]
+    probability   as number, or boolean; in [0, 1], required          float64
+    target        as number; required                                 float64
+    class         as category; required                               as category
+    classes       as categories; required, [] allowed                 as categories
+    weight        as number; >= 0, required                           float64
+
+Categories, keys and times are exact. Numbers are float64: integers beyond 2**53 and NUMERIC round to the nearest one;
+what is infinite or beyond float32 is refused, since features, labels and weights are float32 later on.
+A column of categories, keys or times has one form in all its rows, that of its first value: no type is ever guessed.
+Where the table's schema is known, it decides which kinds a column can have, and values must be of its type.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.data.schema import LABEL_KINDS, LIST_KINDS, NUMERIC_KINDS, Column
+
+MAX_TEXT = 1_000_000
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+# Grammars, ASCII only. JSON's own for numbers: no "+1", "007", "1_000", " 5 ", "0x10".
+INTEGER = r"(0|-?[1-9][0-9]*)"
+NUMBER = r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|NaN|-?Infinity)"
+BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+DATETIME = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+UTC = r" ?(UTC|Z|\+00(:?00)?)"
+
+JSON_TYPE = {str: "string", int: "integer", float: "fraction", bool: "boolean", list: "list", dict: "object"}
+DICTIONARY_KINDS = {"category", "class", "text"}  # values repeat, and are held once
+PYTHON_TYPE = {"string": str, "integer": int, "boolean": bool}
+FORM_TYPES = {"": pa.null(), "integer": pa.int64(), "fraction": pa.float64(), "boolean": pa.bool_()}  # else text
+TIME_FORMS = {"INTEGER": INTEGER, "DATE": DATE, "DATETIME": DATETIME, "TIMESTAMP": DATETIME + UTC}
+TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC")}
+
+
+def to_arrow(values: list[Any], column: Column) -> pa.Array:
+    """The values of some rows, as they are in JSON, as an array; settles the column's form.
+
+    Raises ValueError with the reason, without saying which value, if any of them is refused. Gives the same for a
+    list of values as for its parts, one after the other.
+    """
+    return convert(_typed(values, column), column)
+
+
+def convert(array: pa.Array, column: Column) -> pa.Array:
+    """An array of the type `json_type` of its column -> the array that `to_pandas` takes.
+
+    Numbers have NaN for what is missing, all others null. Raises ValueError as `to_arrow`.
+    """
+    if column.required and array.null_count:
+        raise ValueError("is missing")
+    if column.kind in NUMERIC_KINDS:
+        return pa.array(_numbers(array, column))
+    if column.kind == "time":
+        return _times(array, column)
+    if column.kind in LIST_KINDS:
+        if array.flatten().null_count:
+            raise ValueError("holds a list with null in it")
+        texts = _texts(array.values, column)
+        return pa.ListArray.from_arrays(array.offsets, texts, mask=array.is_null())
+    if column.kind == "key":
+        return _texts(array, column)
+    if column.type in ("INTEGER", "BYTES") and pa.types.is_string(array.type):
+        encoded = array.dictionary_encode()  # so that each is checked once
+        return pa.DictionaryArray.from_arrays(encoded.indices, _texts(encoded.dictionary, column))
+    texts = _texts(array, column)
+    # Bytes are counted in no time, and are not fewer than the characters.
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if column.kind == "text" and longest > MAX_TEXT and pc.max(pc.utf8_length(texts)).as_py() > MAX_TEXT:
+        raise ValueError(f"has a text of more than {MAX_TEXT:,} characters")
+    return texts
+
+
+def json_type(column: Column) -> pa.DataType:
+    """The Arrow type of a column's values as they stand in JSON."""
+    of_form = FORM_TYPES.get(column.form, pa.string())
+    return pa.list_(of_form) if column.kind in LIST_KINDS else of_form
+
+
+def refused(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
+    """Index and reason of each value that `to_arrow` refuses, in order, found by halving."""
+    try:
+        to_arrow(values, column)
+    except ValueError as error:
+        if len(values) == 1:
+            yield 0, str(error)
+            return
+        half = len(values) // 2
+        yield from refused(values[:half], column)
+        yield from ((half + index, reason) for index, reason in refused(values[half:], column))
+
+
+def join(arrays: list[pa.Array], column: Column) -> list[pa.Array]:
+    """The same rows in one array where they have one type; each category and text is held once then."""
+    if len({array.type for array in arrays}) > 1:
+        return arrays
+    joined = pa.chunked_array(arrays)
+    if pa.types.is_dictionary(joined.type):
+        joined = joined.unify_dictionaries()
+    elif column.kind in DICTIONARY_KINDS:
+        joined = joined.dictionary_encode()
+    return [joined.combine_chunks()]
+
+
+def to_pandas(arrays: list[pa.Array], column: Column) -> Any:
+    """The arrays of all rows, one after the other, as a pandas column that can be written to.
+
+    Empties the list on the way, which keeps memory low. The categories of a text are in order of their first row,
+    all others in that of their code points, so that the order of the rows does not show.
+    """
+    if column.kind in DICTIONARY_KINDS:
+        arrays[:] = [array if pa.types.is_dictionary(array.type) else array.dictionary_encode() for array in arrays]
+    if column.kind == "time":
+        arrays[:] = [array.cast(TIME_TYPES.get(column.form, pa.int64())) for array in arrays]  # null before a value
+    chunks = pa.chunked_array(arrays)
+    arrays.clear()
+    if column.kind == "time":
+        return chunks.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).copy()
+    if column.kind in NUMERIC_KINDS:
+        return np.concatenate([chunk.to_numpy() for chunk in chunks.chunks])
+    if column.kind in LIST_KINDS:
+        return pd.array(chunks, dtype=pd.ArrowDtype(chunks.type))
+    if column.kind == "key":
+        return pd.array(chunks, dtype="str")
+    return _categorical(chunks.unify_dictionaries(), in_order=column.kind != "text")
+
+
+def _categorical(chunks: pa.ChunkedArray, *, in_order: bool) -> pd.Categorical:
+    """A categorical of chunks that share their dictionary."""
+    texts = chunks.chunk(0).dictionary
+    codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks.chunks])
+    del chunks
+    if in_order:
+        order = pc.sort_indices(texts).to_numpy()
+        ranks = np.full(len(order) + 1, -1, dtype=np.int32)  # the last is what the code -1 of a missing value finds
+        ranks[order] = np.arange(len(order), dtype=np.int32)
+        codes, texts = ranks[codes], texts.take(order)
+    # The public way would look whether categories are distinct, which they are, at 160 bytes for each of them.
+    categories = pd.Index(pd.array(texts, dtype="str"))
+    dtype = pd.CategoricalDtype._from_fastpath(categories, ordered=False)  # type: ignore[attr-defined]
+    return pd.Categorical.from_codes(codes, dtype=dtype, validate=False)
+
+
+def _typed(values: list[Any], column: Column) -> pa.Array:
+    """Values as they are in JSON -> an array of the column's form; numbers in quotes and bare ones may mix."""
+    if column.kind in NUMERIC_KINDS:
+        return _typed_numbers(values, column)
+    if column.kind not in LIST_KINDS:
+        return _of_form(values, column)
+    _check_types(values, list)
+    flat = list(chain.from_iterable(filter(None, values)))
+    offsets = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
+    missing = pa.array([value is None for value in values], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, _of_form(flat, column), mask=missing)
+
+
+def _of_form(values: list[Any], column: Column) -> pa.Array:
+    _settle_form(values, column)
+    if not column.form:
+        return pa.nulls(len(values))
+    _check_types(values, PYTHON_TYPE.get(column.form, str))
+    if column.form == "integer":
+        return _bare_int64(values)
+    return pa.array(values, FORM_TYPES.get(column.form, pa.string()))
+
+
+def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
+    allowed: set[type] = {int, float, str}
+    if column.type in ("INTEGER", "BOOLEAN"):
+        allowed = {int, str} if column.type == "INTEGER" else {bool}
+    if column.kind == "probability" and not column.type:
+        allowed = allowed | {bool}
+    types = set(map(type, values)) - {NoneType}
+    for wrong in types - allowed:
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not take")
+    if not types:
+        return pa.nulls(len(values))
+    column.form = _commonest_form(values, column) or column.form or "string"
+    if str in types:  # the texts of bare numbers are read back to the same bits
+        return pa.array([None if value is None else _number_text(value) for value in values], pa.string())
+    if types == {bool}:
+        return pa.array(values, pa.bool_())
+    if column.type == "INTEGER":
+        return _bare_int64(values)
+    return pa.array(np.array(values, dtype=np.float64), from_pandas=True)  # None is NaN is null
+
+
+def _commonest_form(values: list[Any], column: Column) -> str:
+    """What most numbers look like; a NaN in quotes stands among bare numbers, too."""
+    forms: Counter[str] = Counter()
+    for type_, count in Counter(map(type, values)).items():
+        if type_ is str:
+            forms["string"] += count - values.count("NaN")
+        elif type_ is not NoneType:
+            bare = "integer" if column.type == "INTEGER" else "fraction"
+            forms["boolean" if type_ is bool else bare] += count
+    return max(forms, key=forms.__getitem__) if +forms else ""
+
+
+def _number_text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(float(value) if isinstance(value, bool) else value)
+
+
+def _settle_form(values: Iterable[Any], column: Column) -> None:
+    if not column.form:
+        first = next((value for value in values if value is not None), None)
+        if first is not None:
+            column.form = _form(first, column.kind)
+
+
+def _form(value: Any, kind: str) -> str:
+    form = JSON_TYPE[type(value)]
+    if kind == "time":
+        if form == "string":
+            form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "")
+        if form not in ("integer", *TIME_FORMS):
+            raise ValueError(f"is no {', '.join(TIME_FORMS)}")
+    elif form not in (("string",) if kind == "text" else PYTHON_TYPE):
+        raise ValueError(f"holds a JSON {form}, which {kind!r} does not take")
+    return form
+
+
+def _check_types(values: Iterable[Any], expected: type) -> None:
+    for wrong in set(map(type, values)) - {expected, NoneType}:
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where every row needs a JSON {JSON_TYPE[expected]}")
+
+
+def _matched(texts: pa.Array, grammar: str, what: str) -> pa.Array:
+    if pc.all(pc.match_substring_regex(texts, f"^({grammar})$")).as_py() is False:
+        raise ValueError(f"is not {what}")
+    return texts
+
+
+def _cast(texts: pa.Array, target: pa.DataType, what: str) -> pa.Array:
+    try:
+        return texts.cast(target)
+    except pa.ArrowInvalid:  # its text holds the value
+        raise ValueError(f"is not {what}") from None
+
+
+def _int64(texts: pa.Array) -> pa.Array:
+    what = "an INTEGER within 64 bits"
+    return _cast(_matched(texts, INTEGER, what), pa.int64(), what)
+
+
+def _bare_int64(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.int64())
+    except OverflowError:
+        raise ValueError("is not an INTEGER within 64 bits") from None
+
+
+def _texts(array: pa.Array, column: Column) -> pa.Array:
+    if not pa.types.is_string(array.type):
+        return array.cast(pa.string())
+    if column.type == "INTEGER":
+        _int64(array)
+    elif column.type == "BYTES":
+        _matched(array, BASE64, "base64, as BYTES are written")
+    return array
+
+
+def _times(array: pa.Array, column: Column) -> pa.Array:
+    if not pa.types.is_string(array.type):
+        return array
+    if column.form == "INTEGER":
+        return _int64(array)
+    what = f"a {column.form} as every row needs"
+    texts = _matched(array, TIME_FORMS[column.form], what)
+    if column.form == "TIMESTAMP":
+        texts = pc.replace_substring_regex(texts, f"{UTC}$", "")
+    return _cast(texts, pa.timestamp("us"), what).cast(TIME_TYPES[column.form])
+
+
+def _numbers(array: pa.Array, column: Column) -> np.ndarray:
+    if pa.types.is_string(array.type):
+        distinct = array.dictionary_encode()
+        texts = distinct.dictionary
+        if column.type == "INTEGER":
+            _int64(texts)
+        array = _cast(_matched(texts, NUMBER, "a number"), pa.float64(), "a number").take(distinct.indices)
+    numbers = array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    _check_range(numbers, column)
+    return numbers
+
+
+def _check_range(numbers: np.ndarray, column: Column) -> None:
+    if column.kind in LABEL_KINDS and np.isnan(numbers).any():
+        raise ValueError("is NaN, but every row needs a number")
+    if np.isinf(numbers).any():
+        raise ValueError("is infinite")
+    if (np.abs(numbers) > FLOAT32_MAX).any():
+        raise ValueError(f"is beyond what float32 holds ({FLOAT32_MAX:.7g})")
+    if column.kind == "probability" and not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError("is a binary label outside [0, 1]")
+    if column.kind == "weight" and (numbers < 0).any():
+        raise ValueError("is a negative weight")

@@ -1,0 +1,318 @@
+"""Rows as BigQuery exports them, newline-delimited JSON in shards -> a typed DataFrame.
+
+A row is one strict JSON object (RFC 8259) on one line; a missing key is NULL. What a column becomes is decided by its
+kind (`trainer.data.columns` has the table) and, where the table's schema.json lies with the shards, by that. Of columns
+that are not read only the syntax is looked at. Blank lines, CRLF and a byte order mark are accepted; all else that no
+export contains is refused, by shard and line.
+
+Blocks of lines are read by `trainer.data.arrow_reader` on all cores. What it hands back, and the head of each shard,
+which settles the forms of the columns, is read line by line here. Which of both reads a block changes the time alone.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import compress, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trainer.data.arrow_reader import THREADS, in_order, read_block
+from trainer.data.columns import join, refused, to_arrow, to_pandas
+from trainer.data.schema import LIST_KINDS, Column, Field, plan_columns, read_schema
+from trainer.data.shards import Block, Tally, find_shards, read_blocks
+from trainer.data.strict_reader import parse_row, short
+from trainer.runtime.errors import DataError, did_you_mean
+
+Keep = Callable[[pd.DataFrame], NDArray[np.bool_]]
+Arrays = dict[str, pa.Array]
+
+JOIN = 32  # blocks whose columns are joined: a text that is in all of them is held once then
+LINES = 256  # that the strict reader parses at a time: their rows fit the processor's cache
+
+
+class Shard(NamedTuple):
+    """One file that was read: its size in bytes, its good rows, the CRC-32C of its bytes as stored, in the form that
+    Google Cloud Storage has of an object."""
+
+    name: str
+    bytes: int
+    rows: int
+    crc32c: str
+
+
+class BadRow(NamedTuple):
+    """A row that is left out, and why; no value of it."""
+
+    shard: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows in the order of shards and lines, what they were read from, and which ones were left out."""
+
+    frame: pd.DataFrame
+    shards: tuple[Shard, ...]
+    left_out: tuple[BadRow, ...]
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows were left out."""
+        return len(self.left_out)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the frame has."""
+        return len(self.frame)
+
+    @property
+    def rows_read(self) -> int:
+        """How many good rows the shards have, those included that were not kept."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' sizes and checksums, whatever their names and order."""
+        known = sorted(f"{shard.bytes} {shard.crc32c}" for shard in self.shards)
+        return hashlib.sha256("\n".join(known).encode()).hexdigest()
+
+
+class _Fault(NamedTuple):
+    """Why a row is refused, and the value at fault in short."""
+
+    reason: str
+    value: str = ""
+
+
+class _Part(NamedTuple):
+    """A block of a shard; `head`: it is the first one."""
+
+    shard: int
+    head: bool
+    block: Block
+
+
+class _Found(NamedTuple):
+    """The good rows of a block: how many there are, how many of them stay, and the columns of these."""
+
+    rows: int
+    kept: int
+    arrays: Arrays
+
+
+class _Rows(NamedTuple):
+    """The values of some rows of a shard by column, the rows' line numbers, and the lines that are no good row."""
+
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    faults: dict[int, _Fault]
+
+
+def load(
+    path: str | Path,
+    kinds: Mapping[str, str],
+    *,
+    max_bad_rows: int = 0,
+    keep: Keep | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """Reads the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
+
+    Up to `max_bad_rows` rows that are no strict JSON, hold a value that is refused or one of the columns twice, are
+    left out and listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
+    shards, for a field among the first lines of a shard that schema.json does not have, and for no row at all,
+    StorageError for an unreadable file.
+
+    `keep` chooses the rows that stay, so that a sample needs no memory for all rows. It is called with the good rows
+    of a block at a time, in several threads, as a frame of the columns as documented (a time column without a schema
+    is Int64 until its first value), and says for each row, by that row alone, whether it stays: bool [rows].
+    `name` is what messages call the path.
+    """
+    paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
+    folder = Path(os.path.commonpath([shard.parent for shard in paths]))
+    fields = read_schema(folder)
+    columns = plan_columns(kinds, fields)
+    table = _Table(columns, fields, max_bad_rows, keep)
+    shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
+    frame = table.frame(name or str(path), sum(shard.rows for shard in shards))
+    return Dataset(frame, shards, tuple(table.bad_rows))
+
+
+class _Table:
+    """The columns of the rows read so far, and the rows left out of them."""
+
+    def __init__(
+        self, columns: list[Column], fields: Mapping[str, Field] | None, max_bad_rows: int, keep: Keep | None
+    ) -> None:
+        self.columns = columns
+        self.fields = fields
+        self.max_bad_rows = max_bad_rows
+        self.keep = keep
+        self.bad_rows: list[BadRow] = []
+        self.recent: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
+        self.joining: dict[str, list[Future[list[pa.Array]]]] = {column.name: [] for column in columns}
+        self.arrays: dict[str, list[pa.Array]] = {}  # in the end
+        self.names: set[str] = set()  # of the fields in the heads of the shards
+        self.rows = 0
+
+    def read(self, shards: Sequence[tuple[Path, str]]) -> tuple[Shard, ...]:
+        """Takes the rows of all shards, given with their names; raises DataError at one bad row too many."""
+        tallies = [Tally() for _ in shards]
+        rows = [0] * len(shards)
+        with ThreadPoolExecutor(THREADS) as pool:
+
+            def start(part: _Part) -> Future[_Found | None] | None:
+                if part.head and not self.names:
+                    return None  # it has to settle the forms before any block is read by them
+                return pool.submit(_read_part, part, [replace(column) for column in self.columns], self.keep)
+
+            for part, read in in_order(_parts(shards, tallies), start):
+                found = read or self._judge(part, shards[part.shard][1])
+                rows[part.shard] += found.rows
+                self.rows += found.kept
+                self._add(found.arrays, pool)
+        for name, joining in self.joining.items():
+            self.arrays[name] = [array for arrays in joining for array in arrays.result()] + self.recent[name]
+        return tuple(
+            Shard(name, tally.bytes, count, base64.b64encode(tally.crc32c.to_bytes(4)).decode())
+            for (_, name), tally, count in zip(shards, tallies, rows, strict=True)
+        )
+
+    def _add(self, arrays: Arrays, pool: ThreadPoolExecutor) -> None:
+        for column in self.columns:
+            recent = self.recent[column.name]
+            recent.append(arrays[column.name])
+            if len(recent) == JOIN:
+                self.joining[column.name].append(pool.submit(join, recent, column))
+                self.recent[column.name] = []
+
+    def _judge(self, part: _Part, shard: str) -> _Found:
+        """The good rows of a block, read line by line."""
+        rows = _Rows({column.name: [] for column in self.columns}, [], {})
+        lines = part.block.text.split(b"\n")
+        for begin in range(0, len(lines), LINES):
+            self._parse(lines[begin : begin + LINES], part.block.lines_before + begin, rows, shard if part.head else "")
+        arrays, faults = self._convert(rows)
+        for line in sorted(faults):
+            self._leave_out(shard, line, faults[line])
+        good = [line not in faults for line in rows.lines]
+        if not all(good):
+            columns = {name: list(compress(values, good)) for name, values in rows.columns.items()}
+            arrays, _ = self._convert(_Rows(columns, [], {}))
+        return _choose(sum(good), arrays, self.columns, self.keep)
+
+    def _parse(self, lines: list[bytes], done: int, into: _Rows, head_of: str) -> None:
+        """Adds the rows on some lines; only their values are kept, which halves time and memory."""
+        rows = []
+        for number, line in enumerate(lines, start=done + 1):
+            if not line.strip(b" \t\r"):
+                continue
+            try:
+                rows.append(parse_row(line, into.columns))
+                into.lines.append(number)
+            except ValueError as error:
+                into.faults[number] = _Fault(str(error))
+        if head_of:
+            self._check_fields(rows, into.lines[len(into.lines) - len(rows) :], head_of)
+        by_column = zip(*[map(row.get, into.columns) for row in rows], strict=True)  # the fastest way to turn rows
+        for values, more in zip(into.columns.values(), by_column, strict=False):  # no rows: no columns either
+            values.extend(more)
+
+    def _check_fields(self, rows: Sequence[Mapping[str, Any]], lines: Sequence[int], shard: str) -> None:
+        self.names.update(*rows)
+        if self.fields is None or self.names <= self.fields.keys():
+            return
+        for line, row in zip(lines, rows, strict=True):
+            if unknown := row.keys() - self.fields.keys():
+                raise DataError(
+                    f"{shard}, line {line}: field {short(min(unknown))} is not in schema.json, so that is the schema "
+                    "of another table or of another day. Export both again."
+                )
+
+    def _convert(self, rows: _Rows) -> tuple[Arrays, dict[int, _Fault]]:
+        """The columns of some rows, but for those in which a value is refused; the faults by line."""
+        arrays: Arrays = {}
+        faults = dict(rows.faults)
+        most = self.max_bad_rows - len(self.bad_rows) + 1
+        for column in self.columns:
+            values = rows.columns[column.name]
+            try:
+                arrays[column.name] = to_arrow(values, column)
+            except ValueError:
+                unseen = self.fields is None and column.name not in self.names
+                hint = f" ({did_you_mean(column.name, self.names)})" if unseen else ""
+                for index, reason in islice(refused(values, column), most):
+                    value = "" if values[index] is None else short(values[index])
+                    fault = _Fault(f"column {column.name!r} {reason}{hint}", value)
+                    faults.setdefault(rows.lines[index], fault)
+        return arrays, faults
+
+    def _leave_out(self, shard: str, line: int, fault: _Fault) -> None:
+        self.bad_rows.append(BadRow(shard, line, fault.reason))
+        if len(self.bad_rows) <= self.max_bad_rows:
+            return
+        first = self.bad_rows[0]
+        value = f": {fault.value}" if fault.value else ""
+        advice = (
+            f"max_bad_rows={self.max_bad_rows} are left out already, from {first.shard}, line {first.line} on."
+            if self.max_bad_rows
+            else "Correct the export, or set max_bad_rows to leave such rows out."
+        )
+        raise DataError(f"{shard}, line {line}: {fault.reason}{value}. {advice}")
+
+    def frame(self, path: str, rows_read: int) -> pd.DataFrame:
+        """All columns, in the order of their kinds; they are here no longer then."""
+        besides = f" besides {len(self.bad_rows)} bad ones" if self.bad_rows else ""
+        if not self.rows and rows_read:
+            raise DataError(f"0 of {rows_read} rows in {path!r} are kept. Keep more of them.")
+        if not self.rows:
+            raise DataError(f"There are 0 rows in {path!r}{besides}. Export the table again.")
+        for column in self.columns:
+            # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
+            if self.fields is None and column.name not in self.names and not self._has_values(column):
+                hint = did_you_mean(column.name, self.names)
+                raise DataError(f"No row of {path!r} has the column {column.name!r}. {hint}")
+        data = {}
+        for column in self.columns:
+            data[column.name] = to_pandas(self.arrays.pop(column.name), column)
+            pa.default_memory_pool().release_unused()
+        return pd.DataFrame(data, index=pd.RangeIndex(self.rows), copy=False)
+
+    def _has_values(self, column: Column) -> bool:
+        arrays = self.arrays[column.name]
+        # Empty lists have no form.
+        return bool(column.form) or any(len(array) > array.null_count for array in arrays if column.kind in LIST_KINDS)
+
+
+def _parts(shards: Sequence[tuple[Path, str]], tallies: Sequence[Tally]) -> Iterator[_Part]:
+    for shard, ((path, name), tally) in enumerate(zip(shards, tallies, strict=True)):
+        for number, block in enumerate(read_blocks(path, name, tally)):
+            yield _Part(shard, number == 0, block)
+
+
+def _read_part(part: _Part, columns: Sequence[Column], keep: Keep | None) -> _Found | None:
+    """The rows of a block at once, or None where it is to be read line by line."""
+    rows = None if part.head else read_block(part.block.text, columns)
+    return None if rows is None else _choose(*rows, columns, keep)
+
+
+def _choose(rows: int, arrays: Arrays, columns: Sequence[Column], keep: Keep | None) -> _Found:
+    """The rows that `keep` lets stay, without what only the others held."""
+    if keep is None:
+        return _Found(rows, rows, arrays)
+    frame = pd.DataFrame({column.name: to_pandas([arrays[column.name]], column) for column in columns}, range(rows))
+    stays = pa.array(np.asarray(keep(frame), dtype=np.bool_))
+    arrays = {name: array.filter(stays) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if pa.types.is_dictionary(array.type):
+            arrays[name] = array.dictionary_decode().dictionary_encode()
+    return _Found(rows, stays.true_count, arrays)

@@ -1,0 +1,186 @@
+"""What an export says that it holds, in the dataset.json beside its shards, and whether that is what is there.
+
+A folder without dataset.json holds shards of any origin, and there is nothing to check. One that has an export's first
+file, .export.json, and not its last one, dataset.json, holds an export that has not ended.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from trainer.cloud import storage
+from trainer.cloud.storage import Stored
+from trainer.data.strict_reader import short
+from trainer.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Shard
+
+DATASET, CLAIM = "dataset.json", ".export.json"
+FORMAT_VERSION = 1
+NAMES_SHOWN = 3
+
+
+class Listed(NamedTuple):
+    """A shard as it was exported: its size in bytes and the CRC-32C of these."""
+
+    bytes: int
+    crc32c: str
+
+
+class Inventory(NamedTuple):
+    """What dataset.json says of the shards in its folder."""
+
+    folder: str
+    rows: int
+    shards: Mapping[str, Listed]  # by name
+
+
+def inventories(shards: Iterable[Stored]) -> list[Inventory]:
+    """What is said of some shards: an inventory of each folder that has one.
+
+    Raises DataError for a dataset.json that is damaged or of a newer version, and for an export that has not ended.
+    """
+    folders = sorted({folder_and_name(shard.uri)[0] for shard in shards})
+    return [found for folder in folders if (found := inventory_of(folder))]
+
+
+def inventory_of(folder: str) -> Inventory | None:
+    """What is said of the shards in a folder, or below a prefix; None if nothing is."""
+    uri = storage.join(folder, DATASET)
+    if storage.find(uri):
+        return parse(storage.read(uri), folder)
+    if storage.find(storage.join(folder, CLAIM)):
+        raise DataError(
+            f"{folder} holds an export that has not ended: there is {CLAIM}, but no {DATASET}. Start the same "
+            "`fab dataset` again, which goes on with it."
+        )
+    return None
+
+
+def parse(data: bytes, folder: str) -> Inventory:
+    """The inventory in the text of the dataset.json of a folder; DataError if it is none."""
+    where = storage.join(folder, DATASET)
+    try:
+        record = orjson.loads(data)
+        if (version := checked(record["format_version"], int)) > FORMAT_VERSION:
+            raise DataError(
+                f"{where} has the format {version}, but this version of the trainer reads {FORMAT_VERSION}. Update it."
+            )
+        listed = {
+            checked(shard["name"], str): Listed(checked(shard["bytes"], int), checked(shard["crc32c"], str))
+            for shard in record["shards"]
+        }
+        if len(listed) < len(record["shards"]):
+            raise ValueError("a name occurs twice")
+        return Inventory(folder, checked(record["rows"], int), listed)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{where} is no inventory of an export, or a damaged one. Fetch it or export again; shards that were not "
+            f"exported by `fab dataset` need no {DATASET}."
+        ) from error
+
+
+def text_of(rows: int, shards: Iterable[Stored], **facts: Any) -> bytes:
+    """The text of the dataset.json of an export; equal facts give equal bytes."""
+    listed = [
+        {"name": folder_and_name(shard.uri)[1], "bytes": shard.size, "crc32c": shard.crc32c}
+        | {"generation": str(shard.generation)}  # a whole number beyond what some readers of JSON keep exact
+        for shard in shards
+    ]
+    record = {"format_version": FORMAT_VERSION, "rows": rows, **facts, "shards": listed}
+    return json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def check_shards(told: Iterable[Inventory], shards: Sequence[Stored], *, whole: bool) -> None:
+    """Hold shards against what is said of them, by their names and sizes, and checksums where these are known.
+
+    whole: they are all of a folder; others were chosen, so that some may be missing. Raises DataError.
+    """
+    for inventory in told:
+        found = {
+            name: shard
+            for shard in shards
+            for folder, name in [folder_and_name(shard.uri)]
+            if folder == inventory.folder
+        }
+        where = storage.join(inventory.folder, DATASET)
+        if whole:
+            check_names(inventory, found, where)
+        for name, shard in found.items():
+            listed = inventory.shards.get(name)
+            if listed and shard.size != listed.bytes:
+                raise DataError(
+                    f"{shard.uri} has {shard.size:,} bytes, but {where} says {listed.bytes:,}: it is cut off, or of "
+                    "another export. Fetch it again."
+                )
+            if listed and shard.crc32c:
+                check_checksum(shard.uri, shard.crc32c, listed, where)
+
+
+def check_names(inventory: Inventory, found: Mapping[str, Stored], where: str) -> None:
+    missing, extra = sorted(inventory.shards.keys() - found), sorted(found.keys() - inventory.shards)
+    if missing and len(missing) == len(inventory.shards):
+        raise DataError(
+            f"None of the {len(missing)} shards that {where} lists is there, but {names(extra)}: it is that of another "
+            "dataset."
+        )
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(inventory.shards)} shards that {where} lists are missing: {names(missing)}. "
+            "Fetch them, or export again."
+        )
+    if extra:
+        raise DataError(
+            f"{inventory.folder} holds {len(extra)} shards that its {DATASET} does not list: {names(extra)}. They are "
+            "of another export, or copies. Remove them."
+        )
+
+
+def check_rows(
+    told: Sequence[Inventory], shards: Sequence[Stored], read: "Sequence[Shard]", rows: int, *, whole: bool
+) -> None:
+    """Hold what was read against what is said of it: the checksums of the shards and, of a whole dataset, its rows.
+
+    shards: where `read` came from, in the same order; rows: how many were read, good and bad ones. Raises DataError.
+    """
+    by_folder = {inventory.folder: inventory for inventory in told}
+    for shard, found in zip(shards, read, strict=True):
+        folder, name = folder_and_name(shard.uri)
+        if folder in by_folder and (listed := by_folder[folder].shards.get(name)):
+            check_checksum(shard.uri, found.crc32c, listed, storage.join(folder, DATASET))
+    if whole and told and rows != (said := sum(inventory.rows for inventory in told)):
+        raise DataError(
+            f"{told[0].folder} gives {rows:,} rows, but its {DATASET} says {said:,}: they are of another export. "
+            "Export it again."
+        )
+
+
+def check_checksum(uri: str, crc32c: str, listed: Listed, where: str) -> None:
+    if crc32c != listed.crc32c:
+        raise DataError(
+            f"{uri} does not have the checksum that {where} says: it is damaged, or of another export. Fetch it again."
+        )
+
+
+def checked(value: Any, kind: type) -> Any:
+    """A value of that very type, numbers at least 0."""
+    if type(value) is not kind or value < kind():
+        raise ValueError
+    return value
+
+
+def folder_and_name(uri: str) -> tuple[str, str]:
+    """The folder of a file, or the prefix of an object, and the last part of its name."""
+    if storage.is_remote(uri):
+        folder, _, name = uri.rpartition("/")
+        return folder, name
+    return str(Path(uri).parent), Path(uri).name
+
+
+def names(found: Sequence[str]) -> str:
+    more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
+    return ", ".join(map(short, found[:NAMES_SHOWN])) + more

@@ -1,0 +1,163 @@
+"""What a table's columns are (schema.json, BigQuery's list of fields) and what a configuration's roles make of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from trainer.runtime.errors import DataError, StorageError, did_you_mean
+
+NUMERIC_KINDS = {"number", "probability", "target", "weight"}
+LIST_KINDS = {"categories", "classes"}
+LABEL_KINDS = {"probability", "target", "class", "classes", "weight"}  # required in every row
+
+ALIASES = {
+    "INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "DECIMAL": "NUMERIC",
+    "BIGDECIMAL": "BIGNUMERIC",
+}  # fmt: skip
+DISCRETE_TYPES = {"STRING", "INTEGER", "BOOLEAN", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP"}
+NUMBER_TYPES = {"INTEGER", "FLOAT", "NUMERIC", "BIGNUMERIC"}
+TYPES_OF_KIND = {
+    **dict.fromkeys(("category", "categories", "key", "class", "classes"), DISCRETE_TYPES),
+    **dict.fromkeys(("number", "target", "weight"), NUMBER_TYPES),
+    "text": {"STRING"},
+    "probability": NUMBER_TYPES | {"BOOLEAN"},
+    "time": {"INTEGER", "DATE", "DATETIME", "TIMESTAMP"},
+}
+
+
+class Field(NamedTuple):
+    """A column of a table: its type in BigQuery's old names (INTEGER, FLOAT, BOOLEAN, RECORD), its mode, and the
+    names of a RECORD's own fields."""
+
+    type: str
+    mode: str
+    inner: tuple[str, ...] = ()
+
+
+@dataclass
+class Column:
+    """A column to read.
+
+    `form` is what all its values look like in JSON ("": no value so far); its first value settles it. Numbers of two
+    forms may mix: theirs is what most of them looked like last.
+    """
+
+    name: str
+    kind: str
+    type: str = ""
+    required: bool = False
+    form: str = ""
+
+
+def read_schema(folder: Path) -> dict[str, Field] | None:
+    """The table's fields by name, from the schema.json in the shards' folder or in the one above; None without one.
+
+    Raises DataError if it is not BigQuery's list of fields, StorageError if it cannot be read.
+    """
+    path = folder / "schema.json"
+    try:
+        if not path.is_file():
+            path = folder.parent / "schema.json"
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    return parse_schema(data, str(path))
+
+
+def parse_schema(data: bytes, where: str) -> dict[str, Field]:
+    """The fields of a schema.json by name; DataError if it is not BigQuery's list of fields."""
+    try:
+        entries = orjson.loads(data)
+        fields = {entry["name"]: _field(entry) for entry in entries}
+        if len(fields) < len(entries):
+            raise ValueError("a name occurs twice")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f'{where!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
+            "...]. Export it again, or remove it: types then follow from the roles alone."
+        ) from error
+    return fields
+
+
+def _field(entry: dict[str, Any]) -> Field:
+    field_type = entry["type"].upper()
+    inner = tuple(part["name"] for part in entry.get("fields") or ())
+    return Field(ALIASES.get(field_type, field_type), (entry.get("mode") or "NULLABLE").upper(), inner)
+
+
+def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
+    """The columns to read; raises one DataError for all that are refused, as `plan_column` refuses them."""
+    columns, faults = [], []
+    for name, kind in kinds.items():
+        try:
+            columns.append(plan_column(name, kind, fields))
+        except DataError as error:
+            faults.append(str(error))
+    if len(faults) == 1:
+        raise DataError(faults[0])
+    if faults:
+        raise DataError("\n  ".join([f"{len(faults)} columns do not fit schema.json:", *faults]))
+    return columns
+
+
+def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Column:
+    """A column to read, held against the table's fields where those are known.
+
+    Raises DataError for a column that the table does not have or that cannot be of its kind.
+    """
+    allowed = TYPES_OF_KIND[kind]
+    if fields is None:
+        return Column(name, kind, required=kind in LABEL_KINDS)
+    if name not in fields:
+        raise DataError(f"schema.json has no column {name!r}, which is to be a {kind}. {did_you_mean(name, fields)}")
+    field = fields[name]
+    repeated = field.mode == "REPEATED"
+    if not _can_be(field, kind):
+        modes = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
+        raise DataError(
+            f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} is made from {modes} "
+            f"{', '.join(sorted(allowed))}. {_advice(name, kind, field)} {_others(name, kind, fields)}"
+        )
+    # BigQuery knows no NULL list: it may leave an empty one out.
+    required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
+    return Column(name, kind, field.type, required, _form(kind, field.type))
+
+
+def _can_be(field: Field, kind: str) -> bool:
+    return field.type in TYPES_OF_KIND[kind] and (field.mode == "REPEATED") == (kind in LIST_KINDS)
+
+
+def _advice(name: str, kind: str, field: Field) -> str:
+    if field.type == "RECORD":
+        inner = field.inner[0] if field.inner else "FIELD"
+        unnested = "UNNEST it and select" if field.mode == "REPEATED" else "Select"
+        return f"{unnested} its fields in the query, such as {name}.{inner} AS {name}_{inner}."
+    if field.mode == "REPEATED" and kind == "category" and field.type in DISCRETE_TYPES:
+        return "Name it in multi_categorical_columns."
+    hint = " (classes: objective=multiclass)" if kind in ("probability", "target") else ""
+    return f"Give it another role{hint}, or cast it in the query."
+
+
+def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
+    """A sentence with the columns nearest by name that can be of a kind."""
+    able = nearest(name, [other for other, field in fields.items() if _can_be(field, kind)])
+    return f"Columns that can be a {kind}: {', '.join(map(repr, able))}." if able else f"No column can be a {kind}."
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Those of some names that are most like another, the likest first."""
+    return sorted(known, key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))[:most]
+
+
+def _form(kind: str, field_type: str) -> str:
+    if kind == "time":
+        return "" if field_type == "INTEGER" else field_type
+    if kind in NUMERIC_KINDS:
+        return ""
+    return {"INTEGER": "", "BOOLEAN": "boolean"}.get(field_type, "string")

@@ -1,0 +1,242 @@
+"""A dataset where it lies, on this machine or in a bucket -> a path that can be read.
+
+What a bucket holds is fetched into the cache, each version of an object once:
+
+    cache/KEY/entry.json    the objects and their generations
+    cache/KEY/schema.json   where it lies above the shards
+    cache/KEY/data/         the shards, and what lies beside them: schema.json, dataset.json
+
+A copy gets its name when it is whole; the key is made from the names and generations of its objects.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+
+from trainer.cloud import storage
+from trainer.cloud.storage import Stored
+from trainer.data import dataset_manifest
+from trainer.data.dataset import Dataset
+from trainer.data.dataset_manifest import Inventory
+from trainer.data.schema import Field, parse_schema, read_schema
+from trainer.data.shards import NO_SHARD, SHARD, find_shards
+from trainer.runtime import cache, system
+from trainer.runtime.command import say
+from trainer.runtime.errors import DataError
+
+DATA = "data"
+DESCRIPTIONS = ("schema.json", "dataset.json")
+PIECE = 2**24  # bytes checked at a time
+GLOB = re.compile(r"[*?\[]")
+
+
+class Source(NamedTuple):
+    """A dataset as it was found: the files or objects that decide what it is."""
+
+    given: str  # file, folder or glob; or the same below gs://
+    shards: tuple[Stored, ...]
+    descriptions: tuple[Stored, ...]  # schema.json and dataset.json beside the shards, or schema.json above them
+    told: tuple[Inventory, ...] = ()  # what dataset.json says of the shards
+
+    @property
+    def remote(self) -> bool:
+        return storage.is_remote(self.given)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all shards of a folder."""
+        return not GLOB.search(self.given) and self.shards[0].uri != self.given
+
+    @property
+    def identity(self) -> list[Any]:
+        """What is another where the dataset is another. A file is known by its name, size, inode and the times of its
+        last changes, as it is to make and git: reading 4 GB to know them would take longer than the cache saves."""
+        if self.remote:
+            return [list(stored) for stored in (*self.shards, *self.descriptions)]
+        found = [(Path(stored.uri), Path(stored.uri).stat()) for stored in (*self.shards, *self.descriptions)]
+        return [[path.name, is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns] for path, is_ in found]
+
+
+def look_up(given: str) -> Source:
+    """Find a dataset; no row is read. DataError or StorageError where there is none, or where its shards are not those
+    that the dataset.json beside them lists."""
+    source = look_up_in_bucket(given) if storage.is_remote(given) else look_up_here(given)
+    source = source._replace(told=tuple(dataset_manifest.inventories(source.shards)))
+    dataset_manifest.check_shards(source.told, source.shards, whole=source.whole)
+    return source
+
+
+def fields_of(source: Source) -> dict[str, Field] | None:
+    """The fields of a dataset's schema.json, None without one; no row is read or fetched for it."""
+    if not source.remote:
+        return read_schema(Path(os.path.commonpath([Path(shard.uri).resolve().parent for shard in source.shards])))
+    found = [stored.uri for stored in source.descriptions if stored.uri.endswith("/schema.json")]
+    return parse_schema(storage.read(found[0]), found[0]) if found else None
+
+
+def check_rows(source: Source, found: Dataset) -> None:
+    """DataError where what was read is not what dataset.json says."""
+    rows = found.rows_read + found.bad_rows
+    dataset_manifest.check_rows(source.told, source.shards, found.shards, rows, whole=source.whole)
+
+
+def look_up_here(given: str) -> Source:
+    shards = find_shards(given)
+    folders = sorted({folder for shard in shards for folder in (shard.parent, shard.parent.parent)})
+    beside = [folder / name for folder in folders for name in DESCRIPTIONS if (folder / name).is_file()]
+    return Source(given, tuple(map(storage.stored_file, shards)), tuple(map(storage.stored_file, beside)))
+
+
+def look_up_in_bucket(given: str) -> Source:
+    """As `shards.find_shards`: an object, the shards right below a prefix, or what a glob matches that is the last part
+    of the name."""
+    above, _, last = given.rpartition("/")
+    one = None if not last or GLOB.search(last) else storage.find(given)
+    folder = above if one or GLOB.search(last) else given.rstrip("/")
+    below = {
+        name: stored
+        for stored in storage.entries(f"{folder}/")
+        if (name := stored.uri.removeprefix(f"{folder}/")) and "/" not in name
+    }
+    if one:
+        shards = [one]
+    else:
+        shards = [
+            stored
+            for name, stored in below.items()
+            if not NO_SHARD.fullmatch(name)
+            and (fnmatchcase(name, last) if GLOB.search(last) else SHARD.fullmatch(name))
+        ]
+    if not shards:
+        names = [*sorted(below)[:10], *(["more"] if len(below) > 10 else [])]
+        raise DataError(
+            f"{given} has no shard: *.json, *.ndjson, *.jsonl or these with .gz. "
+            f"{folder}/ holds {', '.join(names) or 'nothing'}."
+        )
+    descriptions = [below[name] for name in DESCRIPTIONS if name in below]
+    bucket, _, path = folder.removeprefix("gs://").partition("/")
+    if "schema.json" not in below and path:
+        higher = path.rpartition("/")[0]
+        schema = storage.find("/".join(part for part in (f"gs://{bucket}", higher, "schema.json") if part))
+        descriptions += [schema] if schema else []
+    return Source(given, tuple(shards), tuple(descriptions))
+
+
+@contextlib.contextmanager
+def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
+    """A path at which a dataset can be read. What is in a bucket is there once it is in the cache, `folder`; if the
+    `limit` of the cache in bytes is too small for it, only while the block lasts."""
+    if not source.remote:
+        yield source.given
+        return
+    key = hashlib.sha256(json.dumps([source.given, source.identity]).encode()).hexdigest()[:32]
+    copy, part = folder / key, folder / f"{cache.PART}{key}"
+    size = sum(stored.size for stored in source.shards)
+    whole = is_whole(copy)
+    keep = not cache.make_room(folder, 0 if whole else size, limit, what=source.given)
+    try:
+        if not whole:
+            with system.held_folder(part, wait=True):
+                if not is_whole(copy):
+                    fetch(source, folder, part)
+                    system.rename_folder(part, copy)
+        (copy / cache.FACTS).touch()  # it was used
+        yield str(path_in(copy, source))
+    finally:
+        if not keep:
+            system.remove(copy)
+
+
+@contextlib.contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    """A file, or while the block lasts a copy of an object."""
+    if not storage.is_remote(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / uri.rpartition("/")[2]
+        storage.get(uri, path)
+        yield path
+
+
+@contextlib.contextmanager
+def new_file(uri: str) -> Iterator[Path]:
+    """A file to write that is put to its place, whatever is there, when the block ends well."""
+    if not storage.is_remote(uri):
+        with system.atomic_path(Path(uri)) as path:
+            yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / uri.rpartition("/")[2]
+        yield path
+        storage.put(path, uri, replace=True)
+
+
+def path_in(copy: Path, source: Source) -> Path:
+    """What corresponds in a copy to the path that was given."""
+    last = source.given.rpartition("/")[2]
+    return copy / DATA / last if GLOB.search(last) or source.shards[0].uri == source.given else copy / DATA
+
+
+def fetch(source: Source, folder: Path, part: Path) -> None:
+    """Fill a copy; what older copies have of it is linked, not fetched again."""
+    known = {(uri, generation): path for path, uri, generation in objects_in(folder)}
+    wanted = {stored: part / place_of(stored, source) for stored in (*source.shards, *source.descriptions)}
+    (part / DATA).mkdir(exist_ok=True)
+    for stored, path in wanted.items():
+        old = known.get((stored.uri, stored.generation))
+        if old and not path.exists():
+            system.link(old, path)
+    storage.fetch([(stored, path) for stored, path in wanted.items() if not path.exists()])
+    objects = [[str(path.relative_to(part)), *stored] for stored, path in wanted.items()]
+    system.write_atomic(part / cache.FACTS, json.dumps({"uri": source.given, "objects": objects}).encode())
+
+
+def place_of(stored: Stored, source: Source) -> str:
+    """Where an object lies in a copy."""
+    folder, _, name = stored.uri.rpartition("/")
+    return f"{DATA}/{name}" if folder == source.shards[0].uri.rpartition("/")[0] else name
+
+
+def objects_in(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    """(file, uri, generation) of all objects that are in a cache."""
+    for facts in folder.glob(f"*/{cache.FACTS}"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            for place, uri, _, _, generation, _ in json.loads(facts.read_bytes()).get("objects", ()):
+                yield facts.parent / place, uri, generation
+
+
+def is_whole(copy: Path) -> bool:
+    """Whether a copy is there with the bytes of its objects; one that is damaged is removed."""
+    try:
+        objects = json.loads((copy / cache.FACTS).read_bytes())["objects"]
+        damaged = [place for place, _, size, crc32c, *_ in objects if checked(copy / place) != (size, crc32c)]
+    except FileNotFoundError as error:
+        if Path(error.filename or "").name == cache.FACTS:
+            return False
+        damaged = [str(error.filename)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        damaged = [str(error)]
+    if damaged:
+        say("warning", f"the cache is damaged: {copy / damaged[0]}. It is fetched again.")
+        system.remove(copy)
+    return not damaged
+
+
+def checked(path: Path) -> tuple[int, str]:
+    """Size and CRC-32C of a file, as a bucket has them of an object."""
+    size = crc = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
+    return size, base64.b64encode(crc.to_bytes(4)).decode()

@@ -1,0 +1,1 @@
+"""Rows to arrays: vocabularies, tokenizers, scaling, and the cache of encoded rows."""

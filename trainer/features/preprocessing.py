@@ -1,0 +1,257 @@
+"""From typed columns to arrays of ids and numbers, by what the training rows taught.
+
+Everything learnt is in `Preprocessing`, stored as JSON; `trainer.package.saved_model` does the same in a graph.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from trainer.features.labels import OBJECTIVES, Label, apply_label, learn_label
+from trainer.features.scale import Scale, numbers_of, scale_of, standardised
+from trainer.features.tokenizers import TOKENIZERS, TextRules
+from trainer.features.vocabulary import (
+    FIRST_ID,
+    MISSING,
+    Values,
+    VocabularyRules,
+    ids_of_cells,
+    most_frequent,
+    values_of,
+)
+from trainer.runtime.errors import DataError
+
+LABEL = "__label__"
+WEIGHT = "__weight__"
+
+VOCABULARY_ROLES = ("categorical", "multi_categorical", "text")
+NUMERIC_ROLES = ("numeric", "log_numeric")
+
+Array = npt.NDArray[Any]
+Rows = Array | slice
+Examples = dict[str, Array]
+Columns = pd.DataFrame | Mapping[str, pd.Series | Values]
+
+
+@dataclass(frozen=True)
+class DatasetShapes:
+    """What a graph needs to know of the data. Numbers of ids count the three reserved ones."""
+
+    categorical: dict[str, int]  # column -> ids
+    multi_categorical: dict[str, tuple[int, int]]  # column -> (ids, values kept per row)
+    text: dict[str, tuple[int, int]]  # column -> (ids, tokens kept per row)
+    numeric: tuple[str, ...]
+    outputs: int  # width of the logits
+    output_bias: tuple[float, ...]  # logits of the best constant prediction on the training rows; regression: 0
+    label_mean: float  # regression: prediction = label_mean + label_std * output; otherwise 0 and 1
+    label_std: float
+
+    @property
+    def id_widths(self) -> dict[str, int]:
+        """Column -> how many ids each row has of it, in the order of `examples.Packed.ids`."""
+        lists = {column: width for column, (_, width) in (self.multi_categorical | self.text).items()}
+        return dict.fromkeys(self.categorical, 1) | lists
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that was learnt: `vocabularies` hold the values of each column from id 3 on."""
+
+    features: dict[str, str]  # column -> role
+    vocabularies: dict[str, tuple[str, ...]]
+    scales: dict[str, Scale]
+    label: Label
+    weight: str | None
+    vocabulary: VocabularyRules
+    text: TextRules
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class of each output (multiclass, multilabel)."""
+        return self.label.classes
+
+    def with_role(self, *roles: str) -> list[str]:
+        return [column for column, role in self.features.items() if role in roles]
+
+    def width(self, column: str) -> int:
+        """Values kept per row of a column with a vocabulary."""
+        return _width(self.features[column], self.vocabulary, self.text)
+
+    def shapes(self) -> DatasetShapes:
+        ids = {column: FIRST_ID + len(values) for column, values in self.vocabularies.items()}
+        return DatasetShapes(
+            categorical={column: ids[column] for column in self.with_role("categorical")},
+            multi_categorical={c: (ids[c], self.width(c)) for c in self.with_role("multi_categorical")},
+            text={column: (ids[column], self.width(column)) for column in self.with_role("text")},
+            numeric=tuple(self.scales),
+            outputs=len(self.label.output_bias),
+            output_bias=self.label.output_bias,
+            label_mean=self.label.mean,
+            label_std=self.label.std,
+        )
+
+    def to_json(self) -> str:
+        """The text that `from_json` restores exactly."""
+        return json.dumps(self, default=vars, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Preprocessing":
+        """What `to_json` wrote. DataError for anything else: a package may be damaged or foreign."""
+        try:
+            restored: Preprocessing = _typed(json.loads(text), cls, "preprocessing")
+            _check(restored)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise DataError(
+                f"The stored preprocessing cannot be used: {str(error)[:300]}. Use the package as it was made."
+            ) from error
+        return restored
+
+
+def with_values(frame: pd.DataFrame, features: Mapping[str, str], text: TextRules) -> dict[str, pd.Series | Values]:
+    """The columns of a frame, those with a vocabulary as their values, so that a text is split once for all that
+    `learn` and `examples.pack_rows` do with it."""
+    vocabulary = {column: role for column, role in features.items() if role in VOCABULARY_ROLES}
+    values = {column: values_of(frame[column], role, text) for column, role in vocabulary.items()}
+    return {str(column): frame[column] for column in frame.columns} | values
+
+
+def learn(
+    train: Columns,
+    features: Mapping[str, str],
+    *,
+    label: str,
+    weight: str | None,
+    objective: str,
+    vocabulary: VocabularyRules,
+    text: TextRules,
+    rows: Rows = slice(None),
+) -> Preprocessing:
+    """What the training rows teach: the same for the same rows in any order.
+
+    features: column -> "categorical", "multi_categorical", "text", "numeric" or "log_numeric"; rows: which of the
+    columns' rows are for training. Raises DataError: a negative number in a log_numeric column, a reserved column name,
+    no class at all, weights that add up to 0.
+    """
+    for column in {LABEL, WEIGHT} & features.keys():
+        raise DataError(f"Column {column!r}: this name is reserved. Rename the column in the dataset.")
+    vocabularies, scales = {}, {}
+    for column, role in features.items():
+        if role in NUMERIC_ROLES:
+            scales[column] = scale_of(numbers_of(series_of(train, column, rows), role))
+        else:
+            values = values_of(train[column], role, text).of(rows)
+            vocabularies[column] = most_frequent(values, _width(role, vocabulary, text), vocabulary)
+    learnt_label = learn_label(series_of(train, label, rows), objective, _weights(train, weight, rows, label))
+    return Preprocessing(dict(features), vocabularies, scales, learnt_label, weight, vocabulary, text)
+
+
+def apply(preprocessing: Preprocessing, frame: Columns) -> Examples:
+    """The arrays of a frame, in the order of the features; label and weight only if it has the label column.
+
+    categorical int32 [rows]; multi_categorical and text int32 [rows, width], right-padded with 0, [1, 0, ...] if
+    missing (an empty text: all 0); numeric float32 [rows, 2]: (standardised value or 0, 1 if missing else 0).
+    Label: float32 [rows] (regression: standardised); multiclass int32 [rows]; multilabel int32 [rows, most classes of
+    a row], class numbers from 1, right-padded with 0, classes that no training row has left out. Weight float32 [rows].
+    Raises DataError: a negative number in a log_numeric column, a class that no training row has (multiclass).
+    """
+    return feature_encoder(preprocessing, frame)(slice(None)) | label_of(preprocessing, frame, slice(None))
+
+
+def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[Rows], Examples]:
+    """Encodes the features of some rows; every distinct value of the frame is looked up once, now."""
+    columns = {
+        c: values_of(frame[c], preprocessing.features[c], preprocessing.text) for c in preprocessing.vocabularies
+    }
+    ids = {
+        c: ids_of_cells(values.tokens, preprocessing.vocabularies[c], preprocessing.width(c))
+        for c, values in columns.items()
+    }
+
+    def encode(rows: Rows) -> Examples:
+        examples: Examples = {}
+        for column, role in preprocessing.features.items():
+            if role in NUMERIC_ROLES:
+                numbers = numbers_of(series_of(frame, column, rows), role)
+                examples[column] = standardised(numbers, preprocessing.scales[column])
+            else:
+                found = np.take(ids[column], columns[column].cells[rows], axis=0, mode="wrap")
+                examples[column] = found[:, 0] if role == "categorical" else found
+        return examples
+
+    return encode
+
+
+def label_of(preprocessing: Preprocessing, frame: Columns, rows: Rows) -> Examples:
+    """Label and weight of some rows; nothing where the frame has no label column."""
+    if preprocessing.label.column not in frame:
+        return {}
+    label = apply_label(preprocessing.label, series_of(frame, preprocessing.label.column, rows))
+    return {
+        LABEL: label,
+        WEIGHT: _weights(frame, preprocessing.weight, rows, preprocessing.label.column).astype(np.float32),
+    }
+
+
+def series_of(frame: Columns, column: str, rows: Rows) -> pd.Series:
+    """Some rows of a column that has no vocabulary."""
+    return typing.cast(pd.Series, frame[column]).iloc[rows]
+
+
+def _width(role: str, vocabulary: VocabularyRules, text: TextRules) -> int:
+    return {"categorical": 1, "multi_categorical": vocabulary.max_values, "text": text.max_tokens}[role]
+
+
+def _weights(frame: Columns, weight: str | None, rows: Rows, label: str) -> npt.NDArray[np.float64]:
+    """float64 [rows]; 1 for each without a weight column."""
+    column = series_of(frame, weight or label, rows)
+    return np.ones(len(column)) if weight is None else column.to_numpy(np.float64)
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """The JSON value as an object of an annotated type; ValueError where it does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = typing.get_type_hints(kind)
+        if value.keys() == hints.keys():
+            build: Any = kind
+            return build(**{name: _typed(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
+    if origin is dict and isinstance(value, dict):
+        return {name: _typed(item, arguments[1], f"{where}.{name[:40]!r}") for name, item in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(item, arguments[0], where) for item in value)
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if kind is not float and type(value) in (arguments if origin is types.UnionType else (kind,)):
+        return value
+    raise ValueError(f"{where} is {repr(value)[:40]}")
+
+
+def _check(restored: Preprocessing) -> None:
+    """ValueError for what `learn` cannot have made."""
+    label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
+    classes = label.objective in ("multiclass", "multilabel")
+    outputs = len(label.classes) if classes else 1
+    checks = {
+        "roles of the features": set(restored.features.values()) <= {*VOCABULARY_ROLES, *NUMERIC_ROLES},
+        "names of the features": not {LABEL, WEIGHT} & restored.features.keys(),
+        "vocabularies": list(vocabularies) == restored.with_role(*VOCABULARY_ROLES)
+        and all(len({MISSING, *values}) == len(values) + 1 for values in vocabularies.values()),
+        "scales": list(scales) == restored.with_role(*NUMERIC_ROLES) and all(s.std > 0 for s in scales.values()),
+        "objective": label.objective in OBJECTIVES,
+        "classes": outputs > 0 and len(set(label.classes)) == len(label.classes) == (outputs if classes else 0),
+        "label": label.std > 0 and len(label.output_bias) == outputs,
+        "vocabulary": min(vars(restored.vocabulary).values()) > 0,
+        "text": restored.text.tokenizer in TOKENIZERS and restored.text.max_tokens > 0,
+    }
+    for part, fits in checks.items():
+        if not fits:
+            raise ValueError(f"its {part} cannot be")

@@ -1,0 +1,181 @@
+"""Encoded rows as training reads them: all in memory, or in files of which a part at a time is in memory.
+
+Both give an epoch's rows in an order that is a function of the seed and the epoch alone, in parts that fit in memory:
+one part of all rows, or blocks of rows that lie apart in the files, shuffled together.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.features.encoded import Packed
+from trainer.runtime.errors import StorageError
+
+BLOCK_ROWS = 1024  # rows that stay together when rows in files are shuffled
+
+
+class Part(NamedTuple):
+    """Rows of an epoch that are in memory, and the order in which to train on them, int32 [rows]."""
+
+    table: "Table"
+    order: tf.Tensor
+
+
+class Rows(Protocol):
+    """What training needs of the rows of a side."""
+
+    @property
+    def rows(self) -> int: ...
+    def in_order(self) -> Iterator["Table"]: ...
+    def shuffled(self, seed: int, epoch: int, batch_size: int) -> Iterator[Part]: ...
+    def evenly_spaced(self, most: int) -> "Rows": ...
+
+
+class Table(NamedTuple):
+    """Packed examples as tensors: rows that are all in memory."""
+
+    ids: tf.Tensor  # int32 [rows, all id columns]
+    numbers: tf.Tensor  # float32 [rows, 2 * numeric columns]
+    labels: tf.Tensor  # as in Examples
+    weights: tf.Tensor  # float32 [rows], their mean over the side is 1
+
+    @property
+    def rows(self) -> int:
+        return int(self.weights.shape[0])
+
+    def in_order(self) -> Iterator["Table"]:
+        yield self
+
+    def shuffled(self, seed: int, epoch: int, batch_size: int) -> Iterator[Part]:
+        yield Part(self, shuffled(self.rows, [seed, epoch]))
+
+    def evenly_spaced(self, most: int) -> "Table":
+        """At most `most` rows, in runs at equal distances."""
+        if self.rows <= most:
+            return self
+        runs = evenly_spaced(self.rows, most)
+        return Table(*(tf.concat([column[run] for run in runs], axis=0) for column in self))
+
+
+class FileTable:
+    """Packed examples in .npy files (`np.memmap`), of which at most `rows_in_memory` rows are in memory at a time.
+
+    An epoch shuffles blocks of BLOCK_ROWS neighbours, takes as many of them as fit (half of `rows_in_memory`: the next
+    part is read while training goes on), and shuffles the rows of these. Every part but the last is whole batches.
+    """
+
+    def __init__(self, packed: Packed, rows_in_memory: int) -> None:
+        self.columns = [FileColumn(column) for column in packed]
+        self.rows = len(packed.weights)
+        self.rows_in_memory = rows_in_memory
+        self.weight_scale = weight_scale(packed)
+
+    def in_order(self) -> Iterator[Table]:
+        for start in range(0, self.rows, self.rows_in_memory):
+            yield self._read([slice(start, min(start + self.rows_in_memory, self.rows))])
+
+    def shuffled(self, seed: int, epoch: int, batch_size: int) -> Iterator[Part]:
+        part_rows = max(self.rows_in_memory // 2 // batch_size, 1) * batch_size
+        blocks = shuffled(-(-self.rows // BLOCK_ROWS), [seed, epoch]).numpy()
+
+        def read(number: int, slices: list[slice]) -> Part:
+            table = self._read(slices)
+            return Part(table, shuffled(table.rows, tf.random.fold_in([seed, epoch], number)))
+
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for number, slices in enumerate(self._parts(blocks, part_rows)):
+                reading = reader.submit(read, number, slices)
+                if waiting:
+                    yield waiting.result()
+                waiting = reading
+            if waiting:
+                yield waiting.result()
+
+    def _parts(self, blocks: np.ndarray, part_rows: int) -> Iterator[list[slice]]:
+        """The blocks in their order, cut into parts of `part_rows` rows."""
+        part, room = [], part_rows
+        for block in blocks.tolist():
+            start, end = block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, self.rows)
+            while start < end:
+                taken = min(end - start, room)
+                part.append(slice(start, start + taken))
+                start, room = start + taken, room - taken
+                if not room:
+                    yield part
+                    part, room = [], part_rows
+        if part:
+            yield part
+
+    def _read(self, slices: list[slice]) -> Table:
+        return to_table(Packed(*(column.read(slices) for column in self.columns)), self.weight_scale)
+
+    def evenly_spaced(self, most: int) -> Rows:
+        """At most `most` rows, in runs at equal distances; all of them in memory where there are more."""
+        return self if self.rows <= most else self._read(evenly_spaced(self.rows, most))
+
+
+class FileColumn:
+    """Rows of an array in a .npy file, read where they are asked for.
+
+    Not by way of the memory map: a page fault reads megabytes ahead, most of them in vain.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array: np.memmap[Any, Any] = array
+        self.path = Path(self.array.filename or "")
+        self.row_bytes = array.itemsize * math.prod(array.shape[1:])
+
+    def read(self, slices: list[slice]) -> np.ndarray:
+        """The rows of the slices, one after the other."""
+        lengths = [part.stop - part.start for part in slices]
+        found = np.empty((sum(lengths), *self.array.shape[1:]), self.array.dtype)
+        if not found.nbytes:
+            return found
+        flat: Any = found.reshape(-1)
+        into, at = memoryview(flat).cast("B"), 0
+        with self.path.open("rb", buffering=0) as file:
+            for part, rows in zip(slices, lengths, strict=True):
+                file.seek(self.array.offset + part.start * self.row_bytes)
+                wanted = at + rows * self.row_bytes
+                while at < wanted:
+                    taken = file.readinto(into[at:wanted])
+                    if not taken:
+                        raise StorageError(f"{self.path} is shorter than it was. Start the run again.")
+                    at += taken
+        return found
+
+
+def rows_of(packed: Packed, rows_in_memory: int | None = None) -> Rows:
+    """Packed examples as training reads them: in memory where all of them may be there (None: always)."""
+    if rows_in_memory is not None and len(packed.weights) > rows_in_memory:
+        return FileTable(packed, rows_in_memory)
+    return to_table(packed, weight_scale(packed))
+
+
+def to_table(packed: Packed, scale: float) -> Table:
+    """Packed examples as tensors, their weights times `scale`."""
+    ids, numbers, labels, weights = packed
+    return Table(*map(tf.constant, (ids, numbers, labels, (weights * scale).astype(np.float32))))
+
+
+def weight_scale(packed: Packed) -> float:
+    """What brings the weights to a mean of 1."""
+    return 1.0 / max(float(packed.weights.mean(dtype=np.float64)), 1e-30)
+
+
+def shuffled(rows: int, seed: list[int] | tf.Tensor) -> tf.Tensor:
+    """The numbers below `rows`, int32 [rows], in an order that is a function of the seed, int32 [2], alone."""
+    return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
+
+
+def evenly_spaced(rows: int, most: int) -> list[slice]:
+    """Runs of neighbours at equal distances, `most` rows in all or a few less: a thousand runs, or single rows."""
+    length = max(most // 1000, 1)
+    starts = np.linspace(0, rows - length, most // length).astype(np.int64)
+    return [slice(start, start + length) for start in starts.tolist()]

@@ -1,0 +1,148 @@
+"""Ids for values. Every column with a vocabulary is rows of values: one category, a list of them, the tokens of a text.
+What is the same in many rows is looked at once.
+
+Ids: 0 padding, 1 missing, 2 out of vocabulary, from 3 on the known values by falling count, ties by value.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.features.tokenizers import TextRules, Tokens, tokenize
+
+PADDING_ID, MISSING_ID, OOV_ID, FIRST_ID = range(4)
+
+# How a missing value looks among the raw strings that a SavedModel takes. A row that really holds this value is, here
+# too, a row without one.
+MISSING = "__missing__"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class VocabularyRules:
+    """A value that occurs fewer than `min_count` times in the training rows is out of vocabulary, as are all beyond the
+    `max_size` most frequent; `max_values` are kept per row of a multi-categorical column."""
+
+    min_count: int
+    max_size: int
+    max_values: int
+
+
+class Values(NamedTuple):
+    """What the rows of a column hold, every distinct cell told once: row r has the tokens of cell `cells[r]`."""
+
+    tokens: Tokens  # of the distinct cells
+    cells: npt.NDArray[np.int32]  # [rows]; -1: the row has none
+
+    def of(self, rows: Array | slice) -> "Values":
+        """Those of some rows."""
+        return Values(self.tokens, self.cells[rows])
+
+    @property
+    def flat(self) -> Tokens:
+        """One cell for each row, in their order; a row without one has no tokens."""
+        lengths = np.append(np.diff(self.tokens.offsets), 0)[self.cells]
+        offsets = np.append(0, np.cumsum(lengths))
+        first = np.append(self.tokens.offsets[:-1], 0)[self.cells]
+        ids = self.tokens.ids[np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])]
+        return Tokens(self.tokens.values, ids, offsets)
+
+
+def values_of(column: "pd.Series | Values", role: str, text: TextRules) -> Values:
+    """The values of each row of a column; role: "categorical", "multi_categorical" or "text"."""
+    if isinstance(column, Values):
+        return column
+    if role == "multi_categorical":
+        return list_values(column)
+    return category_values(column) if role == "categorical" else text_values(column, text)
+
+
+def category_values(column: pd.Series) -> Values:
+    """One value per row, of dtype `category`."""
+    column = _without_idle_categories(column)
+    categories = column.cat.categories.tolist()
+    one_each = Tokens(categories, np.arange(len(categories), dtype=np.int32), np.arange(len(categories) + 1))
+    return Values(one_each, column.cat.codes.to_numpy().astype(np.int32, copy=False))
+
+
+def text_values(column: pd.Series, rules: TextRules) -> Values:
+    """The tokens of a text per row, of dtype `category` or `str`."""
+    distinct = _without_idle_categories(column.astype("category")).cat
+    tokens = tokenize(distinct.categories, tokenizer=rules.tokenizer, lowercase=rules.lowercase)
+    cells = distinct.codes.to_numpy().astype(np.int32, copy=False)
+    return Values(tokens, np.where(cells == distinct.categories.get_indexer(pd.Index([MISSING])), np.int32(-1), cells))
+
+
+def _without_idle_categories(column: pd.Series) -> pd.Series:
+    """Where there are more categories than rows, as in a small part of a large frame, only those that some row has."""
+    return column if len(column.cat.categories) <= len(column) else column.cat.remove_unused_categories()
+
+
+def list_values(column: pd.Series) -> Values:
+    """A list of values per row, of dtype list<string>; a row without any is missing, null or empty."""
+    lists = pa.array(column.array)
+    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    rows = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).fill_null(0).to_numpy())
+    flat = lists.flatten()
+    present = pc.not_equal(flat, MISSING).fill_null(False)
+    encoded = flat.filter(present).dictionary_encode()
+    lengths = np.bincount(rows[present.to_numpy(zero_copy_only=False)], minlength=len(lists))
+    tokens = Tokens(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), np.append(0, np.cumsum(lengths)))
+    return Values(tokens, np.where(lengths > 0, np.arange(len(lists), dtype=np.int32), np.int32(-1)))
+
+
+def most_frequent(values: Values, width: int, rules: VocabularyRules) -> tuple[str, ...]:
+    """The vocabulary: values from id 3 on. Counts occurrences among the first `width` values of each row, for what is
+    cut off is never learnt from."""
+    tokens = values.tokens
+    rows_of_cell = np.bincount(values.cells + 1, minlength=len(tokens.offsets))[1:]
+    counts = np.zeros(len(tokens.values), np.int64)
+    for cells, found in _by_position(tokens, width):
+        # As weights, counts are floats: exact below 2**53.
+        counts += np.bincount(found, rows_of_cell[cells], minlength=len(counts)).astype(np.int64)
+    table = pa.table({"value": pa.array(tokens.values, pa.large_string()), "count": counts})
+    known = table.filter((pc.field("count") >= rules.min_count) & (pc.field("value") != MISSING))
+    ranked = known.sort_by([("count", "descending"), ("value", "ascending")])  # Arrow's order is that of code points
+    return tuple(ranked["value"].slice(0, rules.max_size).to_pylist())
+
+
+def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], width: int) -> npt.NDArray[np.int32]:
+    """int32 [cells + 1, width]: the ids of the first values of each cell, right-padded with 0; the last row, which the
+    cell -1 of a missing value finds, is [1, 0, ...]."""
+    known = indices_of(tokens.values, vocabulary)
+    id_of = np.where(known < 0, OOV_ID, FIRST_ID + known)
+    id_of[[value == MISSING for value in tokens.values]] = MISSING_ID
+    ids = np.zeros((len(tokens.offsets), width), np.int32)
+    ids[:-1] = padded(tokens, id_of, width)
+    ids[-1, 0] = MISSING_ID
+    return ids
+
+
+def indices_of(values: list[str], known: tuple[str, ...]) -> Array:
+    """The index of each value among the known ones, or -1: int32 [values]."""
+    text = pa.large_string()
+    found = pc.index_in(pa.array(values, text), value_set=pa.array(known, text))
+    return np.asarray(found.fill_null(-1))
+
+
+def padded(tokens: Tokens, id_of: Array, width: int) -> npt.NDArray[np.int32]:
+    """int32 [cells, width]: `id_of[i]` for the first values i of each cell, right-padded with 0."""
+    ids = np.zeros((len(tokens.offsets) - 1, width), np.int32)
+    for position, (cells, values) in enumerate(_by_position(tokens, width)):
+        ids[cells, position] = id_of[values]
+    return ids
+
+
+def _by_position(tokens: Tokens, width: int) -> Iterator[tuple[Array, Array]]:
+    """For the first, second, ... value of a cell, at most `width`: the cells that have it, and which value it is."""
+    lengths = np.diff(tokens.offsets)
+    for position in range(min(width, int(lengths.max(initial=0)))):
+        cells = np.flatnonzero(lengths > position)
+        yield cells, tokens.ids[tokens.offsets[cells] + position]

@@ -1,0 +1,1 @@
+"""Docker images, containers, remote machines and browsers."""

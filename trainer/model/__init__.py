@@ -1,0 +1,1 @@
+"""Layers, losses, metrics and the compiled operations of a model."""

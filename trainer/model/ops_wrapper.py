@@ -1,0 +1,211 @@
+"""The model with its compiled operations: train steps, evaluate, predict.
+
+A whole run of steps is one `tf.function` over tensors that stay in memory: shuffled order, gather of a batch, forward,
+backward and update never return to Python. That is many times faster than feeding batches from outside.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import networks
+from trainer.config.net_config import NetConfig
+from trainer.features.encoded import pack
+from trainer.features.preprocessing import DatasetShapes, Examples
+from trainer.features.tables import Rows, Table, shuffled, to_table, weight_scale
+from trainer.model import objectives, replicas
+from trainer.model.metrics import Metrics
+from trainer.model.optimizer import Optimizer, learning_rate_at, sum_duplicates
+
+EVALUATION_BATCH = 8192  # rows; larger ones gain nothing on a CPU
+
+
+def set_deterministic(seed: int, deterministic: bool | None) -> None:
+    """Seed everything; make every TensorFlow operation repeat its bits, which is the default on a CPU."""
+    keras.utils.set_random_seed(seed)
+    if deterministic or (deterministic is None and not tf.config.list_physical_devices("GPU")):
+        tf.config.experimental.enable_op_determinism()
+
+
+def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":
+    """The configured network with its operations, weights drawn from the configured seed."""
+    # Layers without a name count from the start: weights keep their names in any process.
+    keras.utils.clear_session(free_memory=False)
+    set_deterministic(net_config.seed, net_config.deterministic)
+    strategy = replicas.strategy(net_config.batch_size)
+    with strategy.scope(), warnings.catch_warnings():
+        # Inputs are found by column; their own names only have to differ from those of other layers.
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
+    return OpsWrapper(model, net_config, dataset_shapes, strategy)
+
+
+def compiled(function: Callable[..., Any], *signature: Any) -> Any:
+    """The function as a graph, traced once for all sizes that the signature allows."""
+    return tf.function(function, input_signature=signature, autograph=False)
+
+
+class OpsWrapper(tf.Module):
+    """A Keras model and what the training loop does with it, on one device or on those of the strategy."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        net_config: NetConfig,
+        dataset_shapes: DatasetShapes,
+        strategy: replicas.Strategy | None = None,
+    ) -> None:
+        super().__init__(name="ops")
+        self.model = model
+        self.config = net_config
+        self.shapes = dataset_shapes
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
+        label = (dataset_shapes.outputs, dataset_shapes.label_mean, dataset_shapes.label_std)
+        self.metrics = Metrics(net_config.objective, *label, center=dataset_shapes.output_bias[0])
+        table, number = self._table_spec(), tf.TensorSpec((), tf.int32)
+        # Signatures without a number of rows: one trace serves every table.
+        self.train_steps = compiled(self._train_steps, table, tf.TensorSpec([None], tf.int32), number, number, number)
+        self._evaluate_rows = compiled(self._evaluate, table)
+        self._predict_rows = compiled(self._predict, table.ids, table.numbers)
+
+    def _table_spec(self) -> Table:
+        multilabel, multiclass = self.config.objective == "multilabel", self.config.objective == "multiclass"
+        return Table(
+            tf.TensorSpec([None, sum(self.shapes.id_widths.values())], tf.int32),
+            tf.TensorSpec([None, 2 * len(self.shapes.numeric)], tf.float32),
+            tf.TensorSpec([None, None] if multilabel else [None], tf.int32 if multilabel or multiclass else tf.float32),
+            tf.TensorSpec([None], tf.float32),
+        )
+
+    def table(self, examples: Examples) -> Table:
+        """Examples as tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
+        packed = pack(examples, self.shapes)
+        return to_table(packed, weight_scale(packed))
+
+    def state(self) -> dict[str, tf.Variable]:
+        """All variables that decide the future of a training, by name: weights, seeds of dropout, optimizer."""
+        state = {variable.path: variable.value for variable in self.model.variables}
+        for variable, slots in zip(self.model.trainable_weights, self.optimizer.slots, strict=True):
+            state |= {f"optimizer/{variable.path}/{number}": slot for number, slot in enumerate(slots)}
+        return state | {"optimizer/steps": self.optimizer.steps}
+
+    def features(self, ids: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The columns of a packed batch, as the model takes them."""
+        widths = self.shapes.id_widths
+        columns = dict(zip(widths, tf.split(ids, list(widths.values()), axis=1), strict=True)) if widths else {}
+        columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}
+        return columns | {column: numbers[:, 2 * i : 2 * i + 2] for i, column in enumerate(self.shapes.numeric)}
+
+    def shuffled(self, rows: int, epoch: int) -> tf.Tensor:
+        """The order of the training rows in an epoch, int32 [rows]: a function of the seed and the epoch alone."""
+        return shuffled(rows, [self.config.seed, epoch])
+
+    def _train_steps(
+        self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
+    ) -> tf.Tensor:
+        """Steps `first` to `stop` of an epoch in the given order of rows; the sum of their losses, float32 []."""
+
+        size = self.config.batch_size
+        rows = order[first * size : stop * size]
+        shuffled = Table(*(tf.gather(column, rows) for column in table))  # at once: a gather per batch takes longer
+
+        def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = Table(*(column[step * size : (step + 1) * size] for column in shuffled))
+            return step + 1, total + self._train_step(batch, steps_in_all)
+
+        return tf.while_loop(lambda step, _: step < stop - first, train_step, (0, 0.0), parallel_iterations=1)[1]
+
+    def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
+        losses = self.strategy.run(self._replica_step, (batch, steps_in_all))
+        return sum(self.strategy.experimental_local_results(losses))
+
+    def _replica_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
+        """A step on this replica's share of the batch; its part of the loss."""
+        config, context = self.config, tf.distribute.get_replica_context()
+        several = context.num_replicas_in_sync > 1
+        rows = tf.shape(batch.weights)[0]
+        if several:
+            first, end, counted = replicas.share(rows)
+            batch = Table(*(column[first:end] for column in batch))
+            batch = batch._replace(weights=batch.weights * tf.cast(counted > 0, tf.float32))
+        with tf.GradientTape() as tape:
+            logits = self.model(self.features(batch.ids, batch.numbers), training=True)
+            losses = batch.weights * objectives.row_loss(config.objective, logits, batch.labels)
+            loss = tf.reduce_sum(losses) / tf.cast(rows, tf.float32)
+            loss += sum(self.model.losses) / context.num_replicas_in_sync  # of regularised layers
+        gradients = [sum_duplicates(g) for g in tape.gradient(loss, self.optimizer.variables_)]
+        if several:
+            gradients = [sum_duplicates(g) for g in replicas.summed(gradients)]
+        self.optimizer.apply(gradients, self.learning_rate(steps_in_all), config.clip_norm)
+        return loss
+
+    def learning_rate(self, steps_in_all: int | tf.Tensor) -> tf.Tensor:
+        """The learning rate of the next step, float32 []."""
+        config = self.config
+        return learning_rate_at(
+            self.optimizer.steps, base=config.learning_rate, warmup_steps=config.warmup_steps,
+            decay=config.decay, total_steps=steps_in_all,
+        )  # fmt: skip
+
+    def evaluate(self, rows: Rows) -> dict[str, float]:
+        """The metrics of the model on labelled rows; `self.metrics` then still holds their curve."""
+        self.metrics.reset()
+        for table in rows.in_order():
+            self._evaluate_rows(table)
+        return self.metrics.result()
+
+    def _evaluate(self, table: Table) -> None:
+        rows = tf.shape(table.weights)[0]
+
+        def add_batch(start: tf.Tensor) -> tuple[tf.Tensor]:
+            batch = Table(*(column[start : start + EVALUATION_BATCH] for column in table))
+            self.metrics.update(self._logits(batch.ids, batch.numbers), batch.labels, batch.weights)
+            return (start + EVALUATION_BATCH,)
+
+        tf.while_loop(lambda start: start < rows, add_batch, (0,), parallel_iterations=1)
+
+    def _logits(self, ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, outputs] in evaluation mode; of several devices each does its share of the rows."""
+
+        def part(ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+            first, end, counted = replicas.share(tf.shape(ids)[0])
+            return self.model(self.features(ids[first:end], numbers[first:end]), training=False)[:counted]
+
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.model(self.features(ids, numbers), training=False)
+        parts = self.strategy.run(part, (ids, numbers))
+        return tf.concat(self.strategy.experimental_local_results(parts), axis=0)
+
+    def evaluate_constant(self, rows: Rows) -> dict[str, float]:
+        """The metrics of the best constant prediction of the training rows: what a model has to beat."""
+        self.metrics.reset()
+        for table in rows.in_order():
+            for start in range(0, table.rows, EVALUATION_BATCH):
+                _, _, labels, weights = (column[start : start + EVALUATION_BATCH] for column in table)
+                logits = tf.tile(tf.constant([self.shapes.output_bias], tf.float32), [weights.shape[0], 1])
+                self.metrics.update(logits, labels, weights)
+        return self.metrics.result()
+
+    def predict(self, table: Table) -> np.ndarray:
+        """float32 [rows], or [rows, classes]: probabilities, or the number of a regression."""
+        starts = range(0, table.rows, EVALUATION_BATCH)
+        parts = [self._predict_rows(*(column[s : s + EVALUATION_BATCH] for column in table[:2])) for s in starts]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def _predict(self, ids: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        return self.predictions(self.features(ids, numbers))
+
+    def prediction_graph(self) -> Any:
+        """The concrete function that predicts, for TensorBoard: its names are those of the layers."""
+        return self._predict_rows.get_concrete_function()
+
+    def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Features by column -> predictions, inside a graph."""
+        logits = self.model(features, training=False)
+        return objectives.predictions(self.config.objective, logits, self.shapes.label_mean, self.shapes.label_std)

@@ -1,0 +1,220 @@
+"""The pictures of a run: curves of the metrics, calibration, distribution of the predictions.
+
+Drawn through matplotlib's objects, without pyplot and its global state; equal values give equal bytes. Colours are
+those of Okabe and Ito (Color Universal Design, 2008), which every kind of colour vision tells apart.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from trainer.runtime.system import write_atomic
+
+EpochRow = Mapping[str, float]
+Curve = Mapping[str, Sequence[float]]
+
+SIDES = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {"train": "-", "validation": "-", "test": (0, (4, 2))}
+CERTAIN = 21.0  # log-odds of a billion to one
+DOTS = (0, (1, 2))
+SMALL_RATE = 0.05  # below it, rates are compared by their ratio
+INK, FAINT, PALE = "#30353b", "#8b929a", "#dfe3e7"
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures do not depend on the machine's fonts
+    "font.size": 9.5,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+}
+
+# The metrics that tell most, for each objective.
+MAIN_METRICS = (
+    ("loss", "auc", "calibration", "mse"),
+    ("loss", "r2", "rmse", "mae"),
+    ("loss", "accuracy", "macro_f1", "top_5_accuracy"),
+    ("loss", "auc", "micro_f1", "macro_f1"),
+)
+NAMES = {"auc": "AUC", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return NAMES.get(metric) or metric.replace("_", " ").capitalize().replace("f1", "F1")
+
+
+def main_metrics(known: Sequence[str]) -> list[str]:
+    """At most four of the known metrics, the ones to look at first."""
+    best = max(MAIN_METRICS, key=lambda names: len(set(names) & set(known)))
+    return [name for name in best if name in known] or list(known[:4])
+
+
+def plot_metrics(path: Path, history: Sequence[EpochRow], best_epoch: int) -> None:
+    """A PNG with a panel for each main metric: its curve over the epochs for each side, the best epoch marked.
+
+    history: a row per epoch, with `epoch` and metrics named SIDE_METRIC.
+    """
+    known = [key.removeprefix("validation_") for key in history[0] if key.startswith("validation_")]
+
+    panels = main_metrics(known)
+
+    def draw(figure: Figure) -> None:
+        axes = list(figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flat)
+        for axis, metric in zip(axes, panels, strict=False):
+            _draw_curves(axis, history, metric, best_epoch)
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        for axis in axes[max(len(panels) - 2, 0) : len(panels)]:
+            axis.set_xlabel("epoch")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+
+    _save(path, draw, height=2.6 * math.ceil(len(panels) / 2) + 0.4)
+
+
+def _draw_curves(axis: Axes, history: Sequence[EpochRow], metric: str, best_epoch: int) -> None:
+    epochs = [row["epoch"] for row in history]
+    if metric == "calibration":
+        axis.axhline(1, color=FAINT, linewidth=1)
+    for side, colour in SIDES.items():
+        values = [row.get(f"{side}_{metric}", math.nan) for row in history]
+        marker = "o" if len(history) <= 12 else ""
+        if any(map(math.isfinite, values)):
+            axis.plot(epochs, values, color=colour, linestyle=DASHES[side], marker=marker, markersize=3.5, label=side)
+    axis.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=DOTS, label=f"best epoch {best_epoch}")
+    axis.set_title(metric_name(metric), pad=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axis.set_xlim(0.5, max(epochs) + 0.5)
+
+
+def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
+    """A PNG with the reliability diagram of each side, and beneath it where the weight of the last side lies.
+
+    curves: by side, as `Metrics.curve` returns them. Axes are logarithmic where rates are small.
+    """
+    values = np.concatenate([np.concatenate([curve["prediction"], curve["label"]]) for curve in curves.values()])
+    rates = values[values > 0] if (values > 0).any() else np.array([0.01, 1.0])
+    scale = "log" if rates.min() < SMALL_RATE else "linear"
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
+        above.axline((0.1, 0.1), (0.9, 0.9), color=FAINT, linewidth=1, linestyle=DOTS)
+        for side, curve in curves.items():
+            above.plot(
+                curve["prediction"], curve["label"], color=SIDES[side], linestyle=DASHES[side], marker="o",
+                markersize=3.5, linewidth=1.2, label=side,
+            )  # fmt: skip
+        limits = _with_margin(rates, scale)
+        above.set(xscale=scale, yscale=scale, xlim=limits, ylim=limits, ylabel="observed rate", title="Calibration")
+        subs = (1, 2, 5) if limits[1] < 1000 * limits[0] else (1,)
+        for axis in (above.xaxis, above.yaxis):
+            axis.set_major_locator(LogLocator(subs=subs) if scale == "log" else MaxNLocator(nbins=6))
+            axis.set_major_formatter(FuncFormatter(_percent))
+            axis.set_minor_formatter(NullFormatter())
+        above.legend(loc="upper left")
+        side, curve = list(curves.items())[-1]
+        _draw_density(below, np.array(curve["prediction"]), np.array(curve["weight"]), scale, SIDES[side])
+        below.set(xlabel="predicted rate", ylabel=f"{side}\nweight")
+
+    _save(path, draw, width=5.6, height=5.8)
+
+
+def _with_margin(rates: NDArray[np.float64], scale: str) -> tuple[float, float]:
+    low, high = float(rates.min()), float(rates.max())
+    if scale == "log":
+        margin = max((high / low) ** 0.05, 1.1)
+        return low / margin, high * margin
+    margin = max(0.05 * (high - low), 0.01)
+    return low - margin, high + margin
+
+
+def _draw_density(
+    axis: Axes, predictions: NDArray[np.float64], weights: NDArray[np.float64], scale: str, colour: str
+) -> None:
+    """Bars from half-way to half-way between predictions, whose areas are the weights."""
+    if len(predictions) > 1:
+        places = np.log(predictions) if scale == "log" else predictions
+        middles = (places[1:] + places[:-1]) / 2
+        edges = np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])
+        heights = weights / np.maximum(np.diff(edges), 1e-12)
+        axis.stairs(heights, np.exp(edges) if scale == "log" else edges, fill=True, color=colour, alpha=0.45)
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    axis.spines["left"].set_visible(False)
+
+
+def plot_predictions(path: Path, distribution: Curve, side: str) -> None:
+    """A PNG with the distribution of the predictions for positive and for negative labels, on the scale of log-odds.
+
+    distribution: "logit" (middles of bins of equal width), "negative" and "positive" (weights), as
+    `Metrics.distribution` returns them. side: whose rows they are.
+    """
+    logits = np.array(distribution["logit"])
+    low, high = (max(logits[0], -CERTAIN), min(logits[-1], CERTAIN)) if len(logits) else (-CERTAIN, CERTAIN)
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for name, colour in (("negative", FAINT), ("positive", SIDES["validation"])):
+            share = np.array(distribution[name]) / max(sum(distribution[name]), 1e-300)
+            axis.fill_between(logits, share, step="mid", color=colour, alpha=0.25, linewidth=0)
+            axis.step(logits, share, where="mid", color=colour, linewidth=1.4, label=name)
+        axis.set(
+            title=f"Predictions by label, {side} rows", xlabel="predicted rate", ylabel="share of label", ylim=(0, None)
+        )
+        axis.set_xlim(low, high)
+        rates = _round_rates(1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high)))
+        axis.set_xticks([math.log(rate / (1 - rate)) for rate in rates], [_percent(rate, None) for rate in rates])
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axis.legend(loc="upper right")
+
+    _save(path, draw, height=3.2)
+
+
+def _round_rates(low: float, high: float) -> list[float]:
+    """Round probabilities between two others, at most eight."""
+    for digits, step in (((1, 2, 5), 1), ((1,), 1), ((1,), 3)):
+        small = [digit * 10.0**power for power in range(-9, 0, step) for digit in digits if digit * 10.0**power < 0.5]
+        rates = [rate for rate in (*small, 0.5, *(1 - rate for rate in reversed(small))) if low <= rate <= high]
+        if 2 <= len(rates) <= 8:
+            return rates
+    return [low, high]
+
+
+def _percent(rate: float, _: object) -> str:
+    """Three significant digits, and as many nines as a rate near 1 has."""
+    percent = 100 * rate
+    return f"{percent:.9g}%" if percent > 99 else f"{float(f'{percent:.3g}'):g}%"
+
+
+def _save(path: Path, draw: Callable[[Figure], None], *, width: float = 8, height: float) -> None:
+    with style.context(STYLE, after_reset=True):
+        figure = Figure((width, height), dpi=160, layout="constrained")
+        draw(figure)
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi="figure", metadata={"Software": None})
+    write_atomic(path, data.getvalue())

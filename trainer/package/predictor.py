@@ -1,0 +1,193 @@
+"""Scores from a package alone: `python -m trainer.package.predictor predict|evaluate --package=ZIP --data=PATH`.
+
+The network is rebuilt from the registered code and the package's configuration, then given the package's weights;
+nothing in a package is run.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.runtime.command import import_tensorflow_quietly, run_command
+from trainer.runtime.system import note_signals
+
+if __name__ == "__main__":
+    note_signals()  # importing takes seconds
+import_tensorflow_quietly()
+
+import numpy as np
+import orjson
+import pandas as pd
+import tensorflow as tf
+
+from trainer.config import net_config
+from trainer.data import dataset, sources
+from trainer.features import preprocessing
+from trainer.features.tokenizers import TextRules
+from trainer.features.vocabulary import VocabularyRules
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.package import archive, saved_model
+from trainer.runtime import cache
+from trainer.runtime.errors import StorageError
+
+PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
+BLOCK = 65_536  # rows turned into JSON at a time
+
+
+class Predictor(NamedTuple):
+    """A package that is ready to score rows."""
+
+    settings: net_config.Configuration
+    preprocessing: preprocessing.Preprocessing
+    ops: OpsWrapper
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Predictions for the rows of a loaded dataset: float32 [rows], or [rows, classes]."""
+        features = frame[list(net_config.feature_roles(self.settings.config))]
+        return self.ops.predict(self.ops.table(preprocessing.apply(self.preprocessing, features)))
+
+
+def load_predictor(members: Mapping[str, bytes]) -> Predictor:
+    """The predictor that a package's checked members describe; they may be whole, but not ours or of one run."""
+    missing = {"config.json", "preprocessing.json", "weights.npz"} - members.keys()
+    if missing:
+        raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
+    settings = net_config.from_json(members["config.json"])
+    learnt = preprocessing.Preprocessing.from_json(members["preprocessing.json"])
+    check_of_one_run(settings.config, learnt)
+    ops = build_model_graph(settings.config, learnt.shapes())
+    set_weights(ops, archive.weights_from_bytes(members["weights.npz"]))
+    return Predictor(settings, learnt, ops)
+
+
+def check_of_one_run(config: net_config.NetConfig, learnt: preprocessing.Preprocessing) -> None:
+    """StorageError unless the preprocessing was learnt with these columns and rules."""
+    told = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
+    rules = (
+        TextRules(config.tokenizer, config.lowercase, config.max_tokens),
+        VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
+    )
+    columns = (learnt.features, learnt.label.objective, learnt.label.column, learnt.weight)
+    if (told, rules) != (columns, (learnt.text, learnt.vocabulary)):
+        raise StorageError("The package's config.json and preprocessing.json do not go together: they are of two runs.")
+
+
+def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
+    """All weights of a model by their path: layer/weight."""
+    return {weight.path: weight.numpy() for weight in ops.model.weights}
+
+
+def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
+    """Give a model its weights; they must be exactly its own, by path, shape and dtype, and finite."""
+    own = {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in ops.model.weights}
+    given = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
+    if own != given:
+        wrong = sorted(path for path in own.keys() | given.keys() if own.get(path) != given.get(path))
+        raise StorageError(f"The package's weights are not those of its network: {', '.join(wrong[:5])}.")
+    broken = sorted(path for path, array in weights.items() if not np.isfinite(array).all())
+    if broken:
+        raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. It predicts nothing.")
+    for weight in ops.model.weights:
+        weight.assign(weights[weight.path])
+
+
+def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
+    """Read a package back and score raw rows with it, as a predictor and as a SavedModel.
+
+    Returns the largest difference to the expected predictions (for a regression in standard deviations of the label, or
+    in millions of the steps of a float32 at its mean where these are longer); StorageError where it is more than 1e-6.
+    """
+    members = archive.read_package(package)
+    predictor = load_predictor(members)
+    with tempfile.TemporaryDirectory() as folder:
+        archive.extract({name: members[name] for name in members if name.startswith("saved_model/")}, Path(folder))
+        served = tf.saved_model.load(f"{folder}/saved_model").signatures["serving_default"]
+        answers = {
+            "predictor": predictor.predict(frame),
+            "SavedModel": served(**saved_model.raw_features(frame, predictor.preprocessing))["prediction"].numpy(),
+        }
+    shapes = predictor.preprocessing.shapes()
+    # Labels such as years: the steps of a float32 there are longer than PARITY of their standard deviation.
+    scale = max(shapes.label_std, abs(shapes.label_mean) * float(np.finfo(np.float32).eps) / PARITY)
+    worst = {name: float(np.max(np.abs(answer - expected))) / scale for name, answer in answers.items()}
+    for name, difference in worst.items():
+        if not difference <= PARITY:
+            raise StorageError(
+                f"The {name} of {package} differs from the trained model by {difference:.2g}; at most {PARITY} is the "
+                "same. Do not use the package; please report this."
+            )
+    return max(worst.values())
+
+
+def evaluate_rows(predictor: Predictor, frame: pd.DataFrame) -> dict[str, float]:
+    """The objective's metrics of a package on labelled rows."""
+    examples = preprocessing.apply(predictor.preprocessing, frame)
+    return predictor.ops.evaluate(predictor.ops.table(examples))
+
+
+def prediction_rows(predictor: Predictor, frame: pd.DataFrame) -> Iterator[bytes]:
+    """One JSON line per row: its key columns, then its prediction.
+
+    binary and regression: `prediction`, a number. multiclass: `prediction`, the likeliest class, and `probabilities`
+    by class. multilabel: `prediction`, the classes above 0.5, and `probabilities` by class.
+    """
+    keys = list(predictor.settings.config.key_columns)
+    for start in range(0, len(frame), BLOCK):
+        block = frame.iloc[start : start + BLOCK]
+        scores = predictor.predict(block).astype(np.float64)
+        for key, score in zip(block[keys].itertuples(index=False, name=None), scores, strict=True):
+            named = {name: None if pd.isna(value) else value for name, value in zip(keys, key, strict=True)}
+            yield orjson.dumps(named | described(predictor, score), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def described(predictor: Predictor, score: Any) -> dict[str, Any]:
+    objective = predictor.settings.config.objective
+    if objective in ("binary", "regression"):
+        return {"prediction": float(score)}
+    probabilities = dict(zip(predictor.preprocessing.classes, score.tolist(), strict=True))
+    likely = [name for name, probability in probabilities.items() if probability > 0.5]
+    best = max(probabilities, key=probabilities.__getitem__)
+    return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
+
+
+def needed_columns(config: net_config.NetConfig, *, labelled: bool) -> dict[str, str]:
+    """Column -> kind, without the columns that only decided the split."""
+    decided = {*config.group_columns, config.time_column} - {*net_config.feature_roles(config), *config.key_columns}
+    kinds = net_config.column_kinds(config, labelled=labelled)
+    return {column: kind for column, kind in kinds.items() if column not in decided}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score or evaluate the rows of a dataset with a package."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.package.predictor", description=main.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("task", choices=("predict", "evaluate"))
+    parser.add_argument("--package", required=True, help="the zip of a run; gs:// likewise")
+    parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob; gs:// likewise")
+    parser.add_argument("--out", help="predict: file to write, one JSON line per row; gs:// likewise")
+    arguments = parser.parse_args(argv)
+    if (arguments.task == "predict") != (arguments.out is not None):
+        parser.error("--out=FILE goes with predict, and only with it")
+
+    with sources.local_file(arguments.package) as package:
+        predictor = load_predictor(archive.read_package(package))
+    config = predictor.settings.config
+    kinds = needed_columns(config, labelled=arguments.task == "evaluate")
+    source = sources.look_up(arguments.data)
+    with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
+        found = dataset.load(path, kinds, name=arguments.data)
+    sources.check_rows(source, found)
+    frame = found.frame
+    if arguments.task == "evaluate":
+        print(orjson.dumps(evaluate_rows(predictor, frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
+        return
+    with sources.new_file(arguments.out) as temporary, temporary.open("wb") as out:
+        out.writelines(prediction_rows(predictor, frame))
+    print(f"{len(frame):,} predictions in {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

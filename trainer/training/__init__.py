@@ -1,0 +1,1 @@
+"""Epochs, checkpoints and resuming."""

@@ -1,0 +1,137 @@
+"""Checkpoints: all that decides the future of a run, in a folder that is whole or not there.
+
+    checkpoints/00000042/   state.bin      the variables, one after the other
+                            best.bin       the weights of the best epoch
+                            progress.json  where training stands, and where each array lies in its file
+                            manifest.json  size and SHA-256 of the others
+
+The two newest are kept. A damaged one is told, and the one before it is used.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.runtime import system
+from trainer.runtime.errors import StorageError
+
+GENERATIONS = 2
+FILES = ("state.bin", "best.bin", "progress.json")
+MANIFEST = "manifest.json"
+PART = ".part"
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Checkpoint(NamedTuple):
+    """Where training stands (plain JSON), and the arrays by name."""
+
+    progress: dict[str, Any]
+    state: Arrays
+    best: Arrays  # empty before the first epoch has ended
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, durably, and remove all but the two newest."""
+    numbers = numbers_in(folder)
+    number = numbers[-1] + 1 if numbers else 1
+    part, size = folder / PART, sum(array.nbytes for array in (*checkpoint.state.values(), *checkpoint.best.values()))
+    system.remove(part)
+    system.create_folder(part)
+    index = {
+        "state.bin": {name: [array.dtype.str, list(array.shape)] for name, array in checkpoint.state.items()},
+        "best.bin": {name: [array.dtype.str, list(array.shape)] for name, array in checkpoint.best.items()},
+    }
+    progress = {"number": number, "progress": checkpoint.progress, "index": index}
+    pieces: dict[str, Iterable[bytes | memoryview]] = {
+        "state.bin": map(bytes_of, checkpoint.state.values()),
+        "best.bin": map(bytes_of, checkpoint.best.values()),
+        "progress.json": [json.dumps(progress).encode()],
+    }
+    try:
+        manifest = {name: system.write_pieces(part / name, parts) for name, parts in pieces.items()}
+        system.write_pieces(part / MANIFEST, [json.dumps(manifest).encode()])
+        for name in (*FILES, MANIFEST):
+            system.fsync(part / name)
+    except OSError as error:
+        system.remove(part)
+        raise system.storage_error("writing", folder / f"{number:08}", error, size) from error
+    system.rename_folder(part, folder / f"{number:08}")
+    keep_newest(folder, GENERATIONS)
+
+
+def keep_newest(folder: Path, generations: int) -> None:
+    """Remove all checkpoints but the newest ones."""
+    for number in numbers_in(folder)[:-generations]:
+        system.remove(folder / f"{number:08}")
+
+
+def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, None where none was ever made; and the files that are damaged in newer ones.
+
+    StorageError where there are checkpoints, but none is whole.
+    """
+    damaged: list[str] = []
+    for number in reversed(numbers_in(folder)):
+        path = folder / f"{number:08}"
+        try:
+            return read(path, number), damaged
+        except OSError as error:
+            damaged.append(str(error.filename or path))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            damaged.append(f"{path}/{error.args[0] if error.args and error.args[0] in FILES else MANIFEST}")
+    if damaged:
+        raise StorageError(
+            f"No checkpoint in {folder} can be used: {', '.join(damaged)} are damaged. Begin anew with --restart."
+        )
+    return None, []
+
+
+def read(path: Path, number: int) -> Checkpoint:
+    """A checkpoint with all its checks; ValueError with the name of the file that is damaged."""
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    files = {}
+    for name in FILES:
+        files[name] = (path / name).read_bytes()
+        if [hashlib.sha256(files[name]).hexdigest(), len(files[name])] != manifest[name]:
+            raise ValueError(name)
+    told = json.loads(files["progress.json"])
+    if told["number"] != number:
+        raise ValueError("progress.json")
+    arrays = [arrays_of(files[name], told["index"][name]) for name in ("state.bin", "best.bin")]
+    return Checkpoint(told["progress"], *arrays)
+
+
+def numbers_in(folder: Path) -> list[int]:
+    """The numbers of the checkpoints in a folder, ascending."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(int(path.name) for path in folder.iterdir() if len(path.name) == 8 and path.name.isdecimal())
+    return []
+
+
+def bytes_of(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1)
+    return memoryview(flat).cast("B") if array.size else memoryview(b"")
+
+
+def arrays_of(data: bytes, index: Mapping[str, list[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays whose bytes follow each other."""
+    arrays, start = {}, 0
+    for name, (dtype, shape) in index.items():
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(data, np.dtype(dtype), count, start).reshape(shape)
+        start += arrays[name].nbytes
+    return arrays
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of settings, files or versions, a line each; a missing one is None."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {json.dumps(before.get(name))} before, {json.dumps(now.get(name))} now" for name in names]
