@@ -105,7 +105,7 @@ def test_nothing_is_caught_blindly() -> None:
 
 def test_the_run_is_one_page_and_nothing_is_long() -> None:
     for path in (*FILES, ROOT / "fabfile.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 345, path
     (run,) = (n for n in TREES["trainer/__main__.py"].body if isinstance(n, ast.FunctionDef) and n.name == "run")
     assert (run.end_lineno or 0) - run.lineno + 1 <= 65
     for node in ast.walk(ast.parse((ROOT / "fabfile.py").read_text(encoding="utf-8"))):

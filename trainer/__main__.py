@@ -144,6 +144,26 @@ def say_epoch(config: NetConfig, history: loop.History) -> None:
     say("epoch", f"{row['epoch']:>3}  {'  '.join(figures)}  {history.rows_per_second:,.0f} rows/s")
 
 
+def train(
+    settings: Configuration, *, data: Mapping[str, str | None], output: str, name: str | None, restart: bool
+) -> str:
+    """Train a variant under a name that no other process uses meanwhile; returns its package, a path or gs://.
+
+    data, output, restart: see `run`. name: of the run; default: variant and time.
+    """
+    name = name or f"{settings.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    net_config.check_run_name(name)
+    say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
+    if gpu.required():
+        gpu.say_gpus(gpu.require_gpu())
+    replicas.say_devices(settings.config.batch_size)
+    paths = {side: path for side, path in data.items() if path}
+    folder = RUNS / name
+    with system.held_folder(folder), mirrored(output, folder) as mirror:
+        run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart)
+    return storage.join(output, f"{name}.zip")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train a variant and write its package."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__, allow_abbrev=False)
@@ -158,18 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     settings = net_config.load_config(arguments.variant, environ=os.environ)
-    name = arguments.run or f"{arguments.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    net_config.check_run_name(name)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
-    given = {side: path for side, path in data.items() if path}
-    say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
-    if gpu.required():
-        gpu.say_gpus(gpu.require_gpu())
-    replicas.say_devices(settings.config.batch_size)
-    with system.held_folder(RUNS / name), mirrored(arguments.output, RUNS / name) as mirror:
-        run(
-            settings, data=given, output=arguments.output, folder=RUNS / name, mirror=mirror, restart=arguments.restart
-        )  # fmt: skip
+    train(settings, data=data, output=arguments.output, name=arguments.run, restart=arguments.restart)
 
 
 if __name__ == "__main__":

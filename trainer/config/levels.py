@@ -99,6 +99,11 @@ def value_from_json(value: Any, kind: Any) -> Any:
     return value
 
 
+def value_from_python(value: Any, kind: Any) -> Any:
+    """A value of a call from Python as one of the type `kind`: as in JSON, and a tuple is a list."""
+    return value_from_json(list(value) if isinstance(value, tuple) else value, kind)
+
+
 def value_from_text(text: str, kind: Any) -> Any:
     """The text of an environment variable as one of the type `kind`; a list is written as in JSON, None as null."""
     kind, optional = _without_none(kind)
@@ -137,7 +142,7 @@ def allowed(kind: Any, limits: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> str:
     """A value as JSON in at most 40 characters, for messages; control characters are escaped."""
-    text = json.dumps(value)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 40 else text[:37] + "..."
 
 

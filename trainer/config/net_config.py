@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 import networks
 from trainer.config import strict_json
-from trainer.config.levels import Level, resolve, setting, shown, typed, value_from_json, value_from_text
+from trainer.config.levels import (
+    Level,
+    resolve,
+    setting,
+    shown,
+    typed,
+    value_from_json,
+    value_from_python,
+    value_from_text,
+)
 from trainer.runtime.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "NET_"
@@ -139,12 +148,23 @@ class Configuration(NamedTuple):
     """A checked configuration and, for each setting, where its value came from."""
 
     config: NetConfig
-    sources: dict[str, str]  # setting -> "default", "default of NETWORK", "variant NAME" or "environment NET_NAME"
+    # setting -> "default", "default of NETWORK", "variant NAME", "environment NET_NAME" or "argument"
+    sources: dict[str, str]
     variant: str
 
 
-def load_config(variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str, str]) -> Configuration:
-    """The checked configuration of a variant under an environment; ConfigError for anything wrong in either."""
+def load_config(
+    variant: str,
+    *,
+    path: Path = VARIANT_FILE,
+    environ: Mapping[str, str],
+    arguments: Mapping[str, Any] | None = None,
+) -> Configuration:
+    """The checked configuration of a variant; ConfigError for anything wrong at any level.
+
+    environ: variables, of which `NET_*` override settings as text. arguments: settings of a call from Python, which
+    override all others.
+    """
     check_name(variant, "variant")
     known = variants(path)
     if variant not in known:
@@ -154,6 +174,7 @@ def load_config(variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str
     levels = (
         Level(known[variant], f"{path}, variant {variant}", str, value_from_json, lambda _: f"variant {variant}"),
         Level(given, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"),
+        Level(arguments or {}, "arguments", str, value_from_python, lambda _: "argument"),
     )
     return settle(variant, levels)
 

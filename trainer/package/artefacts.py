@@ -15,14 +15,12 @@ from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper
 from trainer.package import archive, plots, saved_model
 from trainer.package import logs as reporting
-from trainer.package.predictor import get_weights
+from trainer.package.predictor import RESERVED, get_weights
 from trainer.package.report import Report, write_report
 from trainer.runtime.provenance import environment
 from trainer.runtime.system import write_atomic
 from trainer.runtime.timing import Timings
 from trainer.training.loop import MAX_TRAIN_METRIC_ROWS, History
-
-RESERVED = ("(padding)", "(missing)", "(out of vocabulary)")  # the values of ids 0, 1 and 2, for people
 
 
 class Trained(NamedTuple):

@@ -24,15 +24,18 @@ import tensorflow as tf
 
 from trainer.config import net_config
 from trainer.data import dataset, sources
+from trainer.data.frames import typed_frame
 from trainer.features import preprocessing
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import VocabularyRules
+from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.package import archive, saved_model
 from trainer.runtime import cache
-from trainer.runtime.errors import StorageError
+from trainer.runtime.errors import ConfigError, StorageError, did_you_mean
 
 PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
+RESERVED = ("(padding)", "(missing)", "(out of vocabulary)")  # the values of ids 0, 1 and 2, for people
 BLOCK = 65_536  # rows turned into JSON at a time
 
 
@@ -44,9 +47,47 @@ class Predictor(NamedTuple):
     ops: OpsWrapper
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Predictions for the rows of a loaded dataset: float32 [rows], or [rows, classes]."""
-        features = frame[list(net_config.feature_roles(self.settings.config))]
+        """Predictions for the rows of a DataFrame that has the feature columns: float32 [rows], or [rows, classes].
+
+        Probabilities of a binary, multiclass or multilabel objective, the number of a regression. Raises DataError for
+        values that training would refuse.
+        """
+        kinds = net_config.column_kinds(self.settings.config, labelled=False)
+        features = net_config.feature_roles(self.settings.config)
+        return self.scores(typed_frame(frame, {column: kinds[column] for column in features}))
+
+    def evaluate(self, frame: pd.DataFrame) -> dict[str, float]:
+        """The objective's metrics on the rows of a DataFrame that has the feature, label and weight columns."""
+        return self.measure(typed_frame(frame, needed_columns(self.settings.config, labelled=True)))
+
+    def embeddings(self, column: str) -> pd.DataFrame:
+        """The embedding of each value of a categorical, multi-categorical or text column: float32 [values, width].
+
+        The index holds the values, most frequent first, after "(padding)", "(missing)" and "(out of vocabulary)".
+        """
+        tables = embeddings_by_column(self.ops.model, self.preprocessing.shapes())
+        if column not in tables:
+            raise ConfigError(f"The network has no embedding of {column!r}. {did_you_mean(column, tables)}")
+        return pd.DataFrame(tables[column], [*RESERVED, *self.preprocessing.vocabularies[column]])
+
+    def scores(self, frame: pd.DataFrame) -> np.ndarray:
+        """As `predict`, of rows that the loader has typed."""
+        config = self.settings.config
+        if frame.empty:
+            single = config.objective in ("binary", "regression")
+            return np.zeros((0,) if single else (0, self.ops.shapes.outputs), np.float32)
+        features = frame[list(net_config.feature_roles(config))]
         return self.ops.predict(self.ops.table(preprocessing.apply(self.preprocessing, features)))
+
+    def measure(self, frame: pd.DataFrame) -> dict[str, float]:
+        """As `evaluate`, of rows that the loader has typed."""
+        return self.ops.evaluate(self.ops.table(preprocessing.apply(self.preprocessing, frame)))
+
+
+def load_package(uri: str) -> Predictor:
+    """The predictor of a package, a zip here or at gs://; StorageError for anything that is no sound package."""
+    with sources.local_file(uri) as path:
+        return load_predictor(archive.read_package(path))
 
 
 def load_predictor(members: Mapping[str, bytes]) -> Predictor:
@@ -105,7 +146,7 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
         archive.extract({name: members[name] for name in members if name.startswith("saved_model/")}, Path(folder))
         served = tf.saved_model.load(f"{folder}/saved_model").signatures["serving_default"]
         answers = {
-            "predictor": predictor.predict(frame),
+            "predictor": predictor.scores(frame),
             "SavedModel": served(**saved_model.raw_features(frame, predictor.preprocessing))["prediction"].numpy(),
         }
     shapes = predictor.preprocessing.shapes()
@@ -121,12 +162,6 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
     return max(worst.values())
 
 
-def evaluate_rows(predictor: Predictor, frame: pd.DataFrame) -> dict[str, float]:
-    """The objective's metrics of a package on labelled rows."""
-    examples = preprocessing.apply(predictor.preprocessing, frame)
-    return predictor.ops.evaluate(predictor.ops.table(examples))
-
-
 def prediction_rows(predictor: Predictor, frame: pd.DataFrame) -> Iterator[bytes]:
     """One JSON line per row: its key columns, then its prediction.
 
@@ -136,7 +171,7 @@ def prediction_rows(predictor: Predictor, frame: pd.DataFrame) -> Iterator[bytes
     keys = list(predictor.settings.config.key_columns)
     for start in range(0, len(frame), BLOCK):
         block = frame.iloc[start : start + BLOCK]
-        scores = predictor.predict(block).astype(np.float64)
+        scores = predictor.scores(block).astype(np.float64)
         for key, score in zip(block[keys].itertuples(index=False, name=None), scores, strict=True):
             named = {name: None if pd.isna(value) else value for name, value in zip(keys, key, strict=True)}
             yield orjson.dumps(named | described(predictor, score), option=orjson.OPT_APPEND_NEWLINE)
@@ -172,8 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     if (arguments.task == "predict") != (arguments.out is not None):
         parser.error("--out=FILE goes with predict, and only with it")
 
-    with sources.local_file(arguments.package) as package:
-        predictor = load_predictor(archive.read_package(package))
+    predictor = load_package(arguments.package)
     config = predictor.settings.config
     kinds = needed_columns(config, labelled=arguments.task == "evaluate")
     source = sources.look_up(arguments.data)
@@ -182,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     sources.check_rows(source, found)
     frame = found.frame
     if arguments.task == "evaluate":
-        print(orjson.dumps(evaluate_rows(predictor, frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
+        print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
         return
     with sources.new_file(arguments.out) as temporary, temporary.open("wb") as out:
         out.writelines(prediction_rows(predictor, frame))
