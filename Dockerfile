@@ -5,8 +5,10 @@ FROM ${BASE}
 
 # Dependencies, each with its hash, in a layer of their own, which a change of code leaves as it is. Headers and the
 # tests of packages, a sixth of the whole, are for those who compile or develop them.
-COPY requirements.txt /opt/flatfab/
+COPY requirements-build.txt requirements.txt /opt/flatfab/
 RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --require-hashes \
+        --requirement /opt/flatfab/requirements-build.txt \
+    && python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation --require-hashes \
         --requirement /opt/flatfab/requirements.txt \
     && python -m pip check \
     && find "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -type d \

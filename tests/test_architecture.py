@@ -3,13 +3,10 @@
 import ast
 import re
 import subprocess
-import tomllib
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 FILES = [*ROOT.glob("trainer/**/*.py"), *ROOT.glob("networks/*.py")]
@@ -131,51 +128,3 @@ def test_no_file_names_where_packages_are_fetched_from() -> None:
         rb"pypi\.|python" + rb"hosted\.|ana" + rb"conda\.(org|com)|--(extra-)?index" + rb"-url", re.IGNORECASE
     )
     assert not [path for path in tracked_files() if path.is_file() and hosts.search(path.read_bytes())]
-
-
-PIN = re.compile(
-    r"(?P<package>[a-z0-9-]+)(\[[a-z0-9,-]+\])?==(?P<version>[\w.+!]+)"
-    r"( ; (?P<marker>[^#]*?))?(\s+--hash=sha256:[0-9a-f]{64})+\s*"
-)
-
-
-def pins(path: Path) -> dict[str, dict[str, str]]:
-    """Package -> marker -> version; every line is a pin with hashes."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    text = re.sub(r"^\s*#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    for line in text.replace("\\\n", " ").splitlines():
-        if not line.strip():
-            continue
-        pin = PIN.fullmatch(line)
-        assert pin, f"{path.name}: {line[:80]}"
-        found[pin["package"]][pin["marker"] or ""] = pin["version"]
-    return found
-
-
-LISTS = {path.name: pins(path) for path in sorted(ROOT.glob("requirements*.txt"))}
-
-
-def test_every_list_pins_each_package_with_hashes_and_all_lists_agree() -> None:
-    assert LISTS.keys() == {"requirements.txt", "requirements-dev.txt", "requirements-gpu.txt"}
-    versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for listed in LISTS.values():
-        assert len(listed) > 50
-        for package, by_marker in listed.items():
-            versions[package].add(tuple(sorted(set(by_marker.values()))))
-    assert {package: found for package, found in versions.items() if len(found) > 1} == {}
-    assert LISTS["requirements.txt"].keys() <= LISTS["requirements-dev.txt"].keys()
-
-
-def test_the_pins_keep_what_the_project_declares() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    declared = {
-        "requirements.txt": project["dependencies"] + extras["cpu"],
-        "requirements-gpu.txt": project["dependencies"] + extras["gpu"],
-        "requirements-dev.txt": project["dependencies"] + extras["cpu"] + extras["dev"] + extras["notebook"],
-    }
-    for name, lines in declared.items():
-        for requirement in map(Requirement, lines):
-            versions = LISTS[name][requirement.name.lower()].values()
-            assert versions, f"{name}: {requirement.name}"
-            assert all(requirement.specifier.contains(version) for version in versions), f"{name}: {requirement}"

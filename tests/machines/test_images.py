@@ -393,7 +393,8 @@ def test_the_image_for_gpus_refuses_to_train_without_one(
     whole = many(False, True)
     arguments = [] if whole else [f"--build-arg=BASE={image}"]
     if not whole:
-        (copy / "requirements-gpu.txt").write_text("")
+        for listed in ("requirements-build.txt", "requirements-gpu.txt"):
+            (copy / listed).write_text("")
         dockerfile = (copy / "Dockerfile.gpu").read_text(encoding="utf-8")
         (copy / "Dockerfile.gpu").write_text(dockerfile.replace("FROM ${BASE}", "FROM ${BASE}\nUSER 0:0"))
     done = command(copy, copy, "trainer.machines.images", "build", "--gpu", f"--tag={name}", *arguments)
@@ -416,7 +417,8 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     """Every layer is looked through; by default of an image whose layer of dependencies, 2 GB, is empty."""
     copy, name = changed_copy(project, tmp_path), f"flatfab-{uuid.uuid4().hex[:12]}:secrets"
     if not many(False, True):
-        (copy / "requirements.txt").write_text("")
+        for listed in ("requirements-build.txt", "requirements.txt"):
+            (copy / listed).write_text("")
     done = command(copy, copy, "trainer.machines.images", "build", f"--tag={name}", f"--build-arg=TOKEN={CANARY}")
     assert done.code == 0, done.err
     names, found = looked_through(engine.images.get(name).save(chunk_size=2**21))
@@ -429,7 +431,8 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     code = [*project.glob("networks/*.py"), *project.glob("trainer/*.py")]
     code += [path for room in rooms for path in (project / "trainer" / room).glob("*.py")]
     assert {name for name in own if "__pycache__" not in name} == {
-        "requirements.txt", "variant_config.json", "data", "data/sample_2k.json", "networks", "trainer",
+        "requirements-build.txt", "requirements.txt", "variant_config.json",
+        "data", "data/sample_2k.json", "networks", "trainer",
         *(f"trainer/{room}" for room in rooms),
         *(path.relative_to(project).as_posix() for path in code),
     }  # fmt: skip

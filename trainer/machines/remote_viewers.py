@@ -29,7 +29,7 @@ URL = re.compile(rb"http://127\.0\.0\.1:([0-9]+)(/\S*)")
 NOTEBOOK = """FROM {image}
 USER 0:0
 COPY requirements-dev.txt /opt/flatfab/
-RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --require-hashes \\
+RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation --require-hashes \\
     --requirement /opt/flatfab/requirements-dev.txt && python -m pip check
 COPY {example} /opt/flatfab/data/
 USER 10001:10001

@@ -1,0 +1,167 @@
+"""The lists of pins need no resolver: whatever a package in a list asks for, the same list pins.
+
+What a package asks for is in its installed metadata, so a version that is not installed is left out: those for other
+platforms, of other Python versions and of CUDA. `FLATFAB_SITE_PACKAGES=FOLDER:FOLDER` adds the folders of other
+environments. A version that belongs into this environment and is not installed fails.
+"""
+
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+ASKED_FOR = {
+    "requirements.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"],
+    "requirements-gpu.txt": PROJECT["project"]["dependencies"] + EXTRAS["gpu"],
+    "requirements-dev.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["dev"] + EXTRAS["notebook"],
+    "requirements-build.txt": PROJECT["dependency-groups"]["build"],
+}
+
+PLATFORMS = {
+    "Linux x86-64": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
+    "Linux arm64": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
+    "macOS arm64": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
+}
+CPYTHON = {"os_name": "posix", "implementation_name": "cpython", "platform_python_implementation": "CPython"}
+ENVIRONMENTS = {
+    f"Python {minor}.{patch}, {platform}": {
+        **(CPYTHON | markers),
+        "python_version": minor,
+        "python_full_version": f"{minor}.{patch}",
+        "implementation_version": f"{minor}.{patch}",
+    }
+    for minor in ("3.11", "3.12", "3.13")
+    for patch in (0, 99)  # some packages ask for other versions at the first releases of a Python
+    for platform, markers in PLATFORMS.items()
+}
+
+PIN = re.compile(r"(?P<pin>[^=<>~!]+==[\w.+!]+( ; [^#]+?)?)(\s+--hash=sha256:[0-9a-f]{64})+\s*")
+
+
+def pins(text: str) -> list[Requirement]:
+    """The pins of a list, in which every line is one exact version with its hashes."""
+    lines = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    matches = [PIN.fullmatch(line) for line in lines if line.strip()]
+    assert all(matches), [line[:80] for line in lines if line.strip() and not PIN.fullmatch(line)]
+    return [Requirement(match["pin"]) for match in matches if match]
+
+
+def version_of(pin: Requirement) -> str:
+    return next(iter(pin.specifier)).version
+
+
+class Metadata(NamedTuple):
+    """What a version of a package asks for."""
+
+    requires: list[Requirement]
+    python: SpecifierSet
+
+
+def installed_metadata() -> dict[tuple[str, str], Metadata]:
+    """Package and version -> its metadata, for all that is installed in this environment and in those named."""
+    others = [folder for folder in os.environ.get("FLATFAB_SITE_PACKAGES", "").split(os.pathsep) if folder]
+    return {
+        (canonicalize_name(package.name), package.version): Metadata(
+            [Requirement(line) for line in package.requires or []],
+            SpecifierSet(package.metadata["Requires-Python"] or ""),
+        )
+        for package in importlib.metadata.distributions(path=[*sys.path, *others])
+    }
+
+
+LISTS = {path.name: pins(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("requirements*.txt"))}
+METADATA = installed_metadata()
+
+
+def applies(requirement: Requirement, environment: dict[str, str], extras: set[str] = frozenset()) -> bool:
+    """Whether an environment needs a requirement of a package that is installed with these extras."""
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in ("", *extras))
+
+
+def faults(listed: list[Requirement], asked_for: list[str], environment: dict[str, str]) -> Iterator[str]:
+    """Requirements that no pin meets in an environment, and pins that do not go together.
+
+    A requirement with an extra, `google-auth[pyopenssl]`, wants a pin that is written with this extra: to a pip before
+    23.3 that resolves, any other is no pin of it. What the extra asks for in turn has to be pinned as well.
+    """
+    chosen: dict[str, Requirement] = {}
+    for pin in listed:
+        if applies(pin, environment):
+            if canonicalize_name(pin.name) in chosen:
+                yield f"{pin.name} has two pins"
+            chosen[canonicalize_name(pin.name)] = pin
+    wanted = [("pyproject.toml", line) for line in map(Requirement, asked_for) if applies(line, environment)]
+    for name, pin in chosen.items():
+        metadata = METADATA.get((name, version_of(pin)))
+        if metadata is None:
+            continue
+        wanted += [(str(pin), line) for line in metadata.requires if applies(line, environment, pin.extras)]
+        if not metadata.python.contains(environment["python_full_version"]):
+            yield f"{pin} is not for this Python"
+    for asking, requirement in wanted:
+        pinned = chosen.get(canonicalize_name(requirement.name))
+        if pinned is None:
+            yield f"{asking} asks for {requirement}: there is no pin"
+        elif not requirement.specifier.contains(version_of(pinned), prereleases=True):
+            yield f"{asking} asks for {requirement}: the pin is {pinned}"
+        elif not set(map(canonicalize_name, requirement.extras)) <= set(map(canonicalize_name, pinned.extras)):
+            yield f"{asking} asks for {requirement}: the pin {pinned} lacks the extra"
+
+
+def test_there_is_a_list_for_each_purpose() -> None:
+    assert LISTS.keys() == ASKED_FOR.keys()
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+@pytest.mark.parametrize("name", LISTS)
+def test_every_requirement_of_every_package_in_a_list_is_met_by_a_pin(name: str, environment: dict[str, str]) -> None:
+    assert list(faults(LISTS[name], ASKED_FOR[name], environment)) == []
+
+
+def test_every_pin_for_this_environment_is_installed_and_so_is_checked() -> None:
+    here = {canonicalize_name(pin.name): version_of(pin) for pin in LISTS["requirements-dev.txt"] if applies(pin, {})}
+    assert [pin for pin in here.items() if pin not in METADATA] == [], "install requirements-dev.txt anew"
+
+
+def test_all_lists_have_the_same_version_of_a_package() -> None:
+    versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for listed in LISTS.values():
+        by_name: dict[str, set[str]] = defaultdict(set)
+        for pin in listed:
+            by_name[pin.name].add(version_of(pin))
+        for package, pinned in by_name.items():
+            versions[package].add(tuple(sorted(pinned, key=Version)))
+    assert {package: pinned for package, pinned in versions.items() if len(pinned) > 1} == {}
+
+
+def test_a_list_with_a_fault_is_refused() -> None:
+    listed, asked_for = LISTS["requirements.txt"], ASKED_FOR["requirements.txt"]
+    environment = next(iter(ENVIRONMENTS.values()))
+
+    def with_pin(package: str, *pinned: str) -> str:
+        rest = [pin for pin in listed if pin.name != package]
+        return "\n".join(faults([*rest, *map(Requirement, pinned)], asked_for, environment))
+
+    (auth,) = (str(pin) for pin in listed if pin.name == "google-auth")
+    assert with_pin("google-auth", auth) == ""
+    assert "google-auth[pyopenssl]" in with_pin("google-auth", auth.replace("[pyopenssl]", ""))
+    assert "two pins" in with_pin("google-auth", auth, auth)
+    assert "cryptography" in with_pin("cryptography")
+    assert "the pin is cryptography==1.0" in with_pin("cryptography", "cryptography==1.0")
+    assert "there is no pin" in with_pin("cryptography", "cryptography==50.0 ; sys_platform == 'darwin'")
+    assert "pyproject.toml asks for keras" in with_pin("keras", "keras==3.14.0")
