@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.runtime.command import import_tensorflow_quietly, run_command, say
-from trainer.runtime.system import note_signals
+from trainer.runtime.command import begin, import_tensorflow_quietly, run_command, say
 
 if __name__ == "__main__":
-    note_signals()  # importing takes seconds
+    begin()
 import_tensorflow_quietly()
 
 from trainer.cloud import storage

@@ -17,10 +17,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from trainer.runtime.system import note_signals
+from trainer.runtime.command import begin
 
 if __name__ == "__main__":
-    note_signals()  # importing takes a second
+    begin()
 
 import numpy as np
 import numpy.typing as npt

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.projector import ProjectorConfig
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from trainer.runtime.system import write_atomic
 
@@ -69,21 +72,22 @@ class TensorBoardLog:
 
     def epoch(self, row: EpochRow, weights: Mapping[str, ArrayLike] | None = None) -> None:
         """Log an epoch: its metrics by side, speed and learning rate, and histograms of the weights by name."""
-        step = int(row["epoch"])
+        summaries: dict[str, list[Summary]] = defaultdict(list)
         for key, number in row.items():
             side, _, metric = key.partition("_")
             value = np.float64(number)  # a float of Python beyond float32 would be refused, this becomes infinite
-            with self._writer(side if side in SIDES else "train").as_default(step):
-                if side not in SIDES and key != "epoch":
-                    tf.summary.scalar(f"training/{key}", value)
-                elif metric not in ("", "rows", "weight"):
-                    tf.summary.scalar(f"metrics/{metric}", value)
-        with self._writer("train").as_default(step):
-            for name, weight in (weights or {}).items():
-                values = np.asarray(weight)
-                if 0 < values.size <= MAX_HISTOGRAM_SIZE and np.isfinite(values).all():
-                    tf.summary.experimental.write_raw_pb(histogram_pb(name, values).SerializeToString())
-        for writer in self._writers.values():
+            if side not in SIDES and key != "epoch":
+                summaries["train"].append(scalar_pb(f"training/{key}", value))
+            elif metric not in ("", "rows", "weight"):
+                summaries[side].append(scalar_pb(f"metrics/{metric}", value))
+        for name, weight in (weights or {}).items():
+            values = np.asarray(weight)
+            if 0 < values.size <= MAX_HISTOGRAM_SIZE and np.isfinite(values).all():
+                summaries["train"].append(histogram_pb(name, values))
+        for side, parts in summaries.items():  # in one record: an operation for each takes longer than all the rest
+            together = Summary(value=[value for part in parts for value in part.value])
+            with (writer := self._writer(side)).as_default(int(row["epoch"])):
+                tf.summary.experimental.write_raw_pb(together.SerializeToString())
             writer.flush()
 
     def settings(self, rows: Sequence[tuple[str, str, str, str]]) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.runtime.command import import_tensorflow_quietly, run_command
-from trainer.runtime.system import note_signals
+from trainer.runtime.command import begin, import_tensorflow_quietly, run_command
 
 if __name__ == "__main__":
-    note_signals()  # importing takes seconds
+    begin()
 import_tensorflow_quietly()
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import importlib
 import os
 import re
@@ -12,10 +13,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
-from trainer.runtime.system import interruptible, storage_error
+from trainer.runtime.system import interruptible, note_signals, storage_error
 
 # How TensorFlow tells of a full disk: its operation, if one failed, then the file that it could not write.
 NO_SPACE = re.compile(rf"^(?:\{{\{{.*\}}\}} )?(.+); {re.escape(os.strerror(errno.ENOSPC))}", re.MULTILINE)
+
+
+# What Keras tries to import, for parts of it that no command uses: up to a second in all.
+UNUSED = ("sklearn", "IPython", "matplotlib.pyplot")
+
+
+def begin() -> None:
+    """The first line of a program: from now on stop signals are noted, and imports are fast.
+
+    Meanwhile `UNUSED` modules count as not installed, and no garbage is collected: imports make none, and the collector
+    would walk again and again through all that they bring. `run_command` ends both.
+    """
+    note_signals()
+    gc.disable()
+    for name in UNUSED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+def all_is_imported() -> None:
+    """End what `begin` began."""
+    for name in UNUSED:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
+    gc.freeze()
+    gc.enable()
 
 
 def import_tensorflow_quietly() -> None:
@@ -41,6 +67,7 @@ def say(what: str, text: str) -> None:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command and leave the process with its exit code (see `trainer.runtime.errors`)."""
+    all_is_imported()
     try:
         with interruptible():
             main()
