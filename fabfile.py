@@ -256,7 +256,7 @@ def test(c, only=None, junit=None):
 def test_faults(c, only=None):
     """Run the tests of what survives in their long form: hundreds of kills, every fail-point, a million inputs."""
     selected = ["-k", only] if only else []
-    call(sys.executable, "-m", "pytest", "-p", "tests.scale", *selected, cwd=ROOT, FLATFAB_LONG="1")
+    call(sys.executable, "-m", "pytest", "-p", "tests.scale", "--dist=worksteal", *selected, cwd=ROOT, FLATFAB_LONG="1")
 
 
 @task

@@ -1,16 +1,21 @@
 """The real commands, each in a process of its own that is forked from one in which TensorFlow is imported already."""
 
+import fcntl
 import importlib
 import multiprocessing
 import os
 import re
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
+CANARY = "canary-7f3a9c"  # stands in the environment of `sample_run`, and must stand nowhere else
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "spacy.lang.en"])
@@ -37,6 +42,21 @@ def start(folder: Path, *arguments: str, module: str = "trainer.__main__", **env
     process = FORKSERVER.Process(target=_command, args=(folder, module, arguments, environment))
     process.start()
     return process
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills once for all workers of pytest; tests that change files in it use a copy."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, mark = root / name, root / f"{name}.made"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists():
+            folder.mkdir()
+            make(folder)
+            mark.touch()
+    return folder
 
 
 def finished(folder: Path, process: BaseProcess) -> Done:

@@ -1,7 +1,8 @@
-"""Servers that tests share: one of each kind in each process that runs tests."""
+"""What tests share: where they work, in which order they run, a finished run, a server of each kind."""
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,45 @@ import docker
 import pytest
 
 from tests import project_image
+from tests.commands import CANARY, SAMPLE, made_once, trainer
+from tests.scale import LONG, MEMORY
 from tests.servers import bigquery as bigquery_server
 from tests.servers.bucket import Bucket, known_as_the_service, serving
+
+# The files that take longest, which begin first, so that all workers end at about the same time.
+LONGEST_FIRST = (
+    "training/test_resume.py", "machines/test_images.py", "test_real_data.py", "test_cloud.py", "test_run.py",
+    "cloud/test_storage.py", "bigquery/test_export.py", "test_networks.py", "data/test_dataset.py",
+    "model/test_ops_wrapper.py", "test_benchmarks.py", "machines/test_viewers.py", "package/test_predictor.py",
+    "model/test_replicas.py", "features/test_pipeline.py", "training/test_loop.py", "features/test_tokenizers.py",
+)  # fmt: skip
+
+# Temporary folders are in memory where there is room: runs write durably, and a disk lets them wait for that.
+if not os.environ.get(LONG) and MEMORY and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cloud: needs a real project, which the environment names")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; xdist gives a worker the next one as soon as it has none."""
+    names = {str(Path(__file__).parent / name): place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: names.get(str(item.path), len(names)))
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three epochs of deep_v1 on the sample, with secrets in the environment: out/it.zip, runs/it."""
+
+    def make(folder: Path) -> None:
+        (folder / "sample.json").symlink_to(SAMPLE)
+        secrets = {"AWS_SECRET_ACCESS_KEY": CANARY, "DATABASE_URL": f"postgres://user:{CANARY}@host/db"}
+        done = trainer(folder, "--data=sample.json", "--run=it", "--output=out", NET_EPOCHS="3", **secrets)
+        assert (done.code, done.err) == (0, "")
+
+    return made_once(tmp_path_factory, "sample_run", make)
 
 
 @pytest.fixture(scope="session")

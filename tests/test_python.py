@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def result(folder: Path) -> RunResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        result = trainer.train(variant="deep_v1", data=str(SAMPLE), run="it", epochs=2)
+        result = trainer.train(variant="deep_v1", data=str(SAMPLE), run="it", epochs=3)
         assert result.package == "packages/it.zip"
         return result._replace(package=str(folder / result.package))
 
@@ -77,10 +77,8 @@ def test_a_wrong_setting_is_refused(settings: dict[str, object], message: str) -
         trainer.load_config("deep_v1", **settings)
 
 
-def test_training_from_python_gives_the_package_of_the_command(result: RunResult, tmp_path: Path) -> None:
-    done = command(tmp_path, f"--data={SAMPLE}", "--run=it", NET_EPOCHS="2")
-    assert (done.code, done.err) == (0, "")
-    ours, theirs = read_package(Path(result.package)), read_package(tmp_path / "packages" / "it.zip")
+def test_training_from_python_gives_the_package_of_the_command(result: RunResult, sample_run: Path) -> None:
+    ours, theirs = read_package(Path(result.package)), read_package(sample_run / "out" / "it.zip")
     assert ours["metrics.csv"] == theirs["metrics.csv"]
     for members in (ours, theirs):
         assert len(weights_from_bytes(members["weights.npz"])) > 5
@@ -90,7 +88,7 @@ def test_training_from_python_gives_the_package_of_the_command(result: RunResult
 
 def test_the_result_holds_metrics_and_history(result: RunResult) -> None:
     assert result.metrics.keys() == {"train", "validation", "test"}
-    assert result.history["epoch"].tolist() == [1, 2]
+    assert result.history["epoch"].tolist() == [1, 2, 3]
     record = json.loads(read_package(Path(result.package))["metrics.json"])
     assert result.metrics["test"] == record["test"]
 

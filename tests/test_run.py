@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
-from tests.commands import ROOT, SAMPLE, Done, trainer
+from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
 from trainer.config import net_config
 from trainer.data import dataset, split
 from trainer.features.preprocessing import Preprocessing
@@ -34,30 +34,11 @@ from trainer.package.archive import read_package
 from trainer.package.predictor import load_predictor, needed_columns
 
 FAB = Path(sys.executable).with_name("fab")
-CANARY = "canary-7f3a9c"
-
-Run = tuple[Path, Done]
 
 
 @pytest.fixture(scope="module")
-def deep_v1_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three epochs on the sample, with secrets in the environment: the folder of the run, and what it said."""
-    folder = tmp_path_factory.mktemp("deep_v1")
-    (folder / "sample.json").symlink_to(SAMPLE)
-    secrets = {"AWS_SECRET_ACCESS_KEY": CANARY, "DATABASE_URL": f"postgres://user:{CANARY}@host/db"}
-    return folder, trainer(folder, "--data=sample.json", "--run=it", "--output=out", NET_EPOCHS="3", **secrets)
-
-
-@pytest.fixture(scope="module")
-def rnn_v1_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("rnn_v1")
-    environment = {"NET_EPOCHS": "2", "NET_TOKENIZER": "regex"}
-    return folder, trainer(folder, "--variant=rnn_v1", f"--data={SAMPLE}", "--run=it", "--output=out", **environment)
-
-
-@pytest.fixture(scope="module")
-def members(deep_v1_run: Run) -> dict[str, bytes]:
-    return read_package(deep_v1_run[0] / "out" / "it.zip")
+def members(sample_run: Path) -> dict[str, bytes]:
+    return read_package(sample_run / "out" / "it.zip")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -72,17 +53,16 @@ def metrics_of(members: dict[str, bytes]) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(members["metrics.csv"]))
 
 
-def test_a_run_ends_with_a_verified_package_and_nothing_half_written(deep_v1_run: Run) -> None:
-    folder, done = deep_v1_run
-    assert (done.code, done.err) == (0, "")
-    assert "verified: 210 predictions" in done.out
+def test_a_run_ends_with_a_verified_package_and_nothing_half_written(sample_run: Path) -> None:
+    folder = sample_run
+    assert "verified: 210 predictions" in (folder / "stdout").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "out", "runs", "sample.json", "stderr", "stdout"]
     assert [path.name for path in (folder / "out").iterdir()] == ["it.zip"]
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
-def test_package_is_a_plain_zip_whose_manifest_is_true(deep_v1_run: Run) -> None:
-    with zipfile.ZipFile(deep_v1_run[0] / "out" / "it.zip") as archive:
+def test_package_is_a_plain_zip_whose_manifest_is_true(sample_run: Path) -> None:
+    with zipfile.ZipFile(sample_run / "out" / "it.zip") as archive:
         assert archive.testzip() is None
         listed = json.loads(archive.read("manifest.json"))["members"]
         assert sorted(listed) == sorted(set(archive.namelist()) - {"manifest.json"})
@@ -100,7 +80,7 @@ def test_package_holds_every_setting_with_its_value_and_source(members: dict[str
     assert net_config.from_json(members["config.json"]).config == Config(epochs=3)
 
 
-def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(deep_v1_run: Run, members: dict[str, bytes]) -> None:
+def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path, members: dict[str, bytes]) -> None:
     metrics = metrics_of(members)
     assert metrics["epoch"].tolist() == [1, 2, 3]
     for side, rows in {"train": 1561, "validation": 229, "test": 210}.items():
@@ -108,7 +88,7 @@ def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(deep_v1_run: Run
             assert np.isfinite(metrics[f"{side}_{metric}"]).all()
         assert (metrics[f"{side}_rows"] == rows).all()
     assert metrics["train_loss"].is_monotonic_decreasing
-    assert members["metrics.csv"] == (deep_v1_run[0] / "runs" / "it" / "metrics.csv").read_bytes()
+    assert members["metrics.csv"] == (sample_run / "runs" / "it" / "metrics.csv").read_bytes()
 
 
 def test_every_picture_can_be_seen(members: dict[str, bytes]) -> None:
@@ -190,16 +170,16 @@ def test_nothing_in_a_package_is_a_pickle_or_code(members: dict[str, bytes]) -> 
     assert all(data.startswith(b"\x93NUMPY") for data in arrays.values())
 
 
-def test_no_secret_and_no_folder_of_the_machine_gets_out(deep_v1_run: Run, members: dict[str, bytes]) -> None:
-    folder, done = deep_v1_run
-    for forbidden in (CANARY, str(folder), str(ROOT), str(Path.home()) + "/"):
-        assert forbidden not in done.out + done.err
+def test_no_secret_and_no_folder_of_the_machine_gets_out(sample_run: Path, members: dict[str, bytes]) -> None:
+    shown = (sample_run / "stdout").read_text() + (sample_run / "stderr").read_text()
+    for forbidden in (CANARY, str(sample_run), str(ROOT), str(Path.home()) + "/"):
+        assert forbidden not in shown
         assert not [name for name, data in members.items() if forbidden.encode() in data], forbidden
         assert not [name for name in members if forbidden in name]
 
 
 def test_two_processes_with_one_configuration_train_to_the_same_bits(
-    deep_v1_run: Run, members: dict[str, bytes], tmp_path: Path
+    sample_run: Path, members: dict[str, bytes], tmp_path: Path
 ) -> None:
     # Rows in another order would be another training; a file of another name is not.
     done = trainer(tmp_path, f"--data={SAMPLE}", "--run=other", NET_EPOCHS="3")
@@ -262,15 +242,15 @@ def assert_refused(done: Done, code: int, words: list[str]) -> None:
     ],
 )
 def test_scoring_refuses_with_one_message_and_leaves_nothing(
-    deep_v1_run: Run, tmp_path: Path, code: int, words: list[str], arguments: str
+    sample_run: Path, tmp_path: Path, code: int, words: list[str], arguments: str
 ) -> None:
-    before = prepared(tmp_path, deep_v1_run[0] / "out" / "it.zip")
+    before = prepared(tmp_path, sample_run / "out" / "it.zip")
     assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.package.predictor"), code, words)
     assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
 
 
-def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(deep_v1_run: Run, tmp_path: Path) -> None:
-    package = deep_v1_run[0] / "out" / "it.zip"
+def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run: Path, tmp_path: Path) -> None:
+    package = sample_run / "out" / "it.zip"
     members = read_package(package)
     config = net_config.from_json(members["config.json"]).config
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
@@ -286,8 +266,8 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(deep_v1_ru
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_command_scores_row_by_row_what_the_predictor_scores(deep_v1_run: Run, tmp_path: Path) -> None:
-    package = deep_v1_run[0] / "out" / "it.zip"
+def test_the_command_scores_row_by_row_what_the_predictor_scores(sample_run: Path, tmp_path: Path) -> None:
+    package = sample_run / "out" / "it.zip"
     make_rows(tmp_path / "new.json", (row | {"ctr": "unknown"} for row in read_rows(SAMPLE)[:100]))
     arguments = ("predict", f"--package={package}", "--data=new.json", "--out=scores/all.json")
     done = trainer(tmp_path, *arguments, module="trainer.package.predictor")
@@ -298,9 +278,9 @@ def test_the_command_scores_row_by_row_what_the_predictor_scores(deep_v1_run: Ru
     np.testing.assert_allclose(scored, predictor.predict(frame), rtol=1e-6)
 
 
-def test_a_metric_that_the_rows_do_not_determine_is_null(deep_v1_run: Run, tmp_path: Path) -> None:
+def test_a_metric_that_the_rows_do_not_determine_is_null(sample_run: Path, tmp_path: Path) -> None:
     make_rows(tmp_path / "one.json", [read_rows(SAMPLE)[0] | {"ctr": 0.0}])
-    package = deep_v1_run[0] / "out" / "it.zip"
+    package = sample_run / "out" / "it.zip"
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.package.predictor")
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -308,10 +288,12 @@ def test_a_metric_that_the_rows_do_not_determine_is_null(deep_v1_run: Run, tmp_p
     assert found["loss"] > 0
 
 
-def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(rnn_v1_run: Run) -> None:
-    folder, done = rnn_v1_run
+def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(tmp_path: Path) -> None:
+    make_rows(tmp_path / "rows.json", read_rows(SAMPLE)[:600])
+    environment = {"NET_EPOCHS": "2", "NET_TOKENIZER": "regex"}
+    done = trainer(tmp_path, "--variant=rnn_v1", "--data=rows.json", "--run=it", **environment)
     assert (done.code, done.err) == (0, "")
-    members = read_package(folder / "out" / "it.zip")
+    members = read_package(tmp_path / "packages" / "it.zip")
     settings = json.loads(members["config.json"])["settings"]
     assert settings["network"] == {"value": "rnn_v1", "source": "variant rnn_v1"}
     assert settings["tokenizer"] == {"value": "regex", "source": "environment NET_TOKENIZER"}
