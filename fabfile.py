@@ -95,7 +95,7 @@ def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None,
     }
 )
 def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=None, out=None):
-    """Look at rows before training on them: columns, label, split, and what is doubtful.
+    """Look at rows before training on them: columns, label, split, and warnings.
 
     Shows a table and writes a page with small plots. Nothing is trained; what fab train would refuse is refused here.
     """

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,14 @@ def test_every_folder_has_its_place_and_goes_into_the_image() -> None:
     assert {line for line in sent if line.startswith("!trainer/")} == {
         "!trainer/*.py",
         *(f"!trainer/{folder}/*.py" for folder in folders),
+        *(f"!{path.parent.relative_to(ROOT).as_posix()}/*.html" for path in ROOT.glob("trainer/*/templates/*.html")),
     }
+
+
+def test_html_templates_are_installed_with_the_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert setuptools["package-data"] == {"*": ["templates/*.html"]}
+    assert {path.parent.name for path in ROOT.glob("trainer/**/*.html")} == {"templates"}
 
 
 def test_a_network_is_built_from_blocks_alone() -> None:

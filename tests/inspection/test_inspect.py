@@ -1,4 +1,4 @@
-"""What `fab check-data` says of rows: figures against known truth, what is doubtful, the page, what is refused."""
+"""`fab check-data`: figures against known truth, warnings, the page, what is refused."""
 
 import json
 import os
@@ -26,11 +26,12 @@ from trainer.data.schema import parse_schema, plan_columns
 from trainer.features.pipeline import prepare
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import VocabularyRules
-from trainer.inspection.cells import Column, cells_of
-from trainer.inspection.inspect import inspect, settings_of, types_of
-from trainer.inspection.leakage import SUSPICIOUS, fingerprint, leak
+from trainer.inspection.columns import Column, column_values
+from trainer.inspection.inspect import inspect, json_types
+from trainer.inspection.leakage import SUSPICIOUS, fingerprint, leakage
 from trainer.inspection.page import page
-from trainer.inspection.profile import Inspection, Profile, profile
+from trainer.inspection.profile import Inspection, Profile, profile_column
+from trainer.inspection.settings import load_settings
 from trainer.inspection.text import printable
 from trainer.runtime.errors import ConfigError, DataError
 from trainer.runtime.timing import Timings
@@ -55,56 +56,58 @@ def write_schema(folder: Path, schema: dict[str, str]) -> None:
     (folder / "schema.json").write_text(json.dumps(fields))
 
 
-def config(**given: Any) -> NetConfig:
-    return replace(NetConfig(), **NO_COLUMNS | {"cache_gb": 0.0} | given)
+def config(**values: Any) -> NetConfig:
+    return replace(NetConfig(), **NO_COLUMNS | {"cache_gb": 0.0} | values)
 
 
-def by_name(found: Inspection) -> dict[str, Profile]:
-    return {told.column.name: told for told in found.profiles}
+def by_name(inspection: Inspection) -> dict[str, Profile]:
+    return {profile.column.name: profile for profile in inspection.profiles}
 
 
-def one(folder: Path, values: list[Any], kind: str, role: str) -> Profile:
+def profile_of(folder: Path, values: list[Any], kind: str, role: str) -> Profile:
     """The profile of a column whose rows are all for training but the last, which is for testing."""
     write(folder, ({} if value is None else {"x": value} for value in values), schema={"x": SCHEMA[kind]})
     frame = dataset.load(folder, {"x": kind}).frame
-    cells, rows = cells_of(frame["x"], kind, RULES), np.arange(len(frame))
+    arrays, rows = column_values(frame["x"], kind, RULES), np.arange(len(frame))
     column = Column("x", role, kind, "", 3 if kind in ("text", "categories") else 1)
-    return profile(column, {"train": (cells, rows[:-1]), "test": (cells, rows[-1:])}, None, VocabularyRules(2, 100, 3))
+    return profile_column(
+        column, {"train": (arrays, rows[:-1]), "test": (arrays, rows[-1:])}, None, VocabularyRules(2, 100, 3)
+    )
 
 
 SCHEMA = {"category": "STRING", "number": "FLOAT", "text": "STRING", "categories": "REPEATED STRING", "time": "INTEGER"}
 
 
 def test_figures_of_a_tiny_table_are_those_computed_by_hand(tmp_path: Path) -> None:
-    colours = one(
+    colours = profile_of(
         tmp_path / "c", ["red", "blue", "red", None, "NULL", "red", "green", "red"], "category", "categorical"
     )
-    assert (colours.missing, colours.distinct, colours.once) == (1 / 8, 4, 3 / 7)
+    assert (colours.missing, colours.distinct, colours.singletons) == (1 / 8, 4, 3 / 7)
     assert colours.top == [("red", 4 / 8), ("NULL", 1 / 8), ("blue", 1 / 8), ("green", 1 / 8)]
-    assert colours.placeholder == 1 / 7
-    assert colours.vocabulary == 1  # red alone occurs twice among the training rows
-    assert (colours.unseen, colours.unknown) == ({"test": 0.0}, {"test": 0.0})
+    assert colours.placeholders == 1 / 7
+    assert colours.coverage.vocabulary == 1  # red alone occurs twice among the training rows
+    assert (colours.coverage.unseen, colours.coverage.out_of_vocabulary) == ({"test": 0.0}, {"test": 0.0})
 
-    sizes = one(tmp_path / "n", [1.0, 2.0, 2.0, None, 10.0], "number", "numeric")
-    assert (sizes.missing, sizes.distinct, sizes.once, sizes.whole) == (1 / 5, 3, 2 / 4, True)
-    assert sizes.numbers["mean"] == 3.75
-    assert [sizes.numbers[name] for name in ("least", "25%", "median", "75%", "most")] == [1, 1.75, 2, 4, 10]
-    assert sizes.bars.names == ["1", "2", "10", "missing"]
-    assert sizes.bars.rows == {"train": [1, 2, 0, 1], "test": [0, 0, 1, 0]}
+    sizes = profile_of(tmp_path / "n", [1.0, 2.0, 2.0, None, 10.0], "number", "numeric")
+    assert (sizes.missing, sizes.distinct, sizes.singletons, sizes.integers) == (1 / 5, 3, 2 / 4, True)
+    assert sizes.statistics["mean"] == 3.75
+    assert [sizes.statistics[name] for name in ("min", "25%", "median", "75%", "max")] == [1, 1.75, 2, 4, 10]
+    assert sizes.histogram.names == ["1", "2", "10", "missing"]
+    assert sizes.histogram.rows == {"train": [1, 2, 0, 1], "test": [0, 0, 1, 0]}
 
-    titles = one(tmp_path / "t", ["a b c d e", "a", "", None, "a b new new"], "text", "text")
-    assert titles.lengths == {"mean": 2.5, "most": 5, "empty": 1 / 4, "cut": 2 / 4, "counted": 4}
+    titles = profile_of(tmp_path / "t", ["a b c d e", "a", "", None, "a b new new"], "text", "text")
+    assert titles.lengths == {"mean": 2.5, "max": 5, "empty": 1 / 4, "truncated": 2 / 4}
     assert (titles.missing, titles.distinct) == (1 / 5, 4)
-    assert titles.unseen == {"test": 2 / 4}  # new, twice
-    assert titles.unknown == {"test": 3 / 4}  # b occurs once in training
+    assert titles.coverage.unseen == {"test": 2 / 4}  # new, twice
+    assert titles.coverage.out_of_vocabulary == {"test": 3 / 4}  # b occurs once in training
 
-    tags = one(
+    tags = profile_of(
         tmp_path / "l", [["a", "b"], ["a"], [], ["a", "b", "c", "d"], ["z", "a"]], "categories", "multi_categorical"
     )
     assert (tags.missing, tags.distinct) == (1 / 5, 5)
     assert tags.top[0] == ("a", 4 / 9)
-    assert tags.lengths == {"mean": 9 / 4, "most": 4, "empty": 0, "cut": 1 / 4, "counted": 4}
-    assert tags.unseen == {"test": 1 / 2}
+    assert tags.lengths == {"mean": 9 / 4, "max": 4, "empty": 0, "truncated": 1 / 4}
+    assert tags.coverage.unseen == {"test": 1 / 2}
 
 
 @examples(max_examples=40, deadline=None)
@@ -114,26 +117,26 @@ def test_figures_of_a_tiny_table_are_those_computed_by_hand(tmp_path: Path) -> N
 )
 def test_figures_are_those_of_pandas(tmp_path_factory: Any, texts: list[Any], numbers: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("table")
-    told = one(folder / "c", texts, "category", "categorical")
+    categories = profile_of(folder / "c", texts, "category", "categorical")
     column = pd.Series(texts, dtype="str")
     counts = column.value_counts()
-    assert told.missing == column.isna().mean()
-    assert told.distinct == column.nunique()
-    assert told.once == pytest.approx((counts == 1).sum() / max(counts.sum(), 1))
-    assert dict(told.top) == {value: counts[value] / len(column) for value, _ in told.top}
-    assert [share for _, share in told.top] == (counts.head(8) / len(column)).tolist()
+    assert categories.missing == column.isna().mean()
+    assert categories.distinct == column.nunique()
+    assert categories.singletons == pytest.approx((counts == 1).sum() / max(counts.sum(), 1))
+    assert dict(categories.top) == {value: counts[value] / len(column) for value, _ in categories.top}
+    assert [share for _, share in categories.top] == (counts.head(8) / len(column)).tolist()
 
-    measured = one(folder / "n", numbers, "number", "numeric")
+    numeric = profile_of(folder / "n", numbers, "number", "numeric")
     values = pd.Series(numbers, dtype="float64")
-    assert measured.missing == values.isna().mean()
-    assert measured.distinct == values.nunique()
+    assert numeric.missing == values.isna().mean()
+    assert numeric.distinct == values.nunique()
     if values.notna().any():
-        assert measured.numbers["mean"] == pytest.approx(values.mean(), abs=1e-9)
-        assert measured.numbers["75%"] == pytest.approx(values.quantile(0.75), abs=1e-9)
-        assert (measured.numbers["least"], measured.numbers["most"]) == (values.min(), values.max())
-    for side in measured.bars.rows.values():
-        assert len(side) == len(measured.bars.names)
-    assert sum(map(sum, measured.bars.rows.values())) == len(values)
+        assert numeric.statistics["mean"] == pytest.approx(values.mean(), abs=1e-9)
+        assert numeric.statistics["75%"] == pytest.approx(values.quantile(0.75), abs=1e-9)
+        assert (numeric.statistics["min"], numeric.statistics["max"]) == (values.min(), values.max())
+    for side in numeric.histogram.rows.values():
+        assert len(side) == len(numeric.histogram.names)
+    assert sum(map(sum, numeric.histogram.rows.values())) == len(values)
 
 
 Make = Callable[[np.ndarray, np.random.Generator], Any]
@@ -163,12 +166,12 @@ HONEST: dict[str, Make] = {
 
 @pytest.mark.parametrize("made", [*FROM_THE_LABEL, *HONEST])
 @pytest.mark.parametrize("label", ["rate", "heavy-tailed number"])
-def test_a_column_made_from_the_label_is_told_from_one_that_is_merely_good(made: str, label: str) -> None:
+def test_a_column_made_from_the_label_is_distinguished_from_one_that_is_merely_good(made: str, label: str) -> None:
     rng = np.random.default_rng(0)
     y = rng.beta(2, 12, 3000) if label == "rate" else rng.lognormal(0, 2, 3000)
     column = (FROM_THE_LABEL | HONEST)[made](y, rng)
-    found = leak(np.asarray(column), y, np.arange(2400), np.arange(2400, 3000))
-    assert (max(found.alone or 0, found.backward or 0) >= SUSPICIOUS) == (made in FROM_THE_LABEL)
+    found = leakage(np.asarray(column), y, np.arange(2400), np.arange(2400, 3000))
+    assert (max(found.forward or 0, found.backward or 0) >= SUSPICIOUS) == (made in FROM_THE_LABEL)
 
 
 @pytest.mark.parametrize(("share", "flips"), [(0.5, 0.0), (0.1, 0.0), (0.5, 0.1), (0.1, 0.05)])
@@ -177,8 +180,8 @@ def test_a_copy_of_a_click_or_class_is_found_and_a_predictor_with_errors_is_none
     y = (rng.random(4000) < share).astype(float)
     copy = np.where(rng.random(4000) < flips, 1 - y, y)
     for column, label in ((copy, y), (copy.astype(int), y), (copy.astype(int), y.astype(int))):
-        found = leak(column, label, np.arange(3000), np.arange(3000, 4000))
-        assert ((found.alone or 0) >= SUSPICIOUS) == (not flips)
+        found = leakage(column, label, np.arange(3000), np.arange(3000, 4000))
+        assert ((found.forward or 0) >= SUSPICIOUS) == (not flips)
 
 
 def test_the_explained_share_is_that_of_the_truth() -> None:
@@ -188,8 +191,8 @@ def test_the_explained_share_is_that_of_the_truth() -> None:
     y = means[group] + noise
     ranks = pd.Series(y).rank().to_numpy()
     truth = 1 - np.var(ranks - pd.Series(ranks).groupby(group).transform("mean")) / np.var(ranks)
-    found = leak(group, y, np.arange(50_000), np.arange(50_000, 60_000))
-    assert found.alone == pytest.approx(truth, abs=0.02)
+    found = leakage(group, y, np.arange(50_000), np.arange(50_000, 60_000))
+    assert found.forward == pytest.approx(truth, abs=0.02)
 
 
 def test_columns_are_twins_whatever_their_values_are_called() -> None:
@@ -202,7 +205,7 @@ def test_columns_are_twins_whatever_their_values_are_called() -> None:
     assert fingerprint(np.arange(500), 500) == fingerprint(np.zeros(500), 1) == ""  # says nothing
 
 
-def doubtful_rows(count: int = 2000) -> list[dict[str, Any]]:
+def bad_rows(count: int = 2000) -> list[dict[str, Any]]:
     rng = np.random.default_rng(4)
     rows = []
     for number in range(count):
@@ -217,67 +220,73 @@ def doubtful_rows(count: int = 2000) -> list[dict[str, Any]]:
     return rows
 
 
-DOUBTFUL = {
+BAD_COLUMNS = {
     "categorical_columns": ("id", "same", "band", "code", "name", "gap", "item"),
     "numeric_columns": ("number", "root", "clicks", "big", "good"),
     "text_columns": ("title",), "weight_column": "w", "max_tokens": 3,
 }  # fmt: skip
 
 
-def test_each_doubtful_column_is_named_with_its_figure_and_no_other(tmp_path: Path) -> None:
-    found = inspect(config(**DOUBTFUL), {"train": write(tmp_path, doubtful_rows())})
+def test_each_bad_column_is_named_with_its_figure_and_no_other(tmp_path: Path) -> None:
+    inspection = inspect(config(**BAD_COLUMNS), {"train": write(tmp_path, bad_rows())})
     wanted = {
         "id": "looks like an identifier: 100% of the rows",
-        "same": "is the same in all rows",
-        "band": "seems made from the label: 'y' explains",
-        "root": "is almost the label itself: alone it explains >99.9%",
+        "same": "has the same value in all rows",
+        "band": "seems to be derived from the label: 'y' explains",
+        "root": "is almost the label: alone it explains >99.9%",
         "clicks": "is almost 'y' times 'w'",
         "number": "looks like an identifier: 100% of the rows",
-        "big": "has whole numbers beyond 2^53",
-        "gap": "of its values are empty or a word for no value",
+        "big": "has integers above 2^53",
+        "gap": "of its values are empty or a word for a missing value",
         "title": "are longer than max_tokens = 3",
     }
-    said = {name: [doubt for doubt in found.doubts if f"Column {name!r}" in doubt] for name in by_name(found)}
+    by_column = {
+        name: [warning for warning in inspection.warnings if f"Column {name!r}" in warning]
+        for name in by_name(inspection)
+    }
     for name, words in wanted.items():
-        assert len(said.pop(name)) == 1, name
-        assert any(words in doubt for doubt in found.doubts if f"Column {name!r}" in doubt)
-    assert not any(said.values())
+        assert len(by_column.pop(name)) == 1, name
+        assert any(words in warning for warning in inspection.warnings if f"Column {name!r}" in warning)
+    assert not any(by_column.values())
     # big is made from code, too
-    assert [doubt for doubt in found.doubts if "say the same" in doubt] == [
-        "Columns 'code' and 'name' and 'big' say the same: each value of one goes with one value of the other."
+    assert [warning for warning in inspection.warnings if "hold the same information" in warning] == [
+        "Columns 'code' and 'name' and 'big' hold the same information: each value of one goes with one value of "
+        "the other. Keep one of them."
     ]
-    assert len(found.doubts) == len(wanted) + 1
+    assert len(inspection.warnings) == len(wanted) + 1
 
 
-def test_nothing_is_doubtful_about_the_sample() -> None:
-    found = inspect(replace(NetConfig(), cache_gb=0.0), {"train": str(SAMPLE)})
-    assert found.doubts == []
-    assert found.without_role == {"row_id": "quoted number", "thumbnail": "string", "clicks": "quoted number"}
+def test_the_sample_has_no_warnings() -> None:
+    inspection = inspect(replace(NetConfig(), cache_gb=0.0), {"train": str(SAMPLE)})
+    assert inspection.warnings == []
+    assert inspection.unused == {"row_id": "quoted number", "thumbnail": "string", "clicks": "quoted number"}
     frame = pd.read_json(SAMPLE, lines=True)
-    told = by_name(found)
+    profiles = by_name(inspection)
     for name in ("item", "country", "position", "age", "publisher"):
-        assert told[name].missing == frame[name].isna().mean()
-        assert told[name].distinct == frame[name].dropna().nunique()
+        assert profiles[name].missing == frame[name].isna().mean()
+        assert profiles[name].distinct == frame[name].dropna().nunique()
     mean = np.average(frame["ctr"], weights=frame["impressions"])
-    sides = found.labels.values()
+    sides = inspection.labels.values()
     assert sum(side["mean"] * side["weight"] for side in sides) / sum(
         side["weight"] for side in sides
     ) == pytest.approx(mean)
 
 
-def test_D47_one_label_in_all_rows_is_doubtful(tmp_path: Path) -> None:
+def test_D47_a_constant_label_gives_a_warning(tmp_path: Path) -> None:
     rows = write(tmp_path, ({"y": 0, "x": number / 7} for number in range(300)))
-    found = inspect(config(numeric_columns=("x",)), {"train": rows})
-    assert "Label 'y' is the same in all rows: there is nothing to learn. Check the column." in found.doubts
+    inspection = inspect(config(numeric_columns=("x",)), {"train": rows})
+    assert (
+        "Label 'y' has the same value in all rows: there is nothing to learn. Check the column." in inspection.warnings
+    )
 
 
 def test_D50_rows_that_stand_on_two_sides_are_counted(tmp_path: Path) -> None:
     rows = [{"y": number % 2, "x": number / 7, "k": f"k{number}"} for number in range(500)]
     train, test = write(tmp_path / "a", rows), write(tmp_path / "b", [*rows[:20], {"y": 1, "x": -1.0, "k": "new"}])
-    found = inspect(config(numeric_columns=("x",), key_columns=("k",)), {"train": train, "test": test})
-    shared = found.split["also_in_train"]["test"]
+    inspection = inspect(config(numeric_columns=("x",), key_columns=("k",)), {"train": train, "test": test})
+    shared = inspection.split["also_in_train"]["test"]
     assert 10 <= shared <= 20  # but for those that validation has
-    assert any(f"{shared} test rows have the k of a training row" in doubt for doubt in found.doubts)
+    assert any(f"{shared} test rows have the same k as a training row" in warning for warning in inspection.warnings)
 
 
 def test_rows_of_a_later_time_are_compared_with_those_of_training(tmp_path: Path) -> None:
@@ -290,21 +299,21 @@ def test_rows_of_a_later_time_are_compared_with_those_of_training(tmp_path: Path
             for number in range(4000)
         ),
     )  # fmt: skip
-    found = inspect(
+    inspection = inspect(
         config(numeric_columns=("x", "moves"), categorical_columns=("c",), split="time", time_column="t"),
         {"train": rows},
     )
-    told = by_name(found)
-    assert told["moves"].drift["test"][0] > 0.8
-    assert told["x"].drift["test"][0] < 0.15
-    assert told["c"].drift["test"][0] == 1
-    assert told["c"].unseen == {"validation": 1, "test": 1}
-    assert told["t"].bars.rows["test"][-1] > 0 == told["t"].bars.rows["train"][-1]
-    said = " ".join(found.doubts)
-    assert "Column 'moves' is distributed otherwise than in training" in said
-    assert "Column 'x'" not in said
-    assert "Column 'c': out of vocabulary (min_count = 2) are 100% on validation and 100% on test." in said
-    assert "The mean label of test rows is" in said
+    profiles = by_name(inspection)
+    assert profiles["moves"].drift["test"][0] > 0.8
+    assert profiles["x"].drift["test"][0] < 0.15
+    assert profiles["c"].drift["test"][0] == 1
+    assert profiles["c"].coverage.unseen == {"validation": 1, "test": 1}
+    assert profiles["t"].histogram.rows["test"][-1] > 0 == profiles["t"].histogram.rows["train"][-1]
+    warnings = " ".join(inspection.warnings)
+    assert "Column 'moves' is distributed differently than in training" in warnings
+    assert "Column 'x'" not in warnings
+    assert "Column 'c': 100% of the validation and 100% of the test values are out of vocabulary." in warnings
+    assert "The mean label of test rows is" in warnings
 
 
 @pytest.mark.parametrize("objective", ["regression", "multiclass", "multilabel"])
@@ -319,15 +328,17 @@ def test_other_labels_are_looked_at_too(objective: str, tmp_path: Path) -> None:
             "multilabel": ["a", f"b{group}"],
         }
         rows.append({"y": label[objective], "leak": f"L{group}", "noise": float(rng.normal())})
-    found = inspect(
+    inspection = inspect(
         config(objective=objective, numeric_columns=("noise",), categorical_columns=("leak",)),
         {"train": write(tmp_path, rows)},
     )
-    told = by_name(found)
-    assert any("'leak' is almost the label" in doubt for doubt in found.doubts) == (objective != "regression")
-    assert (told["noise"].alone or 0) < 0.05
-    assert ("mean" in found.labels["train"]) == (objective == "regression")
-    read(page(found, "v"))
+    profiles = by_name(inspection)
+    assert any("'leak' is almost the label" in warning for warning in inspection.warnings) == (
+        objective != "regression"
+    )
+    assert (profiles["noise"].explained or 0) < 0.05
+    assert ("mean" in inspection.labels["train"]) == (objective == "regression")
+    read(page(inspection, "v"))
 
 
 def test_types_come_from_the_schema_else_from_the_first_lines(tmp_path: Path) -> None:
@@ -336,29 +347,29 @@ def test_types_come_from_the_schema_else_from_the_first_lines(tmp_path: Path) ->
         {"y": 0, "x": "a", "l": [], "n": None},
     ]
     bare = write(tmp_path / "bare", rows)
-    assert types_of([Path(bare) / "rows.json"]) == {
+    assert json_types([Path(bare) / "rows.json"]) == {
         "y": "fraction or integer", "x": "quoted number or string", "n": "fraction", "l": "list of string",
         "o": "object", "b": "boolean",
     }  # fmt: skip
     rows = [row | {"y": number / 400} for number, row in enumerate(rows * 200)]
     schema = {"y": "FLOAT", "x": "STRING", "n": "NUMERIC", "l": "REPEATED STRING", "o": "RECORD", "b": "BOOLEAN"}
     known = write(tmp_path / "known", rows, schema)
-    found = inspect(config(categorical_columns=("x",), numeric_columns=("n",)), {"train": known})
-    assert {name: told.column.type for name, told in by_name(found).items()} == {
+    inspection = inspect(config(categorical_columns=("x",), numeric_columns=("n",)), {"train": known})
+    assert {name: profile.column.type for name, profile in by_name(inspection).items()} == {
         "x": "STRING",
         "n": "NUMERIC",
         "y": "FLOAT",
     }
-    assert found.without_role == {"l": "REPEATED STRING", "o": "RECORD", "b": "BOOLEAN"}
-    assert by_name(found)["n"].missing == 1 / 2
+    assert inspection.unused == {"l": "REPEATED STRING", "o": "RECORD", "b": "BOOLEAN"}
+    assert by_name(inspection)["n"].missing == 1 / 2
 
 
-def test_a_column_without_any_value_is_told(tmp_path: Path) -> None:
+def test_a_column_without_any_value_gives_a_warning(tmp_path: Path) -> None:
     rows = write(tmp_path, ({"y": n % 2, "x": n} for n in range(200)), {"y": "FLOAT", "x": "FLOAT", "gone": "STRING"})
-    found = inspect(config(numeric_columns=("x",), categorical_columns=("gone",)), {"train": rows})
-    assert "Column 'gone' is missing in all rows: it teaches nothing." in found.doubts
-    assert by_name(found)["gone"].top == []
-    read(page(found, "v"))
+    inspection = inspect(config(numeric_columns=("x",), categorical_columns=("gone",)), {"train": rows})
+    assert "Column 'gone' is missing in all rows. Check the query, or leave it out." in inspection.warnings
+    assert by_name(inspection)["gone"].top == []
+    read(page(inspection, "v"))
 
 
 def test_S19_hostile_names_and_values_stay_text(tmp_path: Path) -> None:
@@ -367,8 +378,10 @@ def test_S19_hostile_names_and_values_stay_text(tmp_path: Path) -> None:
         {"y": float(rng.random()), HOSTILE: [HOSTILE, "b", "\x1b[31m"][n % 3], "n": n % 5, "more" + HOSTILE: 1}
         for n in range(300)
     ]
-    found = inspect(config(categorical_columns=(HOSTILE,), numeric_columns=("n",)), {"train": write(tmp_path, rows)})
-    shown = page(found, HOSTILE)
+    inspection = inspect(
+        config(categorical_columns=(HOSTILE,), numeric_columns=("n",)), {"train": write(tmp_path, rows)}
+    )
+    shown = page(inspection, HOSTILE)
     reader = read(shown.replace("<br>", ""))
     assert not reader.seen & {"script", "link", "iframe", "object", "base", "form", "a", "img"}
     assert all(not name.startswith("on") and name not in ("href", "src") for name, _ in reader.attributes)
@@ -392,8 +405,8 @@ def test_the_command_looks_at_the_sample_and_writes_the_page(tmp_path: Path) -> 
     lines = {line.split()[0]: " ".join(line.split()) for line in done.out.splitlines() if line.strip()}
     assert lines["data"] == f"data {SAMPLE}: 2,000 rows in 1 file"
     assert lines["publisher"].startswith("publisher categorical string 2.0% 26 ")
-    assert lines["checks"] == "checks nothing is doubtful"
-    assert "row_id (quoted number)" in lines["no"]
+    assert lines["checks"] == "checks no warnings"
+    assert "row_id (quoted number)" in lines["unused"]
     shown = read((tmp_path / "check.html").read_text(encoding="utf-8").replace("<br>", ""))
     assert "svg" in shown.seen
     for words in ("sample_2k.json", "2,000", "publisher", "mean label up to", "thumbnail"):
@@ -417,7 +430,7 @@ def test_the_command_imports_neither_tensorflow_nor_a_library_of_the_cloud(tmp_p
 def test_the_settings_are_those_of_a_run() -> None:
     environ = {"NET_MAX_TOKENS": "7", "NET_SPLIT": "time", "NET_TIME_COLUMN": "at"}
     for variant in ("deep_v1", "rnn_v1", "deep_v1_groups", "rnn_v1_lstm"):
-        mine, whole = settings_of(variant, environ), load_config(variant, environ=environ).config
+        mine, whole = load_settings(variant, environ), load_config(variant, environ=environ).config
         assert all(getattr(whole, name) == value for name, value in vars(mine).items())
     for variant, wrong in (
         ("deep_v1", {"NET_MAX_TOKENS": "none"}),
@@ -429,7 +442,7 @@ def test_the_settings_are_those_of_a_run() -> None:
         ("deep_v1", {"NET_NETWORK": "deep"}),
     ):
         with pytest.raises(ConfigError) as mine_:
-            settings_of(variant, wrong)
+            load_settings(variant, wrong)
         with pytest.raises(ConfigError) as theirs:
             load_config(variant, environ=wrong)
         assert str(mine_.value) == str(theirs.value)
@@ -521,8 +534,8 @@ def test_rows_in_a_bucket_are_looked_at_as_those_in_a_folder(
     wanted = config(categorical_columns=("x",))
     here, there = (inspect(wanted, {"train": place}) for place in (str(folder), f"{bucket.uri}/data/"))
     assert there.profiles == here.profiles
-    assert there.without_role == here.without_role == {"z": "RECORD"}
-    assert there.sets["train"] == here.sets["train"] | {"path": f"{bucket.uri}/data/"}
+    assert there.unused == here.unused == {"z": "RECORD"}
+    assert there.datasets["train"] == here.datasets["train"] | {"path": f"{bucket.uri}/data/"}
     with pytest.raises(DataError, match="'z' is NULLABLE RECORD"):
         inspect(config(categorical_columns=("z",)), {"train": f"{bucket.uri}/data/"})
 
@@ -533,11 +546,11 @@ def test_counts_are_of_all_shards(tmp_path: Path) -> None:
         write(tmp_path / str(shard), rows)
         (tmp_path / str(shard) / "rows.json").rename(tmp_path / f"{shard}.json")
         (tmp_path / str(shard)).rmdir()
-    found = inspect(config(numeric_columns=("x",), key_columns=("k",)), {"train": str(tmp_path)})
+    inspection = inspect(config(numeric_columns=("x",), key_columns=("k",)), {"train": str(tmp_path)})
     sizes = sum(path.stat().st_size for path in tmp_path.glob("*.json"))
-    told = found.sets["train"]
-    assert (told["files"], told["bytes"], told["rows"], told["bad_rows"]) == (3, sizes, 600, 0)
-    bars = by_name(found)["x"].bars
-    totals = [sum(counts) for counts in zip(*bars.rows.values(), strict=True)]
-    assert dict(zip(bars.names, totals, strict=True)) == Counter({"5": 300, "0": 100, "1": 100, "2": 100})
-    assert bars.labels == [1, 1, 1, 0]
+    facts = inspection.datasets["train"]
+    assert (facts["files"], facts["bytes"], facts["rows"], facts["bad_rows"]) == (3, sizes, 600, 0)
+    histogram = by_name(inspection)["x"].histogram
+    totals = [sum(counts) for counts in zip(*histogram.rows.values(), strict=True)]
+    assert dict(zip(histogram.names, totals, strict=True)) == Counter({"5": 300, "0": 100, "1": 100, "2": 100})
+    assert histogram.mean_labels == [1, 1, 1, 0]

@@ -430,11 +430,13 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     rooms = {path.parent.name for path in project.glob("trainer/*/__init__.py")}
     code = [*project.glob("networks/*.py"), *project.glob("trainer/*.py")]
     code += [path for room in rooms for path in (project / "trainer" / room).glob("*.py")]
+    templates = [*project.glob("trainer/*/templates/*.html")]
     assert {name for name in own if "__pycache__" not in name} == {
         "requirements-build.txt", "requirements.txt", "variant_config.json",
         "data", "data/sample_2k.json", "networks", "trainer",
         *(f"trainer/{room}" for room in rooms),
-        *(path.relative_to(project).as_posix() for path in code),
+        *(path.parent.relative_to(project).as_posix() for path in templates),
+        *(path.relative_to(project).as_posix() for path in (*code, *templates)),
     }  # fmt: skip
     assert not [name for name in names if Path(name).name in (".env", ".netrc", ".git", "id_rsa", "id_ed25519")]
     assert CANARY not in json.dumps(told)

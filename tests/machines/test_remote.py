@@ -339,6 +339,7 @@ def test_the_commit_is_sent_or_the_files_as_they_are_and_never_a_secret(project:
         "Dockerfile.gpu",
         "requirements.txt",
         "trainer/__main__.py",
+        "trainer/package/templates/page.html",
         "data/sample_2k.json",
     } <= clean.keys()
     secret = "trainer/inner/key.py", CANARY.encode()

@@ -188,8 +188,8 @@ def test_page_says_what_matters(report: Report, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", report)
     shown = read((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for words in (
-        "Epoch 3 of 6 was best on the validation rows",
-        "On 1,234 test rows its loss is 7.5% below that of the best constant prediction",
+        "Epoch 3 of 6 was best on the validation set",
+        "On 1,234 test rows, its loss is 7.5% below the loss of the best constant prediction",
         "160,000",
         "3 test rows have a key",
         "6.1%",

@@ -1,11 +1,10 @@
-"""Look at a dataset before anything is trained on it: `python -m trainer.inspection.inspect --data=PATH`.
+"""Inspect a dataset before training: `python -m trainer.inspection.inspect --data=PATH`.
 
-Reads and splits the rows as a run does and refuses what a run refuses; then tells of each column what is in it and what
-is doubtful about it, on the screen and on a page.
+Reads and splits the rows as a run does, and refuses what a run refuses. Then prints facts and warnings about each
+column, the label and the split, and writes them to a page.
 """
 
 import argparse
-import ast
 import contextlib
 import functools
 import os
@@ -13,7 +12,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,8 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
-import networks
 from trainer.config import net_config
-from trainer.config.levels import Level, resolve, value_from_json, value_from_text
-from trainer.config.net_config import ENV_PREFIX, Configuration, NetConfig, variable
+from trainer.config.net_config import NetConfig
 from trainer.data import capacity, sources, split
 from trainer.data.columns import JSON_TYPE, NUMBER
 from trainer.data.dataset import Dataset
@@ -42,100 +38,90 @@ from trainer.features.preprocessing import NUMERIC_ROLES
 from trainer.features.scale import numbers_of
 from trainer.features.tokenizers import TextRules, get_ready
 from trainer.features.vocabulary import VocabularyRules
-from trainer.inspection.cells import Column, cells_of
-from trainer.inspection.findings import doubts_of
-from trainer.inspection.leakage import fingerprint, leak
+from trainer.inspection.columns import Column, column_values
+from trainer.inspection.leakage import fingerprint, leakage
 from trainer.inspection.page import page
-from trainer.inspection.profile import Inspection, Profile, profile
+from trainer.inspection.profile import Inspection, Profile, profile_column
+from trainer.inspection.settings import load_settings
 from trainer.inspection.text import print_inspection
+from trainer.inspection.warnings import dataset_warnings
 from trainer.runtime import cache
-from trainer.runtime.command import import_tensorflow_quietly, run_command, say
+from trainer.runtime.command import run_command, say
 
 SAMPLE = os.path.relpath(Path(__file__).parents[2] / "data" / "sample_2k.json")
 PAGE = "check.html"
-HEADS, HEAD_BYTES = 16, 2**18  # shards whose first lines tell which columns there are, and how much of each
+SAMPLED_SHARDS, SAMPLED_BYTES = 16, 2**18  # to see column types without a schema: shards, and the start of each
 
-# setting -> what its columns are to the model, in the order in which they are told
+# setting -> role of its columns, features first
 ROLES = {name: role for name, (role, _) in net_config.FEATURE_SETTINGS.items()} | {
     "label_column": "label", "weight_column": "weight", "time_column": "time", "group_columns": "group",
     "key_columns": "key",
 }  # fmt: skip
 
 Array = npt.NDArray[Any]
-Sides = Mapping[str, tuple[pd.DataFrame, Array]]
+Sets = Mapping[str, tuple[pd.DataFrame, Array]]  # "train", "validation", "test" -> its dataset, and its rows in it
 
 
 def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
-    """Look at the dataset under "train", and at separate sets under "validation" and "test", where there are any."""
-    sets, types = read(config, data)
-    frames = {side: found.frame for side, found in sets.items()}
-    hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
-    sides = pipeline.split_sides(config, frames, hashes)
-    compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
-    facts = split.describe_split(
-        {side: frame[compared].take(rows) for side, (frame, rows) in sides.items()},
-        categorical_columns=config.categorical_columns,
-        group_columns=config.group_columns,
-        hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sides.items()},
-    )
-    del hashes
+    """The facts about the dataset under "train", and about separate ones under "validation" and "test".
+
+    data: place of each dataset. DataError for what a run refuses.
+    """
+    datasets, types = read(config, data)
+    frames = {side: dataset.frame for side, dataset in datasets.items()}
+    sets, split_facts = split_sets(config, frames)
     frame = frames["train"]
-    label = cells_of(frame[config.label_column], net_config.LABEL_KINDS[config.objective], text_rules(config))
-    labelled = (label.comparable, weights_of(config, frame))
+    label = column_values(frame[config.label_column], net_config.LABEL_KINDS[config.objective], text_rules(config))
+    labels_and_weights = (label.comparable, row_weights(config, frame))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        look = functools.partial(look_at, config, sides, labelled)
-        profiles = list(pool.map(look, columns_of(config, types)))
-    check_labels(config, sides)
-    labels = {side: label_facts(config, frame, rows) for side, (frame, rows) in sides.items()}
-    roles = {told.column.name for told in profiles}
+        profiles = list(pool.map(functools.partial(profile, config, sets, labels_and_weights), columns(config, types)))
+    check_labels(config, sets)
+    labels = {side: label_facts(config, frame, rows) for side, (frame, rows) in sets.items()}
     return Inspection(
-        sets={side: facts_of(data[side], found) for side, found in sets.items()},
+        datasets={side: dataset_facts(data[side], dataset) for side, dataset in datasets.items()},
         profiles=profiles,
-        without_role={name: type_ for name, type_ in types.items() if name not in roles},
+        unused={name: type_ for name, type_ in types.items() if name not in {item.column.name for item in profiles}},
         labels=labels,
-        split=facts,
-        doubts=doubts_of(config, profiles, labels, facts, given=data),
+        split=split_facts,
+        warnings=dataset_warnings(config, profiles, labels, split_facts, sources=data),
     )
 
 
 def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """All datasets, and the type of each column that the files of the first one have."""
-    lie = {side: sources.look_up(path) for side, path in data.items()}
+    """All datasets, and the type of every column in the files of "train"."""
+    located = {side: sources.look_up(path) for side, path in data.items()}
     kinds = net_config.column_kinds(config)
-    schemas = {side: sources.fields_of(source) for side, source in lie.items()}
-    for table in schemas.values():
-        plan_columns(kinds, table)
-    with contextlib.ExitStack() as while_read, ThreadPoolExecutor(1) as beside:
+    schemas = {side: sources.fields_of(source) for side, source in located.items()}
+    for schema in schemas.values():
+        plan_columns(kinds, schema)
+    with contextlib.ExitStack() as reading, ThreadPoolExecutor(1) as background:
         if config.text_columns:
-            beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others
+            background.submit(get_ready, config.tokenizer)  # takes a second, while reading mostly waits
         places = {
-            side: while_read.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
-            for side, source in lie.items()
+            side: reading.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
+            for side, source in located.items()
         }
         capacity.check_before_reading(config, places.values())
-        sets = {side: pipeline.read(config, place, lie[side].given) for side, place in places.items()}
-        fields_of_table = schemas["train"]
-        if fields_of_table is None:
-            types = types_of(find_shards(places["train"]))
+        datasets = {side: pipeline.read(config, place, located[side].given) for side, place in places.items()}
+        schema = schemas["train"]
+        if schema is None:
+            types = json_types(find_shards(places["train"]))
         else:
-            types = {
-                name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}"
-                for name, field in fields_of_table.items()
-            }
-    for side, found in sets.items():
-        sources.check_rows(lie[side], found)
-    return sets, types
+            types = {name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}" for name, field in schema.items()}
+    for side, dataset in datasets.items():
+        sources.check_rows(located[side], dataset)
+    return datasets, types
 
 
-def types_of(shards: Sequence[Path]) -> dict[str, str]:
-    """The JSON types of every column among the first lines of some shards."""
+def json_types(shards: Sequence[Path]) -> dict[str, str]:
+    """The JSON types of every column in the first lines of some shards, such as "fraction or integer"."""
     seen: dict[str, dict[str, None]] = defaultdict(dict)
-    for shard in shards[:: -(-len(shards) // HEADS)]:
-        _, text = capacity.head_of(shard, HEAD_BYTES)
+    for shard in shards[:: -(-len(shards) // SAMPLED_SHARDS)]:
+        _, text = capacity.head_of(shard, SAMPLED_BYTES)
         for line in text.split(b"\n")[:-1]:
-            with contextlib.suppress(orjson.JSONDecodeError, AttributeError):  # the reader says what is wrong
+            with contextlib.suppress(orjson.JSONDecodeError, AttributeError):  # the reader reports bad lines
                 for name, value in orjson.loads(line).items():
-                    seen[name][json_form(value)] = None
+                    seen[name][json_type(value)] = None
     for types in seen.values():
         if len(types) > 1:
             types.pop("null", None)
@@ -144,74 +130,97 @@ def types_of(shards: Sequence[Path]) -> dict[str, str]:
     return {name: " or ".join(sorted(types)) for name, types in seen.items()}
 
 
-def json_form(value: Any) -> str:
-    """What a value looks like in JSON."""
+def json_type(value: Any) -> str:
+    """The JSON type of a value, in words."""
     if isinstance(value, list):
-        return f"list of {json_form(value[0])}" if value else "list"
+        return f"list of {json_type(value[0])}" if value else "list"
     if isinstance(value, str) and re.fullmatch(NUMBER, value):
         return "quoted number"
     return "null" if value is None else JSON_TYPE[type(value)]
 
 
-def columns_of(config: NetConfig, types: Mapping[str, str]) -> list[Column]:
-    """The columns that have a role: features first."""
+def split_sets(config: NetConfig, frames: Mapping[str, pd.DataFrame]) -> tuple[Sets, dict[str, Any]]:
+    """The rows of each set, and the facts about the split (see `split.describe_split`)."""
+    hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
+    sets = pipeline.split_sides(config, frames, hashes)
+    compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
+    return sets, split.describe_split(
+        {side: frame[compared].take(rows) for side, (frame, rows) in sets.items()},
+        categorical_columns=config.categorical_columns,
+        group_columns=config.group_columns,
+        hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sets.items()},
+    )
+
+
+def columns(config: NetConfig, types: Mapping[str, str]) -> list[Column]:
+    """The columns with a role, features first."""
     roles: dict[str, list[str]] = defaultdict(list)
     for setting_name, role in ROLES.items():
         for name in net_config.columns_of(config, setting_name):
             roles[name].append(role)
     kinds, widths = net_config.column_kinds(config), {"text": config.max_tokens, "categories": config.max_values}
     return [
-        Column(name, ", ".join(of_it), kinds[name], types.get(name, ""), widths.get(kinds[name], 1))
-        for name, of_it in roles.items()
+        Column(name, ", ".join(names), kinds[name], types.get(name, ""), widths.get(kinds[name], 1))
+        for name, names in roles.items()
     ]
 
 
-def look_at(config: NetConfig, sides: Sides, labelled: tuple[Array, Array], column: Column) -> Profile:
-    """The profile of a column, and how much of the label it tells. labelled: label (see `leakage.leak`) and weights of
-    all rows of the first frame."""
-    frame, train = sides["train"]
+def profile(config: NetConfig, sets: Sets, labels_and_weights: tuple[Array, Array], column: Column) -> Profile:
+    """The profile of a column; of a feature also its leakage.
+
+    labels_and_weights: label (see `leakage.leakage`) and weight of all rows of the dataset of "train".
+    """
     if column.role in NUMERIC_ROLES:
-        for other, _ in sides.values():
-            numbers_of(other[column.name], column.role)  # refuses what has no logarithm
-    by_frame = {id(other): cells_of(other[column.name], column.kind, text_rules(config)) for other, _ in sides.values()}
-    cells = {side: (by_frame[id(other)], rows) for side, (other, rows) in sides.items()}
-    rules = VocabularyRules(config.min_count, config.max_vocabulary, config.max_values)
-    label, weights = labelled
-    numeric = np.issubdtype(label.dtype, np.floating)
-    told = profile(column, cells, labelled if numeric else None, rules)
+        for frame, _ in sets.values():
+            numbers_of(frame[column.name], column.role)  # refuses negative numbers that have no logarithm
+    rules = text_rules(config)
+    by_frame = {id(frame): column_values(frame[column.name], column.kind, rules) for frame, _ in sets.values()}
+    values = {side: (by_frame[id(frame)], rows) for side, (frame, rows) in sets.items()}
+    labels, weights = labels_and_weights
+    numeric_label = np.issubdtype(labels.dtype, np.floating)
+    vocabulary_rules = VocabularyRules(config.min_count, config.max_vocabulary, config.max_values)
+    result = profile_column(column, values, labels_and_weights if numeric_label else None, vocabulary_rules)
     if column.name not in net_config.feature_roles(config):
-        return told
-    held = next((rows for side, (other, rows) in sides.items() if other is frame and side != "train"), train[::10])
-    learnt_from = np.setdiff1d(train, held, assume_unique=True) if held[0] == train[0] else train
-    values = cells["train"][0].comparable
-    found = leak(values, label, learnt_from, held)
-    if config.weight_column and numeric:
-        found = found._replace(product=leak(values, label * weights, learnt_from, held).alone)
-    return told._replace(leak=found, content=fingerprint(values, told.distinct))
+        return result
+    train, held_out = held_out_rows(sets)
+    comparable = values["train"][0].comparable
+    measured = leakage(comparable, labels, train, held_out)
+    if config.weight_column and numeric_label:
+        measured = measured._replace(product=leakage(comparable, labels * weights, train, held_out).forward)
+    return result._replace(leakage=measured, fingerprint=fingerprint(comparable, result.distinct))
+
+
+def held_out_rows(sets: Sets) -> tuple[Array, Array]:
+    """Rows of the dataset of "train" to fit and to measure on: another set's, else every tenth training row."""
+    frame, train = sets["train"]
+    for side, (other, rows) in sets.items():
+        if side != "train" and other is frame:
+            return train, rows
+    return np.setdiff1d(train, train[::10], assume_unique=True), train[::10]
 
 
 def text_rules(config: NetConfig) -> TextRules:
     return TextRules(config.tokenizer, config.lowercase, config.max_tokens)
 
 
-def check_labels(config: NetConfig, sides: Sides) -> None:
+def check_labels(config: NetConfig, sets: Sets) -> None:
     """DataError for labels that a run refuses: without weight, or of classes that no training row has."""
-    frame, train = sides["train"]
-    learnt = learn_label(frame[config.label_column].iloc[train], config.objective, weights_of(config, frame)[train])
+    frame, train = sets["train"]
+    label = learn_label(frame[config.label_column].iloc[train], config.objective, row_weights(config, frame)[train])
     if config.objective == "multiclass":
-        for other, rows in sides.values():
-            apply_label(learnt, other[config.label_column].iloc[rows])
+        for other, rows in sets.values():
+            apply_label(label, other[config.label_column].iloc[rows])
 
 
-def weights_of(config: NetConfig, frame: pd.DataFrame) -> Array:
+def row_weights(config: NetConfig, frame: pd.DataFrame) -> Array:
     """float64 [rows]"""
     return frame[config.weight_column].to_numpy(np.float64) if config.weight_column else np.ones(len(frame))
 
 
 def label_facts(config: NetConfig, frame: pd.DataFrame, rows: Array) -> dict[str, float]:
-    """Of some rows the number and the weight; of labels that are numbers the mean, the standard error of it, and the
-    share of rows with the label 0."""
-    weights = weights_of(config, frame)[rows]
+    """Number and total weight of some rows; of numeric labels also the weighted mean, its standard error ("error"),
+    and the share of rows whose label is 0 ("zero")."""
+    weights = row_weights(config, frame)[rows]
     facts = {"rows": float(len(rows)), "weight": float(weights.sum())}
     if config.objective in ("binary", "regression") and facts["weight"] > 0:
         label = frame[config.label_column].to_numpy(np.float64)[rows]
@@ -221,72 +230,32 @@ def label_facts(config: NetConfig, frame: pd.DataFrame, rows: Array) -> dict[str
     return facts
 
 
-def facts_of(path: str, found: Dataset) -> dict[str, Any]:
-    """What is told of a dataset as a whole."""
-    size = sum(shard.bytes for shard in found.shards)
-    counts = {"rows": found.rows, "rows_read": found.rows_read, "bad_rows": found.bad_rows}
-    return {"path": path, "files": len(found.shards), "bytes": size, **counts}
-
-
-def settings_of(variant: str, environ: Mapping[str, str]) -> NetConfig:
-    """The checked configuration of a variant. A network's file needs TensorFlow, which takes seconds to import: it is
-    left alone where none but shared settings are given and it has no defaults of its own for these."""
-    shared = {item.name for item in fields(NetConfig)}
-    given = net_config.variants().get(variant, {"": None})
-    from_environment = {name: text for name, text in environ.items() if name.upper().startswith(ENV_PREFIX)}
-    if given.keys() <= shared and from_environment.keys() <= set(map(variable, shared)):
-        levels = (
-            Level(
-                given,
-                f"{net_config.VARIANT_FILE}, variant {variant}",
-                str,
-                value_from_json,
-                lambda _: f"variant {variant}",
-            ),
-            Level(
-                from_environment, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"
-            ),
-        )
-        network = net_config.chosen_network(levels)
-        if not shared & declared(networks.files()[network]):
-            chosen, sources_ = resolve(NetConfig, levels, f"network {network}")
-            defaults = dict.fromkeys(shared, "default")
-            settings = Configuration(NetConfig(**chosen), defaults | sources_, variant)
-            net_config.check_columns(settings)
-            net_config.check_choices(settings)
-            return settings.config
-    import_tensorflow_quietly()
-    return net_config.load_config(variant, environ=environ).config
-
-
-def declared(network: Path) -> set[str]:
-    """The settings that a network's file declares, by its text."""
-    classes = [node for node in ast.parse(network.read_bytes()).body if isinstance(node, ast.ClassDef)]
-    statements = [statement for node in classes for statement in node.body if isinstance(statement, ast.AnnAssign)]
-    return {ast.unparse(statement.target) for statement in statements}
+def dataset_facts(path: str, dataset: Dataset) -> dict[str, Any]:
+    """Place, files, bytes and row counts of a dataset."""
+    size = sum(shard.bytes for shard in dataset.shards)
+    counts = {"rows": dataset.rows, "rows_read": dataset.rows_read, "bad_rows": dataset.bad_rows}
+    return {"path": path, "files": len(dataset.shards), "bytes": size, **counts}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Look at a dataset before training on it: columns, label, split, and what is doubtful."""
+    """Inspect a dataset before training: facts and warnings about its columns, label and split."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.inspection.inspect", description=main.__doc__, allow_abbrev=False
     )
     rows = "a file, a folder of shards, or a quoted glob"
-    parser.add_argument("--variant", default="deep_v1", help="whose columns and split; default: %(default)s")
+    parser.add_argument("--variant", default="deep_v1", help="whose columns and split to use; default: %(default)s")
     parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")
     parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
-    parser.add_argument(
-        "--out", default=PAGE, help="page to write, or to replace; gs:// likewise; default: %(default)s"
-    )
+    parser.add_argument("--out", default=PAGE, help="page to write or replace, also gs://; default: %(default)s")
     arguments = parser.parse_args(argv)
 
-    config = settings_of(arguments.variant, os.environ)
+    config = load_settings(arguments.variant, os.environ)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
-    found = inspect(config, {side: path for side, path in data.items() if path})
-    print_inspection(found)
+    inspection = inspect(config, {side: path for side, path in data.items() if path})
+    print_inspection(inspection)
     with sources.new_file(arguments.out) as temporary:
-        temporary.write_bytes(page(found, arguments.variant).encode())
+        temporary.write_bytes(page(inspection, arguments.variant).encode())
     say("page", arguments.out)
 
 

@@ -1,4 +1,4 @@
-"""What is allowed but rarely meant: a sentence for each, which the run prints and its report shows."""
+"""Warnings of a run before and after training, for the log and the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,32 +6,40 @@ from typing import Any
 from trainer.config.net_config import NetConfig
 from trainer.features.encoded import Packed, warnings_of
 from trainer.features.preprocessing import Preprocessing
-from trainer.inspection.findings import of_split
+from trainer.inspection.warnings import empty_vocabulary_warning, split_warnings
 
 
 def before_training(
-    config: NetConfig, facts: Mapping[str, Any], learnt: Preprocessing, train: Packed, given: Mapping[str, Any]
+    config: NetConfig,
+    split: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    train: Packed,
+    sources: Mapping[str, Any],
 ) -> list[str]:
-    """What the rows and their split make doubtful.
+    """Warnings about the training rows and the split.
 
-    facts: see `split.describe_split`; given: the sides that have a dataset of their own, and "train".
+    split: see `trainer.data.split.describe_split`; sources: has a key for each set with data of its own.
     """
-    found = warnings_of(train, learnt.shapes())
-    found += [
-        f"Column {column!r}: no value occurs min_count = {config.min_count} times in training; it teaches nothing."
-        for column, values in learnt.vocabularies.items()
-        if not values
+    warnings = warnings_of(train, preprocessing.shapes())
+    warnings += [
+        empty_vocabulary_warning(config, column)
+        for column, vocabulary in preprocessing.vocabularies.items()
+        if not vocabulary
     ]
-    if config.batch_size > facts["rows"]["train"]:
-        found.append(f"batch_size {config.batch_size:,} is more than all {facts['rows']['train']:,} training rows.")
-    return found + of_split(config, facts, given)
+    rows = split["rows"]["train"]
+    if config.batch_size > rows:
+        warnings.append(
+            f"batch_size {config.batch_size:,} is larger than the training set of {rows:,} rows. Choose a smaller "
+            "batch_size."
+        )
+    return warnings + split_warnings(config, split, sources)
 
 
 def after_training(side: str, metrics: Mapping[str, float], constant: Mapping[str, float]) -> list[str]:
-    """What the result makes doubtful."""
+    """A warning where the model's loss is no smaller than that of the best constant prediction."""
     if metrics["loss"] < constant["loss"]:
         return []
     return [
-        f"The model is no better than a constant: {side} loss {metrics['loss']:.5f} against {constant['loss']:.5f}. "
-        "Look at learning_rate, the label and the columns."
+        f"The model is no better than a constant prediction: {side} loss {metrics['loss']:.5f} against "
+        f"{constant['loss']:.5f}. Check learning_rate, the label and the columns."
     ]

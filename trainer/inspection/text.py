@@ -1,4 +1,4 @@
-"""What was found of a dataset, as lines for a terminal or a log."""
+"""Print the facts about a dataset on a terminal or in a log."""
 
 import sys
 from collections.abc import Sequence
@@ -7,95 +7,104 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.inspection.findings import percent
-from trainer.inspection.profile import Inspection, Profile, shown
+from trainer.inspection.histogram import number_text
+from trainer.inspection.profile import Inspection, Profile
+from trainer.package.html import percent
 from trainer.runtime.command import say
 
-WIDEST = 28  # characters of a name or a value
-NARROWEST = 30  # of the last column
-HEADER = ("column", "role", "type", "missing", "distinct", "unseen", "alone", "what it holds")
-NUMBERS = range(3, 7)  # columns of the table that stand to the right
+MAX_WIDTH = 28  # characters of a name or a value
+HEADER = ("column", "role", "type", "missing", "distinct", "unseen", "explains", "values")
+RIGHT_ALIGNED = range(3, 7)
 
 
-def print_inspection(found: Inspection) -> None:
-    """Columns, label, and all doubts: a table on a terminal, aligned text elsewhere."""
-    rows = [cells_of_row(told) for told in found.profiles]
+def print_inspection(inspection: Inspection) -> None:
+    """Print a table of the columns, the label of each set, and the warnings."""
+    rows = [table_row(profile) for profile in inspection.profiles]
     print()
     if sys.stdout.isatty():
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for number, name in enumerate(HEADER):
-            last = number == len(HEADER) - 1
-            table.add_column(name, justify="right" if number in NUMBERS else "left", no_wrap=not last, overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        Console().print(table)
+        print_table(rows)
     else:
         print(aligned([HEADER, *rows]))
-    side = list(found.labels)[-1]
-    print(f"\nunseen: of the values of {side} rows; alone: of the label, explained by this column on held-out rows\n")
-    for side, facts in found.labels.items():
+    side = list(inspection.labels)[-1]
+    print(
+        f"\nunseen: share of {side} values that no training row has; "
+        "explains: share of the label's variance that the column explains alone, on held-out rows\n"
+    )
+    for side, facts in inspection.labels.items():
         mean = f", mean label {facts['mean']:.5g}" if "mean" in facts else ""
         zero = f", {percent(facts['zero'])} of the labels are 0" if "zero" in facts else ""
-        say(side, f"{facts['rows']:,.0f} rows, weight {shown(facts['weight'])}{mean}{zero}")
-    if found.without_role:
-        others = ", ".join(f"{printable(name)} ({type_})" for name, type_ in found.without_role.items())
-        say("no role", others)
-    for doubt in found.doubts:
-        say("warning", doubt)
-    if not found.doubts:
-        say("checks", "nothing is doubtful")
+        say(side, f"{facts['rows']:,.0f} rows, weight {number_text(facts['weight'])}{mean}{zero}")
+    if inspection.unused:
+        say("unused", ", ".join(f"{printable(name)} ({type_})" for name, type_ in inspection.unused.items()))
+    for warning in inspection.warnings:
+        say("warning", warning)
+    if not inspection.warnings:
+        say("checks", "no warnings")
 
 
-def cells_of_row(told: Profile) -> tuple[str, ...]:
-    """The row of a column in the table."""
-    unseen = list(told.unseen.values())
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the columns in a table as wide as the terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(HEADER):
+        last = number == len(HEADER) - 1
+        justify = "right" if number in RIGHT_ALIGNED else "left"
+        table.add_column(name, justify=justify, no_wrap=not last, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def table_row(profile: Profile) -> tuple[str, ...]:
+    """The cells of a column's row, under `HEADER`."""
+    unseen = list(profile.coverage.unseen.values())
     return (
-        printable(told.column.name),
-        told.column.role,
-        told.column.type,
-        percent(told.missing) if told.missing else "–",
-        f"{told.distinct:,}",
+        printable(profile.column.name),
+        profile.column.role,
+        profile.column.type,
+        percent(profile.missing) if profile.missing else "–",
+        f"{profile.distinct:,}",
         percent(unseen[-1]) if unseen else "–",
-        "–" if told.alone is None else percent(told.alone),
-        summary(told),
+        "–" if profile.explained is None else percent(profile.explained),
+        summary(profile),
     )
 
 
-def summary(told: Profile) -> str:
-    """What a column holds, in a few words."""
-    if told.numbers:
-        least, low, median, high, most = (
-            shown(told.numbers[name], told.column.kind) for name in ("least", "25%", "median", "75%", "most")
+def summary(profile: Profile) -> str:
+    """The range of numbers, the lengths of texts and lists, the most frequent categories."""
+    if profile.statistics:
+        names = ("min", "25%", "median", "75%", "max")
+        low, quarter, median, three_quarters, high = (
+            number_text(profile.statistics[name], profile.column.kind) for name in names
         )
-        mean = f", mean {shown(told.numbers['mean'])}" if told.column.kind != "time" else ""
-        return f"{least} … {low} [{median}] {high} … {most}{mean}"
-    parts = []
-    if told.lengths and told.lengths["counted"]:
-        what = "tokens" if told.column.kind == "text" else "values"
-        parts.append(f"{told.lengths['mean']:.1f} {what}, at most {told.lengths['most']:,.0f}")
-        if told.lengths["cut"]:
-            parts.append(f"{percent(told.lengths['cut'])} cut at {told.column.width}")
-        if told.lengths["empty"]:
-            parts.append(f"{percent(told.lengths['empty'])} empty")
-    if told.once < 0.5:
-        parts += [f"{printable(value)} {percent(share)}" for value, share in told.top[:4]]
+        mean = f", mean {number_text(profile.statistics['mean'])}" if profile.column.kind != "time" else ""
+        return f"{low} … {quarter} [{median}] {three_quarters} … {high}{mean}"
+    parts, lengths = [], profile.lengths
+    if lengths:
+        unit = "tokens" if profile.column.kind == "text" else "values"
+        parts.append(f"{lengths['mean']:.1f} {unit}, at most {lengths['max']:,.0f}")
+        if lengths["truncated"]:
+            parts.append(f"{percent(lengths['truncated'])} truncated to {profile.column.width}")
+        if lengths["empty"]:
+            parts.append(f"{percent(lengths['empty'])} empty")
+    if profile.singletons < 0.5:
+        parts += [f"{printable(value)} {percent(share)}" for value, share in profile.top[:4]]
     return ", ".join(parts)
 
 
-def printable(text: str, longest: int = WIDEST) -> str:
-    """A name or value that may hold anything, as text that moves no cursor and is not endless."""
+def printable(text: str, max_width: int = MAX_WIDTH) -> str:
+    """A name or value with unprintable characters escaped, shortened to `max_width` characters."""
     clean = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     clean = clean if clean.strip() == clean and clean else repr(clean)
-    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
+    return clean if len(clean) <= max_width else clean[: max_width - 1] + "…"
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells as lines of text, numbers to the right."""
+    """A table as lines of text, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if number in NUMBERS else cell.ljust(width)
+            cell.rjust(width) if number in RIGHT_ALIGNED else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

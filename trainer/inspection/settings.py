@@ -1,0 +1,47 @@
+"""Load the shared settings of a variant, without TensorFlow where possible."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import networks
+from trainer.config import net_config
+from trainer.config.levels import Level, resolve, value_from_json, value_from_text
+from trainer.config.net_config import ENV_PREFIX, Configuration, NetConfig, variable
+from trainer.runtime.command import import_tensorflow_quietly
+
+
+def load_settings(variant: str, environ: Mapping[str, str]) -> NetConfig:
+    """The checked configuration of a variant, as `net_config.load_config` returns it; the same ConfigErrors.
+
+    A network's file imports TensorFlow, which takes seconds. It is not imported where the variant and the environment
+    set only shared settings and the network declares no defaults of its own for these.
+    """
+    shared = {item.name for item in fields(NetConfig)}
+    in_file = net_config.variants().get(variant, {"": None})
+    in_environment = {name: text for name, text in environ.items() if name.upper().startswith(ENV_PREFIX)}
+    if in_file.keys() <= shared and in_environment.keys() <= set(map(variable, shared)):
+        where = f"variant {variant}"
+        levels = (
+            Level(in_file, f"{net_config.VARIANT_FILE}, {where}", str, value_from_json, lambda _: where),
+            Level(
+                in_environment, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"
+            ),
+        )
+        network = net_config.chosen_network(levels)
+        if not shared & declared_settings(networks.files()[network]):
+            values, sources = resolve(NetConfig, levels, f"network {network}")
+            settings = Configuration(NetConfig(**values), dict.fromkeys(shared, "default") | sources, variant)
+            net_config.check_columns(settings)
+            net_config.check_choices(settings)
+            return settings.config
+    import_tensorflow_quietly()
+    return net_config.load_config(variant, environ=environ).config
+
+
+def declared_settings(network: Path) -> set[str]:
+    """The settings that a network's file declares, read from its source code."""
+    classes = [node for node in ast.parse(network.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    statements = [statement for node in classes for statement in node.body if isinstance(statement, ast.AnnAssign)]
+    return {ast.unparse(statement.target) for statement in statements}

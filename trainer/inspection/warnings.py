@@ -1,0 +1,231 @@
+"""Warnings about a dataset: a sentence with the figure behind it and what to do."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.config.net_config import NetConfig
+from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS
+from trainer.inspection.leakage import SUSPICIOUS
+from trainer.inspection.profile import Profile
+from trainer.package.html import percent
+
+MISSING = 0.95  # share of the rows
+IDENTIFIER = 0.9  # share of the rows with a value that no other row has
+TRUNCATED = 0.5  # share of the texts or lists that are longer than what is kept
+OUT_OF_VOCABULARY = 0.5  # share of the values of a set
+DRIFT, DRIFT_BY_CHANCE = 0.1, 3.0  # distance worth a warning, and how many times that of chance it must be
+STANDARD_ERRORS = 4.0  # between the mean labels of two sets
+SPLIT_FACTOR = 0.5  # a set with less than half, or more than twice, its configured share
+DENSE = 10  # row numbers and other counters: integers from a range of at most so many times their count
+MAX_EXACT = 2.0**53  # float64 does not hold every integer above it
+
+
+def dataset_warnings(
+    config: NetConfig,
+    profiles: Sequence[Profile],
+    labels: Mapping[str, Mapping[str, float]],
+    split: Mapping[str, Any],
+    sources: Mapping[str, Any],
+) -> list[str]:
+    """All warnings, the most serious first.
+
+    labels: see `Inspection.labels`; split: see `trainer.data.split.describe_split`; sources: has a key for each set
+    with data of its own, "train" among them.
+    """
+    features = [profile for profile in profiles if profile.leakage]
+    label = next(profile for profile in profiles if profile.column.name == config.label_column)
+    warnings = [warning for profile in features for warning in leakage_warnings(config, profile)]
+    warnings += label_warnings(config, label, labels)
+    warnings += [warning for profile in features for warning in value_warnings(config, profile)]
+    warnings += duplicate_warnings(features)
+    warnings += split_warnings(config, split, sources)
+    return warnings + [warning for profile in features for warning in shift_warnings(config, profile)]
+
+
+def leakage_warnings(config: NetConfig, profile: Profile) -> list[str]:
+    """A column that gives the label away."""
+    leakage, name, label = profile.leakage, f"Column {profile.column.name!r}", repr(config.label_column)
+    if leakage is None:
+        return []
+    advice = "Leave it out unless its value is available at prediction time."
+    if (leakage.forward or 0) >= SUSPICIOUS:
+        return [
+            f"{name} is almost the label: alone it explains {percent(leakage.forward or 0)} of {label} on held-out "
+            f"rows. {advice} If rows with the same value also share their label, set split=group and name it in "
+            "group_columns."
+        ]
+    if (leakage.backward or 0) >= SUSPICIOUS:
+        share = percent(leakage.backward or 0)
+        return [f"{name} seems to be derived from the label: {label} explains {share} of it. {advice}"]
+    if (leakage.product or 0) >= SUSPICIOUS:
+        share = percent(leakage.product or 0)
+        return [f"{name} is almost {label} times {config.weight_column!r}: it explains {share} of that. {advice}"]
+    return []
+
+
+def label_warnings(config: NetConfig, profile: Profile, labels: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A label with nothing to learn, or one that differs between sets."""
+    name, warnings, train = profile.column.name, [], labels["train"]
+    if profile.distinct < 2:
+        warnings.append(f"Label {name!r} has the same value in all rows: there is nothing to learn. Check the column.")
+    rare = round(profile.singletons * profile.distinct)
+    if config.objective == "multiclass" and rare > 1:
+        warnings.append(
+            f"Label {name!r}: {rare:,} of {profile.distinct:,} classes occur in only one row. Merge or remove them."
+        )
+    for side, facts in labels.items():
+        if "mean" not in facts or "mean" not in train:
+            continue
+        difference = abs(facts["mean"] - train["mean"])
+        error = (facts["error"] ** 2 + train["error"] ** 2) ** 0.5
+        if error and difference > max(STANDARD_ERRORS * error, DRIFT * abs(train["mean"])):
+            warnings.append(
+                f"The mean label of {side} rows is {facts['mean']:.4g}, that of training rows {train['mean']:.4g}: "
+                f"{difference / error:.0f} standard errors apart. Check the split, and whether labels changed over "
+                "time."
+            )
+    return warnings
+
+
+def value_warnings(config: NetConfig, profile: Profile) -> list[str]:
+    """A column without information, or one whose role does not fit its values."""
+    column = f"Column {profile.column.name!r}"
+    if profile.missing == 1:
+        return [f"{column} is missing in all rows. Check the query, or leave it out."]
+    if profile.distinct == 1 and not profile.missing:
+        return [f"{column} has the same value in all rows. Leave it out."]
+    warnings = []
+    if profile.missing >= MISSING:
+        warnings.append(f"{column} is missing in {percent(profile.missing)} of the rows. Check the query.")
+    if is_identifier(profile):
+        warnings.append(
+            f"{column} looks like an identifier: {percent(profile.singletons)} of the rows have a value that no other "
+            "row has. A model cannot learn from it: name it in key_columns, or leave it out."
+        )
+    elif profile.integers and profile.column.kind in NUMERIC_KINDS and _largest(profile) > MAX_EXACT:
+        warnings.append(
+            f"{column} has integers above 2^53, which are rounded. If it is an identifier, name it in "
+            "categorical_columns."
+        )
+    elif profile.coverage.vocabulary == 0:
+        warnings.append(empty_vocabulary_warning(config, profile.column.name))
+    if profile.placeholders:
+        warnings.append(
+            f"{column}: {percent(profile.placeholders)} of its values are empty or a word for a missing value such as "
+            "NULL, and count as a category. Make them NULL in the query."
+        )
+    return warnings + length_warnings(profile)
+
+
+def length_warnings(profile: Profile) -> list[str]:
+    """Texts without tokens; texts and lists that are mostly truncated."""
+    column, lengths, warnings = f"Column {profile.column.name!r}", profile.lengths, []
+    if lengths.get("empty", 0) >= MISSING:
+        warnings.append(f"{column}: {percent(lengths['empty'])} of its texts have no token. Check the query.")
+    if lengths.get("truncated", 0) >= TRUNCATED:
+        is_list = profile.column.kind in LIST_KINDS
+        limit, what, unit = ("max_values", "lists", "values") if is_list else ("max_tokens", "texts", "tokens")
+        warnings.append(
+            f"{column}: {percent(lengths['truncated'])} of its {what} are longer than {limit} = {profile.column.width} "
+            f"and are truncated; the longest has {lengths['max']:,.0f} {unit}. Raise {limit} if the rest matters."
+        )
+    return warnings
+
+
+def empty_vocabulary_warning(config: NetConfig, column: str) -> str:
+    """A column of which no value is frequent enough for the vocabulary."""
+    return (
+        f"Column {column!r}: no value occurs min_count = {config.min_count} times in the training set. Lower "
+        "min_count, or leave the column out."
+    )
+
+
+def is_identifier(profile: Profile) -> bool:
+    """Whether almost every row has a distinct category, or a distinct integer from a dense range."""
+    if profile.singletons < IDENTIFIER:
+        return False
+    if profile.column.kind in NUMERIC_KINDS and profile.integers:
+        return profile.statistics["max"] - profile.statistics["min"] <= DENSE * profile.distinct
+    return profile.column.kind == "category"
+
+
+def _largest(profile: Profile) -> float:
+    return max(abs(profile.statistics["min"]), abs(profile.statistics["max"]))
+
+
+def duplicate_warnings(profiles: Sequence[Profile]) -> list[str]:
+    """Columns that determine each other."""
+    columns = defaultdict(list)
+    for profile in profiles:
+        columns[profile.fingerprint].append(repr(profile.column.name))
+    return [
+        f"Columns {' and '.join(names)} hold the same information: each value of one goes with one value of the other. "
+        "Keep one of them."
+        for fingerprint, names in columns.items()
+        if fingerprint and len(names) > 1
+    ]
+
+
+def shift_warnings(config: NetConfig, profile: Profile) -> list[str]:
+    """A column whose values differ between the training set and another set."""
+    if is_identifier(profile):
+        return []
+    column, warnings = f"Column {profile.column.name!r}", []
+    shares = profile.coverage.out_of_vocabulary
+    unknown = {side: share for side, share in shares.items() if share >= OUT_OF_VOCABULARY}
+    if unknown:
+        warnings.append(
+            f"{column}: {by_set(unknown)} values are out of vocabulary. Lower min_count = {config.min_count}, or train "
+            "on more rows."
+        )
+    shifted = {
+        side: distance
+        for side, (distance, by_chance) in profile.drift.items()
+        if distance > max(DRIFT, DRIFT_BY_CHANCE * by_chance)
+    }
+    if shifted:
+        by_chance = max(profile.drift[side][1] for side in shifted)
+        warnings.append(
+            f"{column} is distributed differently than in training: {by_set(shifted)} rows would have to change "
+            f"to match it; chance alone gives {percent(by_chance)}. Check the split, and whether the column changed "
+            "over time."
+        )
+    return warnings
+
+
+def split_warnings(config: NetConfig, split: Mapping[str, Any], sources: Mapping[str, Any]) -> list[str]:
+    """Rows and groups that are in several sets, and sets whose size is far from its configured share.
+
+    split, sources: as in `dataset_warnings`.
+    """
+    rows = split["rows"]
+    same = f"the same {', '.join(config.key_columns)}" if config.key_columns else "the same values"
+    advice = "Remove them." if config.key_columns else "Remove them, or name key_columns if they are different rows."
+    warnings = [
+        f"{count:,} {side} rows have {same} as a training row, so {side} metrics may be too good. {advice}"
+        for side, count in split["also_in_train"].items()
+        if count
+    ]
+    warnings += [
+        f"{groups['also_elsewhere']:,} of {groups['groups']:,} {side} groups ({', '.join(config.group_columns)}) have "
+        f"rows in another set too, so {side} metrics may be too good. Set split=group, or remove these groups from one "
+        "of the sets."
+        for side, groups in split.get("groups", {}).items()
+        if groups["also_elsewhere"] and side != "train"
+    ]
+    fractions = {"validation": config.validation_fraction, "test": config.test_fraction}
+    total = sum(count for side, count in rows.items() if side not in sources or side == "train")
+    for side, fraction in fractions.items():
+        share = rows.get(side, 0) / total
+        if side not in sources and not SPLIT_FACTOR * fraction <= share <= fraction / SPLIT_FACTOR:
+            warnings.append(
+                f"The {side} set has {share:.1%} of the rows instead of {fraction:.0%}: there are few rows, or groups "
+                f"or times of uneven size. Use more rows, or change {side}_fraction."
+            )
+    return warnings
+
+
+def by_set(shares: Mapping[str, float]) -> str:
+    """The share of each set, to be followed by a noun."""
+    return " and ".join(f"{percent(share)} of the {side}" for side, share in shares.items())
