@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """One command, with blocks so small that there are many."""
-    download.BLOCK, download.RANGE, upload.CHUNK = 2**14, 2**16, 2**21
+    """One command, with ranges and chunks so small that there are many."""
+    download.RANGE, upload.CHUNK = 2**14, 2**21
     retries.FIRST_PAUSE, retries.DEADLINE, gcs.TIMEOUT = 0.01, 30.0, (20.0, 20.0)
     what, source, target = sys.argv[1:]
     if what == "get":

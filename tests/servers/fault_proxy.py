@@ -9,7 +9,8 @@ with faults(bucket_server) as proxy:                   # Google's clients now ta
 reset               the connection breaks before there is an answer
 stall               there is no answer for `stall_seconds`, then the connection ends
 lost                the request is forwarded, its answer is not
-flip, truncate      a byte of the answer is changed; half of it arrives
+flip, truncate      a byte of the response is changed; half of it arrives
+cut                 at most CUT bytes of the response arrive
 short, long, empty  the answer has a byte less or more, or none, and says so
 html                a page, with status 200
 unhashed, encoded   the answer has no checksum; it says that its content is compressed
@@ -34,6 +35,7 @@ from tests.servers.bucket import known_as_the_service
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in to this network.</body></html>"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing the socket breaks the connection
 PIECE = 2**15
+CUT = 2**15
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 
 Fault = str | Callable[[], object]
@@ -212,16 +214,17 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "encoded":
             headers["Content-Encoding"] = "gzip"
         changed = {"flip": flipped(answer), "short": answer[:-1], "long": answer + b"x", "empty": b""}
-        self.answer(response.status, headers, changed.get(fault, answer), cut=fault == "truncate")
+        arriving = {"truncate": len(answer) // 2, "cut": CUT}
+        self.answer(response.status, headers, changed.get(fault, answer), arriving=arriving.get(fault))
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
+    def answer(self, status: int, headers: dict[str, str], body: bytes, *, arriving: int | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
-        if cut:
+        self.wfile.write(body[:arriving])
+        if arriving is not None and arriving < len(body):
             self.wfile.flush()
             time.sleep(0.01)  # so that the half arrives before the end does
             self.break_off()

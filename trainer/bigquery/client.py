@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from trainer.cloud import retries
-from trainer.cloud.retries import Tries, UnwholeError
+from trainer.cloud.retries import BadResponseError
 from trainer.runtime import system
 from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, StorageError, TrainerError, did_you_mean
@@ -53,26 +53,27 @@ def connect(project: str | None = None) -> Any:
     from google.cloud import bigquery  # noqa: PLC0415
 
     try:
-        return asked("connecting to BigQuery", lambda: bigquery.Client(project=project))
+        return call("connecting to BigQuery", lambda: bigquery.Client(project=project))
     except OSError as error:  # the client's word for it
         raise ConfigError("Which project is to run the jobs? Name it in GOOGLE_CLOUD_PROJECT.") from error
 
 
-def asked(doing: str, call: Callable[[], T], deadline: float | None = None) -> T:
-    """What a request gives; made again while its trouble may pass, for `deadline` seconds at most."""
+def call(doing: str, function: Callable[[], T], deadline: float | None = None) -> T:
+    """The result of a call to BigQuery, which is retried for `deadline` seconds while its failure may pass."""
     from google.api_core.exceptions import GoogleAPICallError  # noqa: PLC0415
-    from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
-    from requests import RequestException  # noqa: PLC0415
 
-    tries = Tries(doing, deadline)
-    while True:
+    def attempt() -> T:
         try:
-            return call()
-        except (GoogleAPICallError, GoogleAuthError, RequestException, UnwholeError) as error:
+            return function()
+        except GoogleAPICallError as error:
             reason = reason_of(error)
+            if reason in BUSY:
+                raise BadResponseError(retries.describe(error)) from error
             if reason in CAUSES and reason != "accessDenied":
-                raise refusal(reason, retries.said(error)) from error
-            tries.again(UnwholeError(retries.trouble(error)) if reason in BUSY else error)
+                raise job_error(reason, retries.service_message(error)) from error
+            raise
+
+    return retries.with_retries(doing, attempt, deadline)
 
 
 def reason_of(error: Exception) -> str:
@@ -81,7 +82,7 @@ def reason_of(error: Exception) -> str:
     return str(details[0].get("reason", "")) if isinstance(details[0], dict) else ""
 
 
-def refusal(reason: str, message: str) -> TrainerError:
+def job_error(reason: str, message: str) -> TrainerError:
     """The error that a fault is to us."""
     error, advice = CAUSES.get(reason, OTHERWISE)
     return error(f"BigQuery says: {' '.join(message.split()).rstrip('.')}. {advice}")
@@ -104,7 +105,7 @@ def table_of(client: Any, where: Any) -> Any:
         except NotFound:
             return None
 
-    return asked(f"looking for table {where}", look, FIRST_DEADLINE)
+    return call(f"looking for table {where}", look, FIRST_DEADLINE)
 
 
 def no_table(client: Any, where: Any) -> StorageError:
@@ -149,7 +150,7 @@ def finished(run: Run, kind: str, start: Start, lacks: Lacks) -> Any:
         job, ours = begun(run, job_id, attempt, start)
         say(kind, f"job {job_id} {'begun' if ours else 'taken up'}")
         wait(job, kind)
-        wrong = refusal(job.error_result["reason"], job.error_result["message"]) if job.error_result else lacks(job)
+        wrong = job_error(job.error_result["reason"], job.error_result["message"]) if job.error_result else lacks(job)
         if wrong is None:
             return job
         if ours:
@@ -172,9 +173,9 @@ def begun(run: Run, job_id: str, attempt: int, start: Start) -> tuple[Any, bool]
         try:
             return run.client.get_job(job_id, location=run.location, retry=None, timeout=REQUEST_SECONDS), False
         except NotFound:  # for a moment, there may be a job that its own name does not find
-            raise UnwholeError(f"job {job_id} is there, but is not found") from None
+            raise BadResponseError(f"job {job_id} is there, but is not found") from None
 
-    return asked(f"beginning job {job_id}", begin_or_find)
+    return call(f"beginning job {job_id}", begin_or_find)
 
 
 def wait(job: Any, kind: str) -> None:
@@ -184,7 +185,7 @@ def wait(job: Any, kind: str) -> None:
     while job.state != "DONE":
         time.sleep(pause)
         pause = min(1.5 * pause, LONGEST_POLL)
-        asked(f"looking at job {job.job_id}", lambda: job.reload(retry=None, timeout=REQUEST_SECONDS))
+        call(f"looking at job {job.job_id}", lambda: job.reload(retry=None, timeout=REQUEST_SECONDS))
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
             read = f", {job.total_bytes_processed:,} bytes read" if getattr(job, "total_bytes_processed", None) else ""

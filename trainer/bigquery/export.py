@@ -122,7 +122,7 @@ def planned(client: Any, request: Request) -> Plan:
             rows = found.num_rows
             if not (request.limit or request.sample):
                 return Plan(str(table), "", found.location, 0, rows)
-    job = bigquery.asked(
+    job = bigquery.call(
         "checking the query", lambda: bigquery.query(client, sql, request.parameters, dry_run=True),
         bigquery.FIRST_DEADLINE,
     )  # fmt: skip

@@ -1,78 +1,69 @@
-"""Objects on their way to local files: in parallel, in ranges, resumed after a break, never wrong under their name.
+"""Download objects to local files: in parallel, in ranges, resumed after a break, never wrong under their name.
 
-An object goes to `.NAME.GENERATION.part` beside its file. Behind the object's bytes the part has a byte for each block
-of them, which is 1 when the block is there: that is how the next process knows what is left. The part gets the file's
-name once all of it has the size and the CRC-32C that the object is known to have.
+An object goes to `.NAME.GENERATION.part` beside its file. After the object's bytes the part has one byte for each
+range, 1 when the range is complete, so the next process knows what is left. The part takes the file's name once all of
+it has the object's size and CRC-32C.
+
+Google's `transfer_manager` does less (google-cloud-storage 3.17, tried): `download_chunks_concurrently` writes under
+the final name, leaves wrong bytes there after a short, empty or changed response, and starts from zero after a kill;
+`download_many` accepts a proxy's HTML page as the object.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import re
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-import google_crc32c
-
-from trainer.cloud.retries import StoppedError, Tries, UnwholeError
-from trainer.cloud.transfer import Job, Progress, Stored, crc32c_of_file, encoded, in_threads, joined
+from trainer.cloud import gcs
+from trainer.cloud.retries import Backoff, BadResponseError, StoppedError
+from trainer.cloud.transfer import Job, Progress, Stored, crc32c_of_file, run_jobs
 from trainer.runtime import heartbeat, system
 from trainer.runtime.errors import ResourceError, StorageError
 
 WORKERS = 8
-BLOCK = 2**20  # bytes that are written, and known to be there, at a time
-RANGE = 2**23  # bytes that a request asks for, at most; as many are in memory for each worker
-MOST_DAMAGED = 3  # times that an object may arrive with wrong bytes
+RANGE = 2**23  # bytes of a request; as many are in memory for each worker, and lost when the process is killed
+DAMAGED_LIMIT = 3  # times that an object may arrive with wrong bytes
 PART = re.compile(r"\.(.+?)\.\d{5,}(?:\.\d+)?\.part")
 
 
-class ReadRange(Protocol):
-    """Reads bytes start..end-1 of an object in exactly this generation, in order: in small pieces, or all at once,
-    which is faster, but nothing has arrived then if the connection breaks."""
+def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress, deadline: float | None = None) -> None:
+    """Download objects to local files, which are complete and durable when this returns. An interrupted download
+    leaves its complete ranges in parts for the next one.
 
-    def __call__(
-        self, stored: Stored, start: int, end: int, write: Callable[[bytes], object], *, at_once: bool = False
-    ) -> None: ...
-
-
-def fetch(
-    objects: Sequence[tuple[Stored, Path]], read_range: ReadRange, progress: Progress, deadline: float | None = None
-) -> None:
-    """Bring objects to local files, where they are whole and durable when this returns.
-
-    Raises ResourceError if the disk has not the space, StorageError, or what `read_range` does. What has arrived stays
-    in parts for the next time.
+    deadline: seconds without progress after which it is given up. Raises ResourceError if the disk is too small,
+    DataError if an object was replaced, StorageError.
     """
     paths = Counter(path for _, path in objects)
-    if twice := [str(path) for path, times in paths.items() if times > 1]:
-        raise ValueError(f"two objects for one file: {twice[0]}")
+    if duplicates := [str(path) for path, times in paths.items() if times > 1]:
+        raise ValueError(f"two objects for one file: {duplicates[0]}")
     check_space(objects)
     stop = threading.Event()
-    tries = [Tries(f"reading {stored.uri}", deadline, stop) for stored, _ in objects]
-    parts = [Part(*each, read_range, progress, of) for each, of in zip(objects, tries, strict=True)]
+    parts = [Part(stored, path, progress, deadline, stop) for stored, path in objects]
     try:
-        in_threads([part.open for part in parts], WORKERS, stop)
+        run_jobs([part.open for part in parts], WORKERS, stop)
     finally:
         for part in parts:
             part.close()
-    clean(paths)
+    remove_dead_parts(paths)
 
 
-def clean(paths: Iterable[Path]) -> None:
-    """Remove parts of these files that nobody works on: of generations that are gone, or of killed processes."""
+def remove_dead_parts(paths: Iterable[Path]) -> None:
+    """Remove the parts of these files that no process works on: of replaced generations or killed processes."""
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
-    for folder, wanted in names.items():
+    for folder, files in names.items():
         for part in folder.glob(".*.part"):
-            if (match := PART.fullmatch(part.name)) and match[1] in wanted:
+            if (match := PART.fullmatch(part.name)) and match[1] in files:
                 with contextlib.suppress(OSError), part.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     system.remove(part)
@@ -86,7 +77,7 @@ def check_space(objects: Sequence[tuple[Stored, Path]]) -> None:
         folder = system.existing_parent(path)
         device = folder.stat().st_dev
         with contextlib.suppress(OSError):
-            needed[device] -= part_of(stored, path).stat().st_blocks * 512  # what is there already
+            needed[device] -= part_of(stored, path).stat().st_blocks * 512  # downloaded before
         needed[device] += stored.size
         folders[device] = folder
     for device, folder in folders.items():
@@ -99,51 +90,51 @@ def check_space(objects: Sequence[tuple[Stored, Path]]) -> None:
 
 
 def part_of(stored: Stored, path: Path) -> Path:
+    """The part that an object is downloaded to."""
     return path.with_name(f".{path.name}.{stored.generation}.part")
 
 
-@contextlib.contextmanager
-def told(path: Path, size: int) -> Iterator[None]:
-    """Errors of the file system become ours."""
-    try:
-        yield
-    except OSError as error:
-        raise system.storage_error("writing", path, error, size) from error
-
-
 class Part:
-    """An object that is on its way."""
+    """A file that holds what has been downloaded of an object."""
 
-    def __init__(self, stored: Stored, path: Path, read_range: ReadRange, progress: Progress, tries: Tries) -> None:
+    def __init__(
+        self, stored: Stored, path: Path, progress: Progress, deadline: float | None, stop: threading.Event
+    ) -> None:
         self.stored, self.path, self.part = stored, path, part_of(stored, path)
-        self.read_range, self.progress, self.tries = read_range, progress, tries
-        self.blocks = -(-stored.size // BLOCK)
+        self.progress, self.deadline, self.stop = progress, deadline, stop
+        self.starts = range(0, stored.size, RANGE)
         self.left = self.damaged = 0
-        self.sums: dict[int, tuple[int, int]] = {}  # start of a range -> size and CRC-32C, of what this process brought
-        self.file, self.lock = -1, threading.Lock()  # a thread that was left behind must not write to a closed file
+        self.file, self.lock = -1, threading.Lock()  # so a thread that was left behind never writes to a closed file
 
     def open(self) -> list[Job]:
-        """Open the part, or make it. Returns what is left to do."""
-        with told(self.path, self.stored.size):
+        """Open or create the part. Returns the jobs that are left."""
+        with self._disk_errors():
             system.about_to_change(self.part)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            self._lock_file()
             length = os.fstat(self.file).st_size
-            if length == self.stored.size > 0:  # ended between the last byte and the name
+            if length == self.stored.size > 0:  # stopped between the last range and the rename
                 return self._finish()
-            if length != self.stored.size + self.blocks:
+            if length != self.stored.size + len(self.starts):
                 self._clear()
-            return self._ranges()
+            return self._missing_ranges()
 
-    def _hold(self) -> None:
-        """Open the file for this process alone; where another one works on it, or there are no locks, another file."""
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise system.storage_error("writing", self.path, error, self.stored.size) from error
+
+    def _lock_file(self) -> None:
+        """Open the part for this process alone; if another process works on it, or the disk has no locks, a new one."""
         file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(file), self.part.stat())  # not renamed just now
+            locked = os.path.samestat(os.fstat(file), self.part.stat())  # not renamed meanwhile
         except OSError:
-            held = False
-        if not held:
+            locked = False
+        if not locked:
             os.close(file)
             self.part = self.part.with_suffix(f".{time.time_ns()}.part")
             file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -152,9 +143,8 @@ class Part:
         self.file = file
 
     def _clear(self) -> None:
-        """Begin anew, with no block there."""
-        self.sums.clear()
-        self._resize(0, self.stored.size + self.blocks)
+        """Mark all ranges as missing."""
+        self._resize(0, self.stored.size + len(self.starts))
 
     def _resize(self, *sizes: int) -> None:
         system.about_to_change(self.part)
@@ -164,60 +154,61 @@ class Part:
             for size in sizes:
                 os.ftruncate(self.file, size)
 
-    def _ranges(self) -> list[Job]:
-        """A job for each run of blocks that are not there, of RANGE bytes at most."""
-        there = os.pread(self.file, self.blocks, self.stored.size)
-        self.progress(min(there.count(1) * BLOCK, self.stored.size))
-        ranges: list[tuple[int, int]] = []
-        for block in (number for number, byte in enumerate(there) if byte != 1):
-            start, end = block * BLOCK, min((block + 1) * BLOCK, self.stored.size)
-            if ranges and ranges[-1][1] == start and end - ranges[-1][0] <= RANGE:
-                ranges[-1] = (ranges[-1][0], end)
-            else:
-                ranges.append((start, end))
-        self.left = len(ranges)
-        return [partial(self._read, start, end) for start, end in ranges] or self._finish()
+    def _missing_ranges(self) -> list[Job]:
+        """A job for each range that is missing."""
+        marks = os.pread(self.file, len(self.starts), self.stored.size)
+        missing = [start for start, mark in zip(self.starts, marks, strict=True) if mark != 1]
+        self.progress(self.stored.size - sum(self._end(start) - start for start in missing))
+        self.left = len(missing)
+        return [partial(self._fetch_range, start) for start in missing] or self._finish()
 
-    def _read(self, start: int, end: int) -> list[Job]:
-        """Bring a range; whoever brings the last one finishes the object."""
-        tries = Tries(self.tries.doing, self.tries.deadline, self.tries.stop)
-        sink, calm = Sink(self, start, end, tries), True
-        while sink.position < end:
-            with told(self.path, self.stored.size):
-                system.about_to_change(self.part)
+    def _end(self, start: int) -> int:
+        return min(start + RANGE, self.stored.size)
+
+    def _fetch_range(self, start: int) -> list[Job]:
+        """Download one range. The thread that writes the last one finishes the object."""
+        size, data, single_read = self._end(start) - start, io.BytesIO(), True
+        backoff = Backoff(f"reading {self.stored.uri}", self.deadline, self.stop)
+        while data.tell() < size:
             try:
-                self.read_range(self.stored, sink.received, end, sink.write, at_once=calm)
-                if sink.position < end:
-                    raise UnwholeError("an answer is too short")
+                gcs.read_range(self.stored, start + data.tell(), start + size, data, single_read=single_read)
+                if data.tell() != size:
+                    raise BadResponseError("a response is too short or too long")
             except Exception as error:
-                calm = False
-                tries.again(error)
+                if data.tell() > size:
+                    data.seek(0)
+                    data.truncate()
+                single_read = False  # slower, but what arrives before a break counts
+                backoff.progressed(data.tell())
+                backoff.wait(error)
+        self._write(start, data.getbuffer())
         with self.lock:
-            self.sums[start] = (end - start, sink.crc)
             self.left -= 1
             last = not self.left
         return self._finish() if last else []
 
-    def write(self, data: bytes, position: int) -> None:
-        """Put whole blocks in their place, and note that they are there."""
-        with told(self.path, self.stored.size), self.lock:
-            if self.file < 0:
-                raise StoppedError
-            if os.pwrite(self.file, data, position) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.pwrite(self.file, b"\x01" * -(-len(data) // BLOCK), self.stored.size + position // BLOCK)
+    def _write(self, start: int, data: memoryview) -> None:
+        """Write a range and mark it as complete."""
+        with self._disk_errors():
+            system.about_to_change(self.part)
+            with self.lock:
+                if self.file < 0:
+                    raise StoppedError
+                if os.pwrite(self.file, data, start) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.pwrite(self.file, b"\x01", self.stored.size + start // RANGE)
         self.progress(len(data))
         heartbeat.beat()
 
     def _finish(self) -> list[Job]:
-        """Check the bytes and give the file its name; wrong ones are thrown away, and asked for again."""
-        with told(self.path, self.stored.size):
-            if self._sum() != self.stored.crc32c:
+        """Check the bytes and give the file its name; damaged ones are thrown away and downloaded again."""
+        with self._disk_errors():
+            if crc32c_of_file(self.part, self.stored.size) != self.stored.crc32c:
                 self.damaged += 1
                 self.progress(-self.stored.size)
                 self._clear()
-                if self.damaged < MOST_DAMAGED:
-                    return self._ranges()
+                if self.damaged < DAMAGED_LIMIT:
+                    return self._missing_ranges()
                 system.remove(self.part)
                 raise StorageError(
                     f"{self.stored.uri} arrived {self.damaged} times with bytes that do not have the object's "
@@ -231,50 +222,9 @@ class Part:
             system.fsync(self.path.parent)
         return []
 
-    def _sum(self) -> str:
-        """The checksum of the bytes that are there; they are read again only where another process brought some."""
-        if sum(size for size, _ in self.sums.values()) != self.stored.size:
-            return crc32c_of_file(self.part, self.stored.size)
-        crc = 0
-        for start in sorted(self.sums):
-            crc = joined(crc, self.sums[start][1], self.sums[start][0])
-        return encoded(crc)
-
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which also unlocks it."""
         with self.lock:
             if self.file >= 0:
                 os.close(self.file)
             self.file = -1
-
-
-class Sink:
-    """Where the bytes of a range go: into the part, block by block."""
-
-    def __init__(self, part: Part, start: int, end: int, tries: Tries) -> None:
-        self.part, self.position, self.end, self.tries = part, start, end, tries
-        self.held = bytearray()  # the beginning of a block
-        self.crc = 0  # of what was written
-
-    @property
-    def received(self) -> int:
-        return self.position + len(self.held)
-
-    def write(self, piece: bytes) -> None:
-        """Take the next bytes."""
-        if self.received + len(piece) > self.end:
-            self.held.clear()
-            raise UnwholeError("an answer is too long")
-        if self.held:
-            self.held += piece
-        data = memoryview(self.held or piece)
-        whole = len(data) if self.position + len(data) == self.end else len(data) // BLOCK * BLOCK
-        if whole:
-            block = piece if whole == len(piece) and not self.held else bytes(data[:whole])
-            self.part.write(block, self.position)
-            self.position, self.crc = self.position + whole, google_crc32c.extend(self.crc, block)
-            self.tries.progressed()
-        if whole or not self.held:
-            self.held = bytearray(data[whole:])
-        if self.tries.stop.is_set():
-            raise StoppedError

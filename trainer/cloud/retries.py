@@ -1,136 +1,146 @@
-"""What a Google service answered, or the network on the way to it: whether to try again, and if not, what to say.
+"""Retry requests to Google services while the failure may pass, and describe the failures that will not.
 
-The clients' errors are known by their names and attributes, so that nothing of Google's is imported here. Of what they
-say only the service's own sentence is passed on: their texts hold addresses, and the address of an upload is a key.
+`Backoff` instead of `google.api_core.retry.Retry`, because that counts its timeout from the first attempt, so a long
+transfer whose first failure comes after the timeout is not retried; and because Google's default rules retry an
+untrusted certificate but not a proxy's HTML page (google-api-core 2.44, google-cloud-storage 3.17, tried).
+
+Messages quote only the service's own sentence: the clients' texts contain URLs, and the URL of an upload is a secret.
 """
 
+import http.client
 import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 from trainer.runtime.command import say
 from trainer.runtime.errors import StorageError, TrainerError
 
-DEADLINE = 900.0  # seconds without any progress after which a transfer is given up
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before what failed is tried again; doubled each time
-SILENT_SECONDS = 5.0  # of failures, before anything is said about them
-SAID_AGAIN = 60.0
-CLOCK_SECONDS = 300.0  # by which a clock may be wrong before credentials are refused for it
+DEADLINE = 900.0  # seconds without progress after which a transfer is given up
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a retry; doubled each time
+QUIET_SECONDS = 5.0  # of failures, before a warning
+WARNING_INTERVAL = 60.0
+CLOCK_SECONDS = 300.0  # clock error above which refused credentials are blamed on the clock
 
-TRANSIENT_CODES = {408, 429}  # and all from 500
-NETWORK = {
-    "ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ReadTimeoutError", "TimeoutError", "ProtocolError",
-    "ChunkedEncodingError", "IncompleteRead", "RemoteDisconnected", "BadStatusLine", "ConnectionResetError",
-    "NewConnectionError", "MaxRetryError", "TransportError", "JSONDecodeError", "InvalidJSONError", "ProxyError",
-    "NameResolutionError", "ConnectionRefusedError", "ConnectionAbortedError", "BrokenPipeError", "SSLError",
-    "HTTPException", "LineTooLong", "InvalidChunkLength", "ContentDecodingError", "RetryError",
-}  # fmt: skip
 PERMISSION = re.compile(r"\b(?:storage|bigquery|serviceusage|resourcemanager)\.\w+\.\w+")
 ACCOUNT = re.compile(r"[\w.+-]+@[\w.-]+\w")
 
+T = TypeVar("T")
 
-class UnwholeError(Exception):
-    """An answer was not what was asked for: bytes too few, too many or wrong, or a page of something in between."""
+
+class BadResponseError(Exception):
+    """A response that is not what was requested: too short, too long, damaged, or a proxy's page."""
 
 
 class StoppedError(Exception):
-    """A thread ends because the work was given up: nobody will see this."""
+    """Ends a thread whose transfer was given up. Nobody sees this."""
 
 
-class Tries:
-    """Tries of something that may fail for a while: again after growing pauses, until `deadline` seconds (None: those
-    of this module) have passed since it last got on."""
+class Backoff:
+    """Growing pauses between attempts, until `deadline` seconds (default: DEADLINE) have passed without progress.
+
+    doing: what is attempted, such as "reading gs://bucket/name". stop: ends a pause early, with StoppedError.
+    """
 
     def __init__(self, doing: str, deadline: float | None = None, stop: threading.Event | None = None) -> None:
-        self.doing = doing  # such as "reading gs://bucket/name"
+        self.doing = doing
         self.deadline = DEADLINE if deadline is None else deadline
         self.stop = stop or threading.Event()
-        self.furthest = 0
-        self.progressed()
+        self.position = self.failures = 0
+        self.last_progress = time.monotonic()
 
-    def progressed(self, to: int | None = None) -> None:
-        """Something got on; to this position, if it is further than ever."""
-        if to is None or to > self.furthest:
-            self.failures, self.since, self.furthest = 0, time.monotonic(), to or 0
+    def progressed(self, position: int) -> None:
+        """Start the deadline and the pauses anew if `position` (bytes) is further than ever."""
+        if position > self.position:
+            self.failures, self.last_progress, self.position = 0, time.monotonic(), position
 
-    def again(self, error: Exception) -> None:
-        """Pause before the next try. Raises StorageError if there is to be none, and what is no fault of the service or
-        the network as it is."""
+    def wait(self, error: Exception) -> None:
+        """Pause before the next attempt. Raises StorageError when there is none; an error that comes neither from the
+        service nor the network is raised as it is."""
         if not transient(error):
-            if code_of(error) or kind(error) or untrusted(error):
-                raise refusal(error, self.doing) from error
+            if status_of(error) or credentials_fault(error) or certificate_fault(error):
+                raise permanent_error(error, self.doing) from error
             raise error
-        left = self.since + self.deadline - time.monotonic()
+        left = self.last_progress + self.deadline - time.monotonic()
         if left <= 0:
             raise StorageError(
-                f"{sentence(self.doing)} failed for {self.deadline:.0f} s: {trouble(error)}. Start it again later."
+                f"{capitalized(self.doing)} failed for {self.deadline:.0f} s: {describe(error)}. Start it again later."
             ) from error
-        self.report(error)
+        self.warn(error)
         pause = min(FIRST_PAUSE * 2**self.failures, LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311
         self.failures += 1
         if self.stop.wait(min(pause, left)):
             raise StoppedError
 
-    def report(self, error: Exception) -> None:
-        """Say what is wrong, once that lasts."""
-        lasted = time.monotonic() - self.since
-        if lasted > SILENT_SECONDS:
-            tell(f"{self.doing}: {trouble(error)}; tried again for {max(self.deadline - lasted, 0):.0f} s")
+    def warn(self, error: Exception) -> None:
+        """Print a warning once failures last; at most one a minute, because many threads fail together."""
+        now = time.monotonic()
+        failing = now - self.last_progress
+        if failing > QUIET_SECONDS and now - _last_warning[0] > WARNING_INTERVAL:
+            _last_warning[0] = now
+            left = max(self.deadline - failing, 0)
+            say("storage", f"{self.doing}: {describe(error)}; retrying for another {left:.0f} s")
 
 
-_told = [0.0]
+_last_warning = [-WARNING_INTERVAL]
 
 
-def tell(text: str) -> None:
-    """A line about a trouble, at most one a minute: many threads have the same."""
-    now = time.monotonic()
-    if not _told[0] or now - _told[0] > SAID_AGAIN:
-        _told[0] = now
-        say("storage", text)
+def with_retries(doing: str, request: Callable[[], T], deadline: float | None = None) -> T:
+    """The result of a request, which is retried for `deadline` seconds while its failure may pass.
+
+    Raises StorageError, or what `request` raises for other reasons.
+    """
+    backoff = Backoff(doing, deadline)
+    while True:
+        try:
+            return request()
+        except Exception as error:
+            backoff.wait(error)
 
 
 def transient(error: BaseException) -> bool:
-    """Whether it may be over in a while."""
-    if isinstance(error, UnwholeError):
+    """Whether a failure may pass by itself."""
+    import requests  # noqa: PLC0415
+    import urllib3  # noqa: PLC0415
+
+    if isinstance(error, BadResponseError):
         return True
     if isinstance(error, TrainerError | StoppedError):
         return False
-    if code := code_of(error):
-        return code in TRANSIENT_CODES or code >= 500 or code < 400  # a page from between where an answer should be
-    if untrusted(error):
+    if status := status_of(error):  # a success or a redirect here is a proxy's page in place of an answer
+        return status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or not 400 <= status < 500
+    if certificate_fault(error):
         return False
-    if kind(error) and kind(error) != "TransportError":
-        return bool(getattr(error, "retryable", False))
-    return any(type(each).__name__ in NETWORK for each in causes(error))
+    if fault := credentials_fault(error):
+        return fault == "TransportError" or bool(getattr(error, "retryable", False))
+    network = (
+        requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ConnectionError,
+        TimeoutError,
+    )  # fmt: skip
+    return any(isinstance(each, network) for each in causes(error))
 
 
-def too_slow(error: BaseException) -> bool:
-    """Whether a request could not be sent in time."""
+def sent_too_slowly(error: BaseException) -> bool:
+    """Whether a request could not be sent before its timeout."""
     names = {type(each).__name__ for each in causes(error)}
     return {"ProtocolError", "TimeoutError"} <= names and "ReadTimeoutError" not in names
 
 
-def code_of(error: BaseException) -> int:
-    """The HTTP status of an answer; 0 where there was none."""
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error response; 0 if there was no response."""
     try:
         return int(getattr(error, "code", 0) or getattr(getattr(error, "response", None), "status_code", 0) or 0)
     except (TypeError, ValueError):
         return 0
 
 
-def unwrapped(error: Exception) -> Exception:
-    """What the client's own tries have failed by."""
-    last = error.__cause__
-    return last if type(error).__name__ == "RetryError" and isinstance(last, Exception) else error
-
-
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was made from, each once."""
+    """An error and the errors that caused it, each once."""
     seen, waiting = set(), [error]
     while waiting:
         each = waiting.pop(0)
@@ -141,21 +151,21 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             waiting += [other for other in others if isinstance(other, BaseException)]
 
 
-def kind(error: BaseException) -> str:
-    """The name of an error of Google's credentials; "" of others."""
+def credentials_fault(error: BaseException) -> str:
+    """The class name of an error of google.auth; "" for other errors."""
     return type(error).__name__ if type(error).__module__.startswith("google.auth") else ""
 
 
-def untrusted(error: BaseException) -> str:
-    """Why the certificate of the other side is not trusted; "" where that is not the trouble."""
+def certificate_fault(error: BaseException) -> str:
+    """Why the service's certificate is not trusted; "" if that is not the failure."""
     for each in causes(error):
         if type(each).__name__ == "SSLCertVerificationError":
             return str(getattr(each, "verify_message", "")) or "not trusted"
     return ""
 
 
-def said(error: BaseException) -> str:
-    """The service's own sentence, on one line; "" where there is none."""
+def service_message(error: BaseException) -> str:
+    """The service's own sentence, on one line; "" if there is none."""
     response = getattr(error, "response", None)
     try:
         text = str(response.json()["error"]["message"])  # type: ignore[union-attr]
@@ -165,81 +175,71 @@ def said(error: BaseException) -> str:
     return "" if text.startswith(("<", "{")) else text[:300]
 
 
-def trouble(error: BaseException) -> str:
-    """What keeps failing, in a few words."""
-    code, names = code_of(error), {type(each).__name__ for each in causes(error)}
-    if code == 429:
+def describe(error: BaseException) -> str:
+    """A failure in a few words."""
+    status, names = status_of(error), {type(each).__name__ for each in causes(error)}
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "the service answers 429: too many requests"
-    if code >= 400:
-        return f"the service answers {code}" + (f" ({said(error)})" if said(error) else "")
-    if isinstance(error, UnwholeError):
+    if status >= 400:
+        message = service_message(error)
+        return f"the service answers {status}" + (f" ({message})" if message else "")
+    if isinstance(error, BadResponseError):
         return str(error)
     if names & {"NameResolutionError", "gaierror"}:
-        return "the service's name is not found; is there a network?"
+        return "the service's host name cannot be resolved; is there a network?"
     if names & {"ReadTimeout", "ReadTimeoutError", "ConnectTimeout", "Timeout", "TimeoutError", "ConnectTimeoutError"}:
-        return "no answer in time"
+        return "the service does not answer in time"
     if names & {"NewConnectionError", "ConnectionRefusedError"}:
         return "the service cannot be reached; is there a network?"
-    if code or names & {"JSONDecodeError", "InvalidJSONError"}:
-        return "the answers are not the service's; a proxy or a log-in page may be in the way"
+    if status or names & {"JSONDecodeError", "InvalidJSONError"}:
+        return "the answers do not come from the service; a proxy or a log-in page may be in the way"
     return "the connection breaks"
 
 
-def refusal(error: BaseException, doing: str) -> StorageError:
-    """One message about what will not go away by itself: what, where, what to do. doing: such as "reading gs://b/n"."""
-    what, code, text = f"{sentence(doing)} failed: ", code_of(error), said(error)
-    if kind(error) == "DefaultCredentialsError":
-        why = f"credentials are missing ({first_sentence(str(error))})"
+def permanent_error(error: BaseException, doing: str) -> StorageError:
+    """The message for a failure that will not pass. doing: such as "reading gs://bucket/name"."""
+    what, status, text = f"{capitalized(doing)} failed: ", status_of(error), service_message(error)
+    if credentials_fault(error) == "DefaultCredentialsError":
+        reason = re.split(r"\.(?:\s|$)", " ".join(str(error).split()))[0][:200]
         return StorageError(
-            f"{what}{why}. Run `gcloud auth application-default login`, or name a key file in "
-            "GOOGLE_APPLICATION_CREDENTIALS, or use a machine with a service account."
+            f"{what}credentials are missing ({reason}). Run `gcloud auth application-default login`, or name a key "
+            "file in GOOGLE_APPLICATION_CREDENTIALS, or use a machine with a service account."
         )
-    if kind(error) or code == 401:
-        clock = clock_trouble(error)
-        advice = clock or "Run `gcloud auth application-default login` again, or renew the key of the service account."
-        return StorageError(f"{what}the credentials are expired or refused. {advice}")
-    if reason := untrusted(error):
-        clock = "Is this machine's clock right? " if "expired" in reason or "not yet valid" in reason else ""
-        return StorageError(f"{what}the certificate of the service is not trusted: {reason}. {clock}".rstrip())
-    if code == 400 and "requester pays" in text.lower():
+    if credentials_fault(error) or status == HTTPStatus.UNAUTHORIZED:
+        advice = "Run `gcloud auth application-default login` again, or renew the key of the service account."
+        return StorageError(f"{what}the credentials are expired or refused. {clock_fault(error) or advice}")
+    if reason := certificate_fault(error):
+        clock = " Is this machine's clock right?" if "expired" in reason or "not yet valid" in reason else ""
+        return StorageError(f"{what}the certificate of the service is not trusted: {reason}.{clock}")
+    if status == HTTPStatus.BAD_REQUEST and "requester pays" in text.lower():
         return StorageError(
             f"{what}the bucket is requester-pays. Copy it to a bucket of your own, or ask its owner to turn that off."
         )
-    if code == 403:
+    if status == HTTPStatus.FORBIDDEN:
         permission, account = PERMISSION.search(text), ACCOUNT.search(text)
         who = account[0] if account else "the account in use"
         lacks = f"{who} lacks the permission {permission[0]}" if permission else text or "permission denied"
         return StorageError(f"{what}{lacks.rstrip('.')}. Ask the owner of the bucket or project for it.")
-    return StorageError(f"{what}{(text or plain(error)).rstrip('.')}{f' ({code})' if code else ''}.")
+    if not text and status == HTTPStatus.NOT_FOUND:
+        text = "it does not exist"
+    return StorageError(f"{what}{(text or describe(error)).rstrip('.')}{f' ({status})' if status else ''}.")
 
 
-def plain(error: BaseException) -> str:
-    """An error without the service's words."""
-    if code_of(error) == 404:
-        return "it is not there"
-    return trouble(error) if code_of(error) or transient(error) else type(error).__name__
-
-
-def sentence(text: str) -> str:
-    """A text that begins with a capital letter, and is left as it is otherwise."""
+def capitalized(text: str) -> str:
+    """A text with a capital first letter; the rest, such as names, stays as it is."""
     return text[:1].upper() + text[1:]
 
 
-def first_sentence(text: str) -> str:
-    """The beginning of a text, up to the end of a sentence."""
-    return re.split(r"\.(?:\s|$)", " ".join(text.split()))[0][:200]
-
-
-def clock_trouble(error: BaseException) -> str:
-    """A sentence about a wrong clock, where the answer shows one; else ""."""
+def clock_fault(error: BaseException) -> str:
+    """A sentence about this machine's wrong clock, if the response shows one; else ""."""
     headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
-        off = (datetime.now(UTC) - parsedate_to_datetime(headers["Date"])).total_seconds()
+        offset = (datetime.now(UTC) - parsedate_to_datetime(headers["Date"])).total_seconds()
     except (KeyError, TypeError, ValueError):
-        off = 0.0
-    if abs(off) > CLOCK_SECONDS:
-        side = "ahead of" if off > 0 else "behind"
-        return f"The clock of this machine is {abs(off) / 60:,.0f} minutes {side} the service's: set it right."
+        offset = 0.0
+    if abs(offset) > CLOCK_SECONDS:
+        side = "ahead of" if offset > 0 else "behind"
+        return f"The clock of this machine is {abs(offset) / 60:,.0f} minutes {side} the service's: set it right."
     if re.search(r"reasonable timeframe|\biat\b|used too early|\bclock\b", str(error)):
         return "The clock of this machine seems wrong: set it right."
     return ""

@@ -1,7 +1,7 @@
-"""Files here and objects in Google Cloud Storage, by one small interface: the scheme of a URI says which.
+"""Files and objects in Google Cloud Storage by one small interface; the scheme of a URI says which.
 
-gs://bucket/name      an object            trainer.cloud.gcs, which imports Google's client when first asked
-anything else         a file, by its path  no account, no credentials, no Google library
+gs://bucket/name      an object; `trainer.cloud.gcs` imports Google's client when it is first needed
+anything else         a file, by its path; needs no account, no credentials and no Google library
 """
 
 import contextlib
@@ -11,30 +11,30 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.cloud import gcs, upload
-from trainer.cloud.transfer import Progress, Stored, crc32c_of_file, summed
-from trainer.cloud.upload import Taken
+from trainer.cloud import download, gcs, upload
+from trainer.cloud.transfer import Progress, Stored, crc32c_of_file, size_and_crc32c
+from trainer.cloud.upload import ConflictError
 from trainer.runtime import system
 from trainer.runtime.errors import StorageError
 
 __all__ = [
-    "Stored", "Taken", "check", "delete", "entries", "fetch", "find", "get", "is_remote", "join", "probe", "put",
-    "put_bytes", "read", "send",
+    "ConflictError", "Stored", "check", "delete", "entries", "fetch", "find", "get", "is_remote", "join", "probe",
+    "put", "put_bytes", "read", "send",
 ]  # fmt: skip
 
-DEAD_SECONDS = 24 * 3600  # after which what a killed process was writing is removed by the next
+DEAD_SECONDS = 24 * 3600  # age from which the temporary files of a killed process are removed
 PIECE = 2**20  # bytes copied at a time
 
 
 def is_remote(uri: str) -> bool:
-    """Whether it names something in a bucket."""
+    """Whether a URI names something in a bucket."""
     return uri.startswith(gcs.SCHEME)
 
 
 def check(uri: str) -> None:
-    """Raises ConfigError if it can name nothing; nobody is asked."""
+    """Raises ConfigError if a URI can name nothing. Sends no request."""
     if is_remote(uri):
-        gcs.split(uri)
+        gcs.split_uri(uri)
 
 
 def join(prefix: str, name: str) -> str:
@@ -43,8 +43,8 @@ def join(prefix: str, name: str) -> str:
 
 
 def entries(prefix: str) -> list[Stored]:
-    """All objects below a prefix, or files below a folder, sorted by URI; the one of this very name, if it is one; []
-    where there is none. Hidden files are none."""
+    """All objects below a prefix or files below a folder, without hidden files, sorted by URI. If the prefix itself
+    names an object or a file, that is the only entry. [] if there is none."""
     if is_remote(prefix):
         return gcs.entries(prefix)
     path = Path(prefix)
@@ -56,42 +56,44 @@ def entries(prefix: str) -> list[Stored]:
             if each.is_file() and not any(part.startswith(".") for part in each.relative_to(path).parts)
         )
     except OSError as error:
-        raise StorageError(f"Cannot look into {prefix!r}: {error.strerror}.") from error
+        raise StorageError(f"Cannot list {prefix!r}: {error.strerror}.") from error
 
 
 def stored_file(path: Path) -> Stored:
-    found = path.stat()
-    return Stored(str(path), found.st_size, "", found.st_mtime_ns, found.st_mtime)
+    status = path.stat()
+    return Stored(str(path), status.st_size, "", status.st_mtime_ns, status.st_mtime)
 
 
 def find(uri: str) -> Stored | None:
-    """What an object or a file is; None where there is none."""
+    """The metadata of an object or a file; None if it does not exist."""
     if is_remote(uri):
         return gcs.find(uri)
     try:
         return stored_file(Path(uri)) if Path(uri).is_file() else None
     except OSError as error:
-        raise StorageError(f"Cannot look at {uri!r}: {error.strerror}.") from error
+        raise StorageError(f"Cannot look up {uri!r}: {error.strerror}.") from error
 
 
 def get(uri: str, path: Path) -> Stored:
-    """Bring one object to a local path: verified, durable, whole or not there. Raises StorageError if there is none."""
-    found = find(uri)
-    if found is None:
+    """Copy one object or file to a local path: verified and durable, or not there. Raises StorageError if it does not
+    exist."""
+    stored = find(uri)
+    if stored is None:
         raise gcs.missing(uri) if is_remote(uri) else StorageError(f"There is no file {uri!r}.")
-    fetch([(found, path)])
-    return found
+    fetch([(stored, path)])
+    return stored
 
 
-def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress = lambda done: None) -> None:
-    """Bring many: in parallel, large ones in ranges, resumed after a break, of exactly the generation that is named.
+def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress = lambda size: None) -> None:
+    """Copy objects or files to local paths: in parallel, large objects in ranges, resumed after a break, and exactly
+    the generation in the metadata.
 
-    progress: told the bytes that arrived since the last time, by any thread. Raises DataError if an object was
+    progress: called by any thread with the bytes that arrived since its last call. Raises DataError if an object was
     replaced, ResourceError if the disk is too small, StorageError.
     """
     remote = [(stored, path) for stored, path in objects if is_remote(stored.uri)]
     if remote:
-        gcs.fetch(remote, progress)
+        download.fetch(remote, progress)
     for stored, path in objects:
         if not is_remote(stored.uri):
             copy(Path(stored.uri), path)
@@ -99,7 +101,7 @@ def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress = lambda do
 
 
 def copy(source: Path, path: Path) -> None:
-    """A file to another place, whole or not at all."""
+    """Copy a file, completely or not at all."""
     try:
         if path.exists() and path.samefile(source):
             return
@@ -111,7 +113,7 @@ def copy(source: Path, path: Path) -> None:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of a small object or file."""
+    """The bytes of a small object or file. Raises StorageError if it does not exist."""
     if is_remote(uri):
         return gcs.read(uri)
     try:
@@ -121,10 +123,10 @@ def read(uri: str) -> bytes:
 
 
 def put(path: Path, uri: str, *, replace: bool | Stored = False, deadline: float | None = None) -> Stored:
-    """Put a file there. An equal one that is there already is success.
+    """Copy a file to a URI. If an equal one exists, that is success.
 
-    replace: whether one that is there may be replaced: False, True, or only exactly this one. deadline: seconds without
-    any progress after which it is given up. Raises Taken if another content is there, or comes there meanwhile.
+    replace: whether an existing one may be replaced: False, True, or exactly this one. deadline: seconds without
+    progress after which it is given up. Raises ConflictError if another content is there, now or meanwhile.
     """
     if is_remote(uri):
         return upload.put(path, uri, replace=replace, deadline=deadline)
@@ -132,14 +134,14 @@ def put(path: Path, uri: str, *, replace: bool | Stored = False, deadline: float
 
 
 def put_bytes(data: bytes, uri: str, *, replace: bool | Stored = False, deadline: float | None = None) -> Stored:
-    """Put bytes there, as `put` does."""
+    """Write bytes to a URI, as `put` does."""
     if is_remote(uri):
         return upload.put(data, uri, replace=replace, deadline=deadline)
     return put_file(data, Path(uri), replace)
 
 
-def send(files: Sequence[tuple[Path, str]], progress: Progress = lambda done: None) -> None:
-    """Put many files, in parallel; create-only."""
+def send(files: Sequence[tuple[Path, str]], progress: Progress = lambda size: None) -> None:
+    """Copy many files to URIs, in parallel, without replacing any. Raises what `put` raises."""
     remote = [(path, uri) for path, uri in files if is_remote(uri)]
     if remote:
         upload.send(remote, progress)
@@ -149,32 +151,32 @@ def send(files: Sequence[tuple[Path, str]], progress: Progress = lambda done: No
 
 
 def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored:
-    """Put a file or bytes at a local path; without leave to replace by a link, which never takes another's place."""
-    size, crc = summed(source)
-    there = find(str(path))
-    if there and there.size == size and crc32c_of_file(path) == crc:
-        return there
-    if isinstance(replace, Stored) and (there is None or replace.generation != there.generation):
-        raise upload.taken(str(path), replace)
-    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
+    """Write a file or bytes to a local path; unless it may replace, by a hard link, which never overwrites."""
+    size, crc32c = size_and_crc32c(source)
+    existing = find(str(path))
+    if existing and existing.size == size and crc32c_of_file(path) == crc32c:
+        return existing
+    if isinstance(replace, Stored) and (existing is None or replace.generation != existing.generation):
+        raise upload.conflict(str(path), replace)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
     try:
         if isinstance(source, bytes):
-            system.write_atomic(part, source)
+            system.write_atomic(temporary, source)
         else:
-            copy(source, part)
+            copy(source, temporary)
         system.about_to_change(path)
         if replace:
-            part.replace(path)
+            temporary.replace(path)
         else:
-            os.link(part, path)
+            os.link(temporary, path)
         system.fsync(path.parent)
     except FileExistsError as error:
-        raise upload.taken(str(path), None) from error
+        raise upload.conflict(str(path), None) from error
     except OSError as error:
         raise system.storage_error("writing", path, error, size) from error
     finally:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     for dead in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         with contextlib.suppress(OSError):
             if time.time() - dead.stat().st_mtime > DEAD_SECONDS:
@@ -183,7 +185,7 @@ def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored
 
 
 def delete(uri: str) -> None:
-    """Delete an object or a file; one that is missing is fine."""
+    """Delete an object or a file; a missing one is fine."""
     if is_remote(uri):
         gcs.delete(uri)
         return
@@ -195,9 +197,9 @@ def delete(uri: str) -> None:
 
 
 def probe(prefix: str) -> Stored:
-    """Show now, not after hours, that something can be put below a prefix. Raises StorageError within a minute.
+    """Check now, not after hours, that something can be written below a prefix. Raises StorageError within a minute.
 
-    Returns what was put there for a moment: its time is now, by the clock of the service.
+    Returns the metadata of what was written for a moment: its time is now, by the clock of the service.
     """
     if is_remote(prefix):
         return upload.probe(prefix)

@@ -1,7 +1,6 @@
-"""Moving to a bucket and from it: what moves, known by size and CRC-32C, and the threads that end at once when told."""
+"""What uploads and downloads share: object metadata, CRC-32C checksums, and threads that stop at once."""
 
 import base64
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ import google_crc32c
 
 from trainer.runtime.errors import StorageError
 
-PIECE = 2**20  # bytes read at a time to sum them
-POLYNOMIAL = 0x82F63B78
-LEAVE_SECONDS = 1.0  # that threads are given to end
+PIECE = 2**20  # bytes read at a time to compute a checksum
+JOIN_SECONDS = 1.0  # that threads get to end
 
 Job = Callable[[], "list[Job]"]
-Progress = Callable[[int], object]  # told the bytes that were done since the last time, by any thread
+Progress = Callable[[int], object]  # called by any thread with the bytes done since its last call
 
 
 class Stored(NamedTuple):
@@ -25,22 +23,18 @@ class Stored(NamedTuple):
 
     uri: str  # gs://bucket/name, or a path
     size: int  # bytes as stored
-    crc32c: str  # of these, base64 of big-endian as Google Cloud Storage writes it; "" of a local file
-    generation: int  # of the object; of a local file the time of its last change in ns
-    time: float = 0.0  # when it was written, in seconds since 1970, by the clock of the service or of this machine
+    crc32c: str  # checksum of the stored bytes, base64 of big-endian as Google Cloud Storage writes it; "" for a file
+    generation: int  # of an object; for a file, the time of its last change in ns
+    time: float = 0.0  # of writing, in seconds since 1970, by the clock of the service or of this machine
 
 
 def crc32c_of(data: bytes) -> str:
-    """The checksum of bytes as Google Cloud Storage writes it."""
+    """The CRC-32C of bytes, as Google Cloud Storage writes it."""
     return encoded(google_crc32c.value(data))
 
 
-def encoded(crc: int) -> str:
-    return base64.b64encode(crc.to_bytes(4, "big")).decode()
-
-
 def crc32c_of_file(path: Path, size: int | None = None) -> str:
-    """The checksum of a file, or of its first `size` bytes."""
+    """The CRC-32C of a file, or of its first `size` bytes."""
     crc, left = 0, path.stat().st_size if size is None else size
     with path.open("rb", buffering=0) as file:
         while left and (piece := file.read(min(PIECE, left))):
@@ -48,70 +42,56 @@ def crc32c_of_file(path: Path, size: int | None = None) -> str:
     return encoded(crc)
 
 
-def in_threads(jobs: Sequence[Job], workers: int, stop: threading.Event) -> None:
-    """Run jobs, and those that they return, which go first. The first error ends all of it and is raised; so does an
-    order to stop, at once: `stop` is set, and threads that wait for an answer are left behind."""
-    todo: LifoQueue[Job | None] = LifoQueue()
-    done: SimpleQueue[list[Job] | Exception] = SimpleQueue()
-
-    def work() -> None:
-        while job := todo.get():
-            try:
-                done.put(job())
-            except Exception as error:
-                done.put(error)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
-    for job in reversed(jobs):
-        todo.put(job)
-    pending = len(jobs)
-    try:
-        for thread in threads:
-            thread.start()
-        while pending:
-            outcome = done.get()
-            if isinstance(outcome, Exception):
-                raise outcome
-            for job in reversed(outcome):
-                todo.put(job)
-            pending += len(outcome) - 1
-    finally:
-        stop.set()
-        for _ in threads:
-            todo.put(None)
-        for thread in threads:
-            if thread.ident:
-                thread.join(LEAVE_SECONDS / workers)
+def encoded(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
-def joined(first: int, second: int, size: int) -> int:
-    """The CRC-32C of two texts, one after the other, from those of both and the size of the second in bytes."""
-    return times(shift(size), first) ^ second
-
-
-@functools.cache
-def shift(size: int) -> int:
-    """x to the power of 8 * size, modulo the polynomial of CRC-32C; the highest bit is the lowest power."""
-    power, square = 1 << 31, 1 << 23
-    while size:
-        power, square, size = times(square, power) if size & 1 else power, times(square, square), size >> 1
-    return power
-
-
-def times(a: int, b: int) -> int:
-    """The product of two polynomials, modulo that of CRC-32C."""
-    product = 0
-    for bit in range(31, -1, -1):
-        product ^= b if a >> bit & 1 else 0
-        b = (b >> 1) ^ (POLYNOMIAL if b & 1 else 0)
-    return product
-
-
-def summed(source: Path | bytes) -> tuple[int, str]:
-    """Size and checksum of a file, or of bytes."""
+def size_and_crc32c(source: Path | bytes) -> tuple[int, str]:
+    """Size in bytes and CRC-32C of a file or of bytes. Raises StorageError for a file that cannot be read."""
     if isinstance(source, bytes):
         return len(source), crc32c_of(source)
     try:
         return source.stat().st_size, crc32c_of_file(source)
     except OSError as error:
         raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, stop: threading.Event) -> None:
+    """Run jobs in threads; the jobs that a job returns go first. The first error stops all and is raised; a stop
+    request does the same.
+
+    Daemon threads instead of a ThreadPoolExecutor, whose threads keep the process alive at its end for as long as
+    their request waits, also after `shutdown(wait=False, cancel_futures=True)`. Here `stop` is set, and threads that
+    wait for a response are left behind.
+    """
+    queue: LifoQueue[Job | None] = LifoQueue()
+    outcomes: SimpleQueue[list[Job] | Exception] = SimpleQueue()
+
+    def work() -> None:
+        while job := queue.get():
+            try:
+                outcomes.put(job())
+            except Exception as error:
+                outcomes.put(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for job in reversed(jobs):
+        queue.put(job)
+    pending = len(jobs)
+    try:
+        for thread in threads:
+            thread.start()
+        while pending:
+            outcome = outcomes.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            for job in reversed(outcome):
+                queue.put(job)
+            pending += len(outcome) - 1
+    finally:
+        stop.set()
+        for _ in threads:
+            queue.put(None)
+        for thread in threads:
+            if thread.ident:
+                thread.join(JOIN_SECONDS / workers)

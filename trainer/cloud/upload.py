@@ -1,7 +1,11 @@
-"""Files and bytes on their way to a bucket: never over what another has put there, and never by half.
+"""Upload files and bytes to a bucket: complete or not at all, and never over another writer's object.
 
-An upload names the generation that it replaces (0: none, it creates), so that of two writers one is refused. When an
-answer is lost, the upload is made again, and meets its own work: that is known by size and CRC-32C, and is success.
+An upload names the generation that it replaces (0: it creates), so one of two writers is refused. When a response is
+lost, the upload is sent again and meets its own object, which it knows by size and CRC-32C.
+
+Google's client sends each object, but its `transfer_manager.upload_many` does not replace `put` (google-cloud-storage
+3.17, tried): by default it overwrites another's object; with `skip_if_exists` it does not check whether that is equal;
+and it fails when the last response of a large upload is lost, bytes change on the way, or a proxy sends a page.
 """
 
 import contextlib
@@ -15,20 +19,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer.cloud import gcs, retries
-from trainer.cloud.retries import StoppedError, Tries, UnwholeError, code_of, said
-from trainer.cloud.transfer import Job, Progress, Stored, in_threads, summed
+from trainer.cloud.retries import Backoff, BadResponseError, StoppedError, service_message, status_of
+from trainer.cloud.transfer import Job, Progress, Stored, run_jobs, size_and_crc32c
 from trainer.runtime.errors import ConfigError, StorageError
 from trainer.runtime.system import about_to_change
 
 CHUNK = 2**25  # bytes that a request of a large upload sends; all of them are in memory
-LEAST_CHUNK = 2**18  # the service wants multiples of it
-AT_ONCE = 2**23  # bytes up to which the client sends what it knows the size of in one request
+SMALLEST_CHUNK = 2**18  # the service wants multiples of it
+SINGLE_REQUEST = 2**23  # bytes up to which the client sends an object of known size in one request
 WORKERS = 3
-PROBE_DEADLINE = 45.0  # seconds until a bucket must answer, before a run begins
+PROBE_DEADLINE = 45.0  # seconds in which a bucket must answer before a run begins
 
 
-class Taken(StorageError):  # noqa: N818
-    """Another content is where ours was to be."""
+class ConflictError(StorageError):
+    """Another writer's content is in the place of an upload."""
 
 
 def put(
@@ -39,91 +43,103 @@ def put(
     deadline: float | None = None,
     stop: threading.Event | None = None,
 ) -> Stored:
-    """Upload a file, or bytes. An equal object that is there already is success.
+    """Upload a file or bytes. If an equal object exists, that is success.
 
-    replace: whether an object that is there may be replaced: False, True, or exactly this one. Raises Taken if another
-    content is there, or comes there meanwhile.
+    replace: whether an existing object may be replaced: False, True, or exactly this one. deadline: seconds without
+    progress after which it is given up. Raises ConflictError if another content is there, now or meanwhile.
     """
-    name = gcs.split(uri)[1]
+    name = gcs.split_uri(uri)[1]
     if not name or name.endswith("/"):
         raise ConfigError(f"{uri!r} names no object.")
-    tries = Tries(f"writing {uri}", deadline, stop)
-    wanted = summed(source)
-    before = (gcs.find(uri, tries.deadline) if replace is True else replace) or None
-    if before and replace is True and (before.size, before.crc32c) == wanted:
+    backoff = Backoff(f"writing {uri}", deadline, stop)
+    content = size_and_crc32c(source)
+    before = (gcs.find(uri, backoff.deadline) if replace is True else replace) or None
+    if before and replace is True and content_of(before) == content:
         return before
     chunk = CHUNK
     while True:
         try:
-            return sent(source, uri, wanted, before, tries, chunk)
+            return send_once(source, uri, content, before, backoff, chunk)
         except Exception as raised:
-            error = retries.unwrapped(raised)
-            if retries.too_slow(error):
-                chunk = max(chunk // 2, LEAST_CHUNK)
-            there, why = understood(error, source, uri, wanted, tries)
-            if raised is not error:  # the client has used up all the time there is
+            error = last_attempt(raised)
+            if retries.sent_too_slowly(error):
+                chunk = max(chunk // 2, SMALLEST_CHUNK)
+            existing, reason = after_failure(error, source, uri, content, backoff)
+            if error is not raised:  # the client's retries of a chunk took the whole deadline
                 with contextlib.suppress(StorageError):
-                    there = there or gcs.find(uri, PROBE_DEADLINE)
-            if there and (there.size, there.crc32c) == wanted:
-                return there
-            if code_of(error) == HTTPStatus.PRECONDITION_FAILED and (there or before):
-                raise taken(uri, before) from raised
-            tries.again(why)
+                    existing = existing or gcs.find(uri, PROBE_DEADLINE)
+            if existing and content_of(existing) == content:
+                return existing
+            if status_of(error) == HTTPStatus.PRECONDITION_FAILED and (existing or before):
+                raise conflict(uri, before) from raised
+            backoff.wait(reason)
 
 
-def sent(
-    source: Path | bytes, uri: str, wanted: tuple[int, str], before: Stored | None, tries: Tries, chunk: int
+def last_attempt(error: Exception) -> Exception:
+    """The error of the last attempt, if the client has retried a chunk until the deadline."""
+    last = error.__cause__
+    return last if type(error).__name__ == "RetryError" and isinstance(last, Exception) else error
+
+
+def content_of(stored: Stored) -> tuple[int, str]:
+    """Size and CRC-32C, by which equal contents are known."""
+    return stored.size, stored.crc32c
+
+
+def send_once(
+    source: Path | bytes, uri: str, content: tuple[int, str], before: Stored | None, backoff: Backoff, chunk: int
 ) -> Stored:
-    """One upload. A request must be sent within the timeout: where the line is too slow for that, chunk is smaller."""
+    """Send one upload, in requests of `chunk` bytes. Each must be sent within the timeout, so a slow line needs small
+    chunks."""
     blob = gcs.blob(uri, chunk)
-    size = wanted[0] if not chunk < wanted[0] <= AT_ONCE else None  # so that the client does not send it at once
-    blob.crc32c = wanted[1]  # the service refuses other bytes
-    with gcs.answers(), opened(source, uri, tries) as file:
+    size = content[0] if not chunk < content[0] <= SINGLE_REQUEST else None  # None: in chunks, however small
+    blob.crc32c = content[1]  # the service refuses other bytes
+    with gcs.parsing_response(), open_source(source, uri, backoff) as file:
         blob.upload_from_file(
             file, size=size, content_type="application/octet-stream", checksum=None, timeout=gcs.TIMEOUT,
-            if_generation_match=before.generation if before else 0, retry=gcs.chunk_retry(tries),
+            if_generation_match=before.generation if before else 0, retry=gcs.chunk_retry(backoff),
         )  # fmt: skip
-        done = gcs.known(blob)
-    if (done.size, done.crc32c) != wanted:
-        raise UnwholeError("the service tells of other bytes than were sent")
-    return done
+        stored = gcs.stored_object(blob)
+    if content_of(stored) != content:
+        raise BadResponseError("the service confirms other bytes than were sent")
+    return stored
 
 
-def understood(
-    error: Exception, source: Path | bytes, uri: str, wanted: tuple[int, str], tries: Tries
+def after_failure(
+    error: Exception, source: Path | bytes, uri: str, content: tuple[int, str], backoff: Backoff
 ) -> tuple[Stored | None, Exception]:
-    """What is there after a failure by which the upload may have succeeded all the same, and what to make of it."""
-    code = code_of(error)
-    if code == HTTPStatus.NOT_FOUND:  # the bucket, or the session of a large upload
-        gcs.check_bucket(uri, error, tries)
-    if code == HTTPStatus.BAD_REQUEST and "crc32c" in said(error).lower():
-        if summed(source) != wanted:
+    """The object that exists after a failure in which the upload may have succeeded, and the error to act on."""
+    status = status_of(error)
+    if status == HTTPStatus.NOT_FOUND:  # the bucket, or the session of a large upload
+        gcs.check_bucket(uri, error, backoff.doing)
+    if status == HTTPStatus.BAD_REQUEST and "crc32c" in service_message(error).lower():
+        if size_and_crc32c(source) != content:
             raise StorageError(f"{source!s} changed while it was sent to {uri}. Start it again.") from error
-        return None, UnwholeError("the bytes that arrive there are not those that were sent")
-    broken = code == HTTPStatus.BAD_REQUEST and "range" in said(error).lower()  # a chunk that had arrived before
-    lost = code in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-    if lost or broken or isinstance(error, UnwholeError):
-        return gcs.find(uri, tries.deadline), UnwholeError("uploads are broken off")
+        return None, BadResponseError("the bytes change on their way to the service")
+    sent_before = status == HTTPStatus.BAD_REQUEST and "range" in service_message(error).lower()
+    lost = status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+    if lost or sent_before or isinstance(error, BadResponseError):
+        return gcs.find(uri, backoff.deadline), BadResponseError("uploads break off")
     return None, error
 
 
-def taken(uri: str, before: Stored | None) -> Taken:
-    """The refusal to take another's place."""
+def conflict(uri: str, before: Stored | None) -> ConflictError:
+    """The refusal to overwrite another writer's content."""
     if before:
-        return Taken(f"{uri} was changed by another writer meanwhile; nothing was written.")
-    return Taken(f"{uri} is taken: another content is there. Choose another name, or remove it.")
+        return ConflictError(f"{uri} was changed by another writer meanwhile; nothing was written.")
+    return ConflictError(f"{uri} exists with another content. Choose another name, or remove it.")
 
 
 class Source(io.BufferedIOBase):
-    """What is sent, a file to the client. Each read comes before a request that changes something in the bucket."""
+    """The file that the client sends. It reads before each request, so here a stop request is noticed."""
 
-    def __init__(self, file: BinaryIO, uri: str, tries: Tries) -> None:
-        self.file, self.uri, self.tries = file, uri, tries
+    def __init__(self, file: BinaryIO, uri: str, backoff: Backoff) -> None:
+        self.file, self.uri, self.backoff = file, uri, backoff
 
     def read(self, size: int | None = -1) -> bytes:
-        if self.tries.stop.is_set():
+        if self.backoff.stop.is_set():
             raise StoppedError
-        self.tries.progressed(self.file.tell())
+        self.backoff.progressed(self.file.tell())
         about_to_change(Path(self.uri))
         return self.file.read(-1 if size is None else size)
 
@@ -138,33 +154,33 @@ class Source(io.BufferedIOBase):
         super().close()
 
 
-def opened(source: Path | bytes, uri: str, tries: Tries) -> Source:
+def open_source(source: Path | bytes, uri: str, backoff: Backoff) -> Source:
     try:
-        return Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"), uri, tries)
+        return Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"), uri, backoff)
     except OSError as error:
         raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
 
 
 def send(files: Sequence[tuple[Path, str]], progress: Progress, deadline: float | None = None) -> None:
-    """Upload files, in parallel, each of them as `put` does."""
+    """Upload files in parallel, each as `put` does."""
     stop = threading.Event()
 
-    def sending(path: Path, uri: str) -> list[Job]:
+    def send_file(path: Path, uri: str) -> list[Job]:
         progress(put(path, uri, deadline=deadline, stop=stop).size)
         return []
 
-    in_threads([partial(sending, path, uri) for path, uri in files], WORKERS, stop)
+    run_jobs([partial(send_file, path, uri) for path, uri in files], WORKERS, stop)
 
 
 def probe(prefix: str) -> Stored:
-    """Create an empty object below a prefix, and delete it where that is permitted. Raises StorageError if it cannot be
-    created, within PROBE_DEADLINE seconds."""
-    gcs.split(prefix)
+    """Create an empty object below a prefix, and delete it if that is permitted. Raises StorageError if it cannot be
+    created within PROBE_DEADLINE seconds."""
+    gcs.split_uri(prefix)
     uri = f"{prefix.rstrip('/')}/.probe-{os.urandom(8).hex()}"
-    done = put(b"", uri, deadline=PROBE_DEADLINE)
+    stored = put(b"", uri, deadline=PROBE_DEADLINE)
     try:
         gcs.delete(uri, PROBE_DEADLINE)
     except StorageError as error:
-        if code_of(error.__cause__ or error) != HTTPStatus.FORBIDDEN:
+        if status_of(error.__cause__ or error) != HTTPStatus.FORBIDDEN:
             raise
-    return done
+    return stored

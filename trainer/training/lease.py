@@ -82,7 +82,7 @@ class Lease:
             number = self.number + 1
             try:
                 storage.put_bytes(json.dumps(self.sign | more).encode(), self.uri(number))
-            except storage.Taken:
+            except storage.ConflictError:
                 other = read_sign(storage.find(self.uri(number)))
                 self.lost = f"{said(other)} holds this run, by {self.uri(number)}. This process writes nothing more."
                 return
