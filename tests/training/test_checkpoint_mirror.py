@@ -1,4 +1,4 @@
-"""Checkpoints reach the bucket whole or not at all, while training goes on, and come back on another machine."""
+"""Checkpoints reach the bucket completely or not at all, while training goes on, and another machine resumes them."""
 
 import time
 from collections.abc import Iterator
@@ -32,17 +32,17 @@ def machines(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def sending(bucket: Bucket, machines: list[Path]) -> Iterator[Mirror]:
-    with mirrored(f"{bucket.uri}/models", machines[0]) as found:
-        assert found
-        yield found
+    with mirrored(f"{bucket.uri}/models", machines[0]) as mirror:
+        assert mirror
+        yield mirror
 
 
 def test_a_folder_needs_no_mirror(tmp_path: Path) -> None:
-    with mirrored("packages", tmp_path) as found:
-        assert found is None
+    with mirrored("packages", tmp_path) as mirror:
+        assert mirror is None
 
 
-def test_R3_a_checkpoint_goes_on_where_its_machine_is_no_more(bucket: Bucket, machines: list[Path]) -> None:
+def test_R3_another_machine_resumes_a_run_from_the_bucket(bucket: Bucket, machines: list[Path]) -> None:
     for machine, other in (machines, reversed(machines)):
         with mirrored(f"{bucket.uri}/models/", machine) as first:
             assert first
@@ -55,21 +55,21 @@ def test_R3_a_checkpoint_goes_on_where_its_machine_is_no_more(bucket: Bucket, ma
         with mirrored(f"{bucket.uri}/models/", other) as second:
             assert second
             second.fetch()
-        found, damaged = checkpoint.load(other / "checkpoints")
-        assert found
-        assert (found.progress["step"], damaged) == (step + 1, [])
-        np.testing.assert_array_equal(found.state["weights"], STATE["weights"])
+        resumed, damaged = checkpoint.load(other / "checkpoints")
+        assert resumed
+        assert (resumed.progress["step"], damaged) == (step + 1, [])
+        np.testing.assert_array_equal(resumed.state["weights"], STATE["weights"])
 
 
-def test_what_is_newer_here_is_not_replaced(sending: Mirror, machines: list[Path]) -> None:
+def test_a_newer_local_checkpoint_is_not_replaced(sending: Mirror, machines: list[Path]) -> None:
     save(machines[0], 1)
     sending.send()
     assert sending.wait(10) == ""
     save(machines[0], 2)
     sending.fetch()
-    found, _ = checkpoint.load(machines[0] / "checkpoints")
-    assert found
-    assert found.progress["step"] == 2
+    loaded, _ = checkpoint.load(machines[0] / "checkpoints")
+    assert loaded
+    assert loaded.progress["step"] == 2
 
 
 def test_two_generations_stay_in_the_bucket(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
@@ -81,9 +81,7 @@ def test_two_generations_stay_in_the_bucket(bucket: Bucket, sending: Mirror, mac
     assert folders == {"00000004.0001", "00000005.0001"}
 
 
-def test_R9_without_its_manifest_a_checkpoint_is_not_there(
-    bucket: Bucket, sending: Mirror, machines: list[Path]
-) -> None:
+def test_R9_a_checkpoint_without_its_manifest_is_ignored(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
     save(machines[0], 1)
     sending.send()
     assert sending.wait(10) == ""
@@ -94,7 +92,7 @@ def test_R9_without_its_manifest_a_checkpoint_is_not_there(
     assert checkpoint.numbers_in(machines[1] / "checkpoints") == [1]
 
 
-def test_a_new_beginning_leaves_nothing_of_the_old(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
+def test_a_restart_deletes_all_checkpoints_in_the_bucket(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
     save(machines[0], 1)
     sending.send()
     assert sending.wait(10) == ""
@@ -105,14 +103,14 @@ def test_a_new_beginning_leaves_nothing_of_the_old(bucket: Bucket, sending: Mirr
 def test_training_goes_on_while_the_bucket_is_out_of_reach(
     bucket: Bucket, sending: Mirror, machines: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_mirror, "AGAIN", 0.1)
+    monkeypatch.setattr(checkpoint_mirror, "RETRY_SECONDS", 0.1)
 
     def unreachable(*_: object) -> None:
         raise StorageError("no network")
 
     with monkeypatch.context() as outage:
         outage.setattr(storage, "put", unreachable)
-        for step in range(4):  # the third takes the place of the first, which was not sent yet
+        for step in range(4):  # the third replaces the first, which was not sent yet
             save(machines[0], step)
             began = time.monotonic()
             sending.send()
@@ -122,7 +120,7 @@ def test_training_goes_on_while_the_bucket_is_out_of_reach(
     assert {name.split("/")[3] for name in bucket.names("models/it/checkpoints/")} == {"00000004.0001"}
 
 
-def test_who_has_lost_the_run_sends_nothing(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
+def test_a_process_that_lost_its_lease_sends_nothing(bucket: Bucket, sending: Mirror, machines: list[Path]) -> None:
     bucket.put("models/it/holders/00000002.json", b'{"host": "other", "pid": 7}')
     sending.lease.renew()
     save(machines[0], 1)

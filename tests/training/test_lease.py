@@ -1,4 +1,4 @@
-"""One process at a time writes a run's results, also when two begin at once, one is gone, or one wakes up late."""
+"""One process at a time writes a run's results, also when two start at once, one has died, or one wakes up late."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from trainer.training.lease import Lease
 
 @pytest.fixture
 def homes(tmp_path: Path) -> list[Path]:
-    """Folders of processes on different machines, as far as a lease can tell."""
+    """Folders that a lease takes for homes on different machines."""
     folders = [tmp_path / str(number) for number in range(3)]
     for folder in folders:
         folder.mkdir()
@@ -26,45 +26,45 @@ def prefix(bucket: Bucket) -> str:
     return f"{bucket.uri}/models/it/holders/"
 
 
-def test_who_comes_second_is_told_who_holds(prefix: str, homes: list[Path]) -> None:
+def test_a_second_process_is_refused_with_the_name_of_the_holder(prefix: str, homes: list[Path]) -> None:
     with (
         lease.held(prefix, homes[0]),
-        pytest.raises(StorageError, match=r"Process \d+ on .* holds this run, by gs://.*00000001\.json; its last sign"),
+        pytest.raises(StorageError, match=r"Process \d+ on .* holds this run \(lease gs://.*00000001\.json, renewed"),
     ):
         Lease(prefix, homes[1])
 
 
-def test_what_is_released_can_be_held_at_once(prefix: str, homes: list[Path]) -> None:
+def test_a_released_lease_can_be_taken_at_once(prefix: str, homes: list[Path]) -> None:
     with lease.held(prefix, homes[0]) as first:
         pass
     with lease.held(prefix, homes[1]) as second:
         assert second.claim > first.claim
 
 
-def test_a_process_that_has_the_same_folder_knows_that_the_one_before_is_dead(prefix: str, homes: list[Path]) -> None:
-    dead = Lease(prefix, homes[0])  # and has released nothing
+def test_a_process_with_the_same_folder_takes_the_lease_of_the_dead_one_at_once(prefix: str, homes: list[Path]) -> None:
+    dead = Lease(prefix, homes[0])  # has not released it
     with lease.held(prefix, homes[0]) as second:
         assert second.claim == dead.claim + 1
     dead.ended.set()
 
 
-def test_a_holder_that_is_silent_too_long_is_followed_and_writes_nothing_when_it_wakes(
+def test_an_expired_lease_is_taken_and_its_old_holder_writes_nothing_when_it_wakes(
     prefix: str, homes: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asleep = Lease(prefix, homes[0])
     monkeypatch.setattr(lease, "EXPIRY", 1.0)
     time.sleep(1.1)
     with lease.held(prefix, homes[1]):
-        with pytest.raises(StorageError, match=r"holds this run, by .*\. This process writes nothing more"):
+        with pytest.raises(StorageError, match=r"holds this run \(lease .*\)\. This process writes nothing more"):
             asleep.check()
         with pytest.raises(StorageError):
             asleep.check()
-    signs = sorted(stored.uri for stored in lease.storage.entries(prefix))
+    objects = sorted(stored.uri for stored in lease.storage.entries(prefix))
     asleep.release()
-    assert sorted(stored.uri for stored in lease.storage.entries(prefix)) == signs
+    assert sorted(stored.uri for stored in lease.storage.entries(prefix)) == objects
 
 
-def test_a_holder_gives_signs_of_life_and_removes_old_ones(
+def test_a_holder_renews_its_lease_and_deletes_old_objects(
     bucket: Bucket, prefix: str, homes: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEWAL", 0.05)
@@ -80,29 +80,29 @@ def test_a_holder_gives_signs_of_life_and_removes_old_ones(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"host": 1}', b"\xff"])
-def test_a_sign_that_cannot_be_read_counts_as_one(
+def test_an_object_that_cannot_be_read_counts_as_a_renewal(
     bucket: Bucket, prefix: str, homes: list[Path], content: bytes
 ) -> None:
     bucket.put("models/it/holders/00000041.json", content)
-    with pytest.raises(StorageError, match=r"holds this run, by .*00000041\.json"):
+    with pytest.raises(StorageError, match=r"holds this run \(lease .*00000041\.json"):
         Lease(prefix, homes[0])
 
 
 def race(prefix: str, homes: list[Path]) -> list[str]:
-    """What becomes of two who begin at once."""
+    """The outcomes of processes that start at once."""
     outcomes: list[str] = []
     holders: list[Lease] = []
-    both = threading.Barrier(len(homes))
+    all_ready = threading.Barrier(len(homes))
 
-    def begin(home: Path) -> None:
-        both.wait()
+    def start(home: Path) -> None:
+        all_ready.wait()
         try:
             holders.append(Lease(prefix, home))
             outcomes.append("holds")
         except StorageError as error:
-            outcomes.append("is told" if "holds this run" in str(error) else str(error))
+            outcomes.append("is refused" if "holds this run" in str(error) else str(error))
 
-    threads = [threading.Thread(target=begin, args=(home,)) for home in homes]
+    threads = [threading.Thread(target=start, args=(home,)) for home in homes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -112,6 +112,6 @@ def race(prefix: str, homes: list[Path]) -> list[str]:
     return sorted(outcomes)
 
 
-def test_R11_of_two_that_begin_at_once_exactly_one_holds(bucket: Bucket, homes: list[Path]) -> None:
+def test_R11_of_two_that_start_at_once_exactly_one_holds(bucket: Bucket, homes: list[Path]) -> None:
     for number in range(20):
-        assert race(f"{bucket.uri}/{number}/holders/", homes[:2]) == ["holds", "is told"]
+        assert race(f"{bucket.uri}/{number}/holders/", homes[:2]) == ["holds", "is refused"]

@@ -1,8 +1,9 @@
-"""One run of a name at a time, whatever machine it is on: the right to write below a prefix of a bucket.
+"""Let one process at a time write a run's results to a bucket, whatever machine it is on.
 
-The holder writes numbered objects, 00000001.json, 00000002.json and so on, each create-only, so that of two who want
-the same number one gets it. The newest one tells who holds, and is its sign of life: a holder that is silent for EXPIRY
-seconds may be followed by another, and finds its next number taken then. All times are those of the service.
+The holder of a lease creates numbered objects below a prefix: 00000001.json, 00000002.json and so on. None is ever
+replaced, so of two processes that want a number one gets it, and permission to create objects is enough. The newest
+object names the holder, and its age is the time since the last renewal: after EXPIRY seconds without one, another
+process may take the lease, and the old holder finds its next number taken. All times are those of the service.
 """
 
 import contextlib
@@ -20,34 +21,33 @@ from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.runtime.errors import StorageError
 
-RENEWAL = 60.0  # seconds between signs of life
-EXPIRY = 300.0  # without one, after which a holder is taken for dead
-KEPT = 2  # signs that stay; where removing is not permitted, all do
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, where there is such
+RENEWAL = 60.0  # seconds between renewals
+EXPIRY = 300.0  # seconds without a renewal after which the holder counts as dead
+KEPT = 2  # objects that stay; all of them do where deleting is not permitted
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs on while the machine sleeps, where there is one
 
-Sign = dict[str, Any]
+Record = dict[str, Any]  # what an object says about its holder
 
 
 class Lease:
-    """The right to write below `prefix`; StorageError, with who holds it, where another has it.
+    """The right to write below `prefix`. Raises StorageError, which names the holder, if another process has it.
 
-    home: a folder that only one process of this machine can hold, and that this process holds: an earlier process with
-    the same home is dead.
+    home: a folder on this machine that this process has locked, so an earlier process with the same home is dead.
     """
 
     def __init__(self, prefix: str, home: Path) -> None:
         self.prefix = prefix
-        self.sign: Sign = {
+        self.record: Record = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "home": home_of(home),
+            "home": home_id(home),
             "id": uuid.uuid4().hex,
         }
         self.lost = ""
         self.lock = threading.Lock()
         self.ended = threading.Event()
         now = storage.probe(self.prefix).time
-        newest = self.newest()
+        newest = max(storage.entries(self.prefix), key=number_of, default=None)
         self.number = number_of(newest) if newest else 0
         if newest:
             self.refuse_if_alive(newest, now)
@@ -55,36 +55,34 @@ class Lease:
         self.renew()
         if self.lost:
             raise StorageError(self.lost)
-        self.thread = threading.Thread(target=self.keep_alive, daemon=True)
+        self.thread = threading.Thread(target=self.keep_renewing, daemon=True)
         self.thread.start()
 
-    def newest(self) -> Stored | None:
-        signs = storage.entries(self.prefix)
-        return max(signs, key=number_of, default=None)
-
     def refuse_if_alive(self, newest: Stored, now: float) -> None:
-        """StorageError where the process whose newest sign this is may still be at work."""
-        sign = read_sign(newest)
-        if sign.get("released") or sign.get("home") == self.sign["home"]:
+        """Raises StorageError if the process that created the newest object may still be at work."""
+        record = read_record(newest)
+        if record.get("released") or record.get("home") == self.record["home"]:
             return
         age = now - newest.time
         if age < EXPIRY:
             raise StorageError(
-                f"{said(sign)} holds this run, by {newest.uri}; its last sign of life is {age:.0f} s old. Choose "
-                f"another --run, or wait for its end; if it is dead, start again in {EXPIRY - age:.0f} s."
+                f"{holder(record)} holds this run (lease {newest.uri}, renewed {age:.0f} s ago). Choose another --run, "
+                f"or wait until that process ends; if it is dead, start again in {EXPIRY - age:.0f} s."
             )
 
-    def renew(self, **more: Any) -> None:
-        """Write the next sign of life. Where another process has written it, the lease is lost."""
+    def renew(self, **changes: Any) -> None:
+        """Create the next object. If another process has created it, the lease is lost."""
         with self.lock:
-            if self.ended.is_set() and not more:
+            if self.ended.is_set() and not changes:
                 return  # released meanwhile
             number = self.number + 1
             try:
-                storage.put_bytes(json.dumps(self.sign | more).encode(), self.uri(number))
+                storage.put_bytes(json.dumps(self.record | changes).encode(), self.uri(number))
             except storage.ConflictError:
-                other = read_sign(storage.find(self.uri(number)))
-                self.lost = f"{said(other)} holds this run, by {self.uri(number)}. This process writes nothing more."
+                other = read_record(storage.find(self.uri(number)))
+                self.lost = (
+                    f"{holder(other)} holds this run (lease {self.uri(number)}). This process writes nothing more."
+                )
                 return
             self.number, self.renewed = number, time.clock_gettime(CLOCK)
         if number > KEPT:
@@ -94,20 +92,20 @@ class Lease:
     def uri(self, number: int) -> str:
         return storage.join(self.prefix, f"{number:08}.json")
 
-    def keep_alive(self) -> None:
+    def keep_renewing(self) -> None:
         while not self.ended.wait(RENEWAL) and not self.lost:
-            with contextlib.suppress(StorageError):  # no network: the next time, or `check` before something is written
+            with contextlib.suppress(StorageError):  # no network: renewed later, or by `check` before the next write
                 self.renew()
 
     def check(self) -> None:
-        """StorageError where the lease is lost, as by a process that was asleep for too long."""
+        """Raises StorageError if the lease is lost, for example because this process was asleep for too long."""
         if not self.lost and time.clock_gettime(CLOCK) - self.renewed > EXPIRY / 2:
             self.renew()
         if self.lost:
             raise StorageError(self.lost)
 
     def release(self) -> None:
-        """Let another process begin at once."""
+        """Let another process take the lease at once."""
         self.ended.set()
         if not self.lost:
             with contextlib.suppress(StorageError):
@@ -116,7 +114,7 @@ class Lease:
 
 @contextlib.contextmanager
 def held(prefix: str, home: Path) -> Iterator[Lease]:
-    """Hold the right to write below a prefix while the block lasts; StorageError where another process does."""
+    """Hold the lease of a prefix inside the block. Raises StorageError if another process holds it."""
     lease = Lease(prefix, home)
     try:
         yield lease
@@ -124,28 +122,28 @@ def held(prefix: str, home: Path) -> Iterator[Lease]:
         lease.release()
 
 
-def number_of(sign: Stored) -> int:
-    """Of a sign of life; what else lies there has none."""
-    name = sign.uri.rpartition("/")[2].removesuffix(".json")
+def number_of(stored: Stored) -> int:
+    """The number in an object's name; 0 if it has none."""
+    name = stored.uri.rpartition("/")[2].removesuffix(".json")
     return int(name) if name.isdecimal() else 0
 
 
-def read_sign(stored: Stored | None) -> Sign:
-    """Who wrote a sign; nothing of one that cannot be read."""
+def read_record(stored: Stored | None) -> Record:
+    """What an object says about its holder; {} if it cannot be read."""
     with contextlib.suppress(StorageError, ValueError):
-        sign = json.loads(storage.read(stored.uri)) if stored else {}
-        return sign if isinstance(sign, dict) else {}
+        record = json.loads(storage.read(stored.uri)) if stored else {}
+        return record if isinstance(record, dict) else {}
     return {}
 
 
-def said(sign: Sign) -> str:
-    """A holder, for people."""
-    return f"Process {sign.get('pid', 'unknown')} on {sign.get('host', 'an unknown machine')}"
+def holder(record: Record) -> str:
+    """The holder in a record, for messages."""
+    return f"Process {record.get('pid', 'unknown')} on {record.get('host', 'an unknown machine')}"
 
 
-def home_of(folder: Path) -> str:
-    """A folder of this machine since its start, in a word: the same for the processes that can be its holder only."""
+def home_id(folder: Path) -> str:
+    """A text that only processes with this folder, on this machine since its start, have in common."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else uuid.uuid4().hex
-    found = folder.stat()
-    return f"{machine} {found.st_dev} {found.st_ino}"
+    status = folder.stat()
+    return f"{machine} {status.st_dev} {status.st_ino}"
