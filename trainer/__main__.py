@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.runtime.command import begin, import_tensorflow_quietly, run_command, say
+from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command, say
 
 if __name__ == "__main__":
-    begin()
+    begin_imports()
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
@@ -73,10 +73,10 @@ def run(
     history = resume.restore(ops, found)
     logs = TensorBoardLog(folder / resume.LOGS, history.rows)
 
-    with timings.stage("train"), logs as log, system.deferring() as order, heartbeat.watched():
+    with timings.stage("train"), logs as log, system.deferred_stop() as stop_request, heartbeat.watched():
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        keeper = resume.Keeper(folder, ops, identity, order, history, mirror)
+        keeper = resume.Keeper(folder, ops, identity, stop_request, history, mirror)
 
         def watch(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
@@ -158,7 +158,7 @@ def train(
     replicas.say_devices(settings.config.batch_size)
     paths = {side: path for side, path in data.items() if path}
     folder = RUNS / name
-    with system.held_folder(folder), mirrored(output, folder) as mirror:
+    with system.locked_folder(folder), mirrored(output, folder) as mirror:
         run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart)
     return storage.join(output, f"{name}.zip")
 

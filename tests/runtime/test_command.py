@@ -62,7 +62,7 @@ def test_our_own_bug_ends_with_1_and_shows_where(bug: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.endswith(
-        "This is a bug, of the trainer or of a network's file; please report it with these lines.\n"
+        "This is a bug in the trainer or in a network's file; please report it with the lines above.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, a full disk is told apart from a wrong path, signals become exceptions."""
+"""Files are written completely or not at all, faults have their own errors, and signals become exceptions."""
 
 import contextlib
 import os
@@ -138,7 +138,7 @@ def test_signals_are_exceptions_inside_and_what_they_were_outside(number: signal
     assert signal.getsignal(number) is before
 
 
-def test_an_order_to_stop_is_obeyed_also_where_every_exception_is_swallowed() -> None:
+def test_a_stop_signal_is_obeyed_even_where_every_exception_is_swallowed() -> None:
     with pytest.raises(Interrupted), interruptible():  # noqa: PT012
         with contextlib.suppress(Exception):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -576,11 +576,11 @@ def test_where_no_checkpoint_is_whole_the_run_is_refused(tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_held_is_refused_to_others_and_left_empty_it_goes(tmp_path: Path) -> None:
-    with system.held_folder(tmp_path / "a" / "b"):
-        with pytest.raises(StorageError, match="Another process works in"), system.held_folder(tmp_path / "a" / "b"):
+    with system.locked_folder(tmp_path / "a" / "b"):
+        with pytest.raises(StorageError, match="Another process works in"), system.locked_folder(tmp_path / "a" / "b"):
             pass
         (tmp_path / "a" / "b" / "file").write_text("")
-    with system.held_folder(tmp_path / "a" / "c"):
+    with system.locked_folder(tmp_path / "a" / "c"):
         pass
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 

@@ -165,7 +165,7 @@ def begun(run: Run, job_id: str, attempt: int, start: Start) -> tuple[Any, bool]
     from google.api_core.exceptions import Conflict, NotFound  # noqa: PLC0415
 
     def begin_or_find() -> tuple[Any, bool]:
-        system.about_to_change(Path(job_id))
+        system.fail_point(Path(job_id))
         try:
             return start(job_id, attempt), True
         except Conflict:

@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
 def export(request: Request, to: str, staging: str) -> None:
     """Export to a place that is empty or holds this export. Raises TrainerError."""
-    with contextlib.nullcontext() if storage.is_remote(to) else system.held_folder(Path(to)):
+    with contextlib.nullcontext() if storage.is_remote(to) else system.locked_folder(Path(to)):
         whole = record(to, DATASET)
         claim: Record | None = whole["export"] if whole else record(to, CLAIM)
         if claim and claim["request"] != request._asdict():

@@ -109,7 +109,7 @@ class Part:
     def open(self) -> list[Job]:
         """Open or create the part. Returns the jobs that are left."""
         with self._disk_errors():
-            system.about_to_change(self.part)
+            system.fail_point(self.part)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file()
             length = os.fstat(self.file).st_size
@@ -147,7 +147,7 @@ class Part:
         self._resize(0, self.stored.size + len(self.starts))
 
     def _resize(self, *sizes: int) -> None:
-        system.about_to_change(self.part)
+        system.fail_point(self.part)
         with self.lock:
             if self.file < 0:
                 raise StoppedError
@@ -190,7 +190,7 @@ class Part:
     def _write(self, start: int, data: memoryview) -> None:
         """Write a range and mark it as complete."""
         with self._disk_errors():
-            system.about_to_change(self.part)
+            system.fail_point(self.part)
             with self.lock:
                 if self.file < 0:
                     raise StoppedError
@@ -216,7 +216,7 @@ class Part:
                 )
             self._resize(self.stored.size)
             system.fsync(self.part)
-            system.about_to_change(self.path)
+            system.fail_point(self.path)
             self.part.replace(self.path)
             self.close()
             system.fsync(self.path.parent)

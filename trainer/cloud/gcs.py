@@ -19,7 +19,7 @@ from trainer.cloud import retries
 from trainer.cloud.retries import Backoff, BadResponseError, capitalized, service_message, status_of, with_retries
 from trainer.cloud.transfer import Stored, crc32c_of
 from trainer.runtime.errors import ConfigError, DataError, StorageError
-from trainer.runtime.system import about_to_change
+from trainer.runtime.system import fail_point
 
 SCHEME = "gs://"
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -222,7 +222,7 @@ def delete(uri: str, deadline: float | None = None) -> None:
 
     def request() -> None:
         try:
-            about_to_change(Path(uri))
+            fail_point(Path(uri))
             blob(uri).delete(retry=None, timeout=TIMEOUT)
         except Exception as error:
             if status_of(error) != HTTPStatus.NOT_FOUND:

@@ -164,7 +164,7 @@ def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored
             system.write_atomic(temporary, source)
         else:
             copy(source, temporary)
-        system.about_to_change(path)
+        system.fail_point(path)
         if replace:
             temporary.replace(path)
         else:
@@ -190,7 +190,7 @@ def delete(uri: str) -> None:
         gcs.delete(uri)
         return
     try:
-        system.about_to_change(Path(uri))
+        system.fail_point(Path(uri))
         Path(uri).unlink(missing_ok=True)
     except OSError as error:
         raise system.storage_error("deleting", Path(uri), error) from error

@@ -22,7 +22,7 @@ from trainer.cloud import gcs, retries
 from trainer.cloud.retries import Backoff, BadResponseError, StoppedError, service_message, status_of
 from trainer.cloud.transfer import Job, Progress, Stored, run_jobs, size_and_crc32c
 from trainer.runtime.errors import ConfigError, StorageError
-from trainer.runtime.system import about_to_change
+from trainer.runtime.system import fail_point
 
 CHUNK = 2**25  # bytes that a request of a large upload sends; all of them are in memory
 SMALLEST_CHUNK = 2**18  # the service wants multiples of it
@@ -140,7 +140,7 @@ class Source(io.BufferedIOBase):
         if self.backoff.stop.is_set():
             raise StoppedError
         self.backoff.progressed(self.file.tell())
-        about_to_change(Path(self.uri))
+        fail_point(Path(self.uri))
         return self.file.read(-1 if size is None else size)
 
     def tell(self) -> int:

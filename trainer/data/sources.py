@@ -146,7 +146,7 @@ def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
     keep = not cache.make_room(folder, 0 if whole else size, limit, what=source.given)
     try:
         if not whole:
-            with system.held_folder(part, wait=True):
+            with system.locked_folder(part, wait=True):
                 if not is_whole(copy):
                     fetch(source, folder, part)
                     system.rename_folder(part, copy)

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from trainer.runtime.command import begin
+from trainer.runtime.command import begin_imports
 
 if __name__ == "__main__":
-    begin()
+    begin_imports()
 
 import numpy as np
 import numpy.typing as npt

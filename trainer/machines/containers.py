@@ -36,7 +36,7 @@ from trainer.data import sources
 from trainer.machines import images
 from trainer.package.publish import RUNS
 from trainer.runtime import cache, system
-from trainer.runtime.command import end, run_command
+from trainer.runtime.command import exit_process, run_command
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError
 
 GRACE = 30  # seconds between the order to stop and the end by force
@@ -153,7 +153,7 @@ def created(client: docker.DockerClient, image: str, job: Job, **options: Any) -
         )  # fmt: skip
         yield container
     finally:
-        with system.deferring():
+        with system.deferred_stop():
             remove(client, name)
         guard.kill()
         guard.wait()
@@ -187,13 +187,13 @@ def run(client: docker.DockerClient, image: str, job: Job) -> int:
     with (
         images.answering("Running a container"),
         created(client, image, job, tty=terminal) as container,
-        system.deferring() as order,
+        system.deferred_stop() as stop_request,
     ):
         shown = container.attach(stream=True, logs=True, demux=not terminal)
         container.start()
         if terminal:
             resize(container)
-        threading.Thread(target=stop_at, args=(container, order, over), daemon=True).start()
+        threading.Thread(target=stop_at, args=(container, stop_request, over), daemon=True).start()
         try:
             show(shown, terminal=terminal)
             code = int(container.wait()["StatusCode"])
@@ -202,15 +202,17 @@ def run(client: docker.DockerClient, image: str, job: Job) -> int:
         container.reload()
         if container.attrs["State"].get("OOMKilled"):
             raise ResourceError("Out of memory: the engine ended the container. Use fewer rows, or more memory.")
-        if code == KILLED and order.signal:
-            raise Interrupted(f"Stopped by {order.signal}, and ended by force after {GRACE} seconds. Start it again.")
+        if code == KILLED and stop_request.signal:
+            raise Interrupted(
+                f"Stopped by {stop_request.signal}, and ended by force after {GRACE} seconds. Start it again."
+            )
         return code
 
 
-def stop_at(container: Container, order: system.Order, over: threading.Event) -> None:
+def stop_at(container: Container, stop_request: system.StopRequest, over: threading.Event) -> None:
     """Stop a container when there is an order to."""
     while not over.wait(0.1):
-        if order.signal:
+        if stop_request.signal:
             with contextlib.suppress(DockerException):
                 container.stop(timeout=GRACE)
             return
@@ -304,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         code = run(client, image, job._replace(command=CHECK) if arguments.action == "gpu-check" else job)
     if code:
-        end("", code)
+        exit_process(code)
 
 
 if __name__ == "__main__":

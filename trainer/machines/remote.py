@@ -25,7 +25,7 @@ from trainer.machines import containers, detached, images, ssh
 from trainer.machines.code_archive import archive, commit, uncommitted
 from trainer.machines.detached import Task
 from trainer.machines.remote_docker import Machine, again, machine
-from trainer.runtime.command import end, run_command, say
+from trainer.runtime.command import exit_process, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError, TrainerError
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +236,7 @@ def side_by_side(
             what = f"What runs there goes on: {fab} attach --run={','.join(runs)}` shows it, {fab} stop ...` ends it."
         raise Interrupted(f"{str(error).partition(';')[0]}. {what}") from None
     if code := next(filter(None, codes), 0):
-        end("", code)
+        exit_process(code)
 
 
 def hint(connection: Connection, task: str, run: str = "") -> str:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.runtime.command import begin, import_tensorflow_quietly, run_command
+from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command
 
 if __name__ == "__main__":
-    begin()
+    begin_imports()
 import_tensorflow_quietly()
 
 import numpy as np

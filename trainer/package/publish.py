@@ -9,7 +9,7 @@ from trainer.config import net_config
 from trainer.package import archive
 from trainer.runtime.command import run_command, say
 from trainer.runtime.errors import StorageError
-from trainer.runtime.system import held_folder, write_atomic
+from trainer.runtime.system import locked_folder, write_atomic
 
 RUNS = Path("runs")
 TARGET = "target.json"  # in the folder of a run: where its package goes
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise StorageError(
             f"There is no {package}: the run has not ended. `fab train --run={arguments.run}` goes on with it."
         )
-    with held_folder(package.parent):
+    with locked_folder(package.parent):
         archive.read_package(package)
         uri = json.loads(package.with_name(TARGET).read_bytes())["package"]
         if arguments.output:

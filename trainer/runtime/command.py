@@ -1,5 +1,6 @@
-"""How every command of the trainer ends: with a documented exit code, and for an expected fault with one message."""
+"""Start and end every command: fast imports, documented exit codes, and one message for an expected fault."""
 
+import argparse
 import contextlib
 import errno
 import gc
@@ -13,30 +14,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
-from trainer.runtime.system import interruptible, note_signals, storage_error
+from trainer.runtime.system import interruptible, record_stop_signals, storage_error
 
-# How TensorFlow tells of a full disk: its operation, if one failed, then the file that it could not write.
+# TensorFlow's message for a full disk: the failed operation, if any, then the file that it could not write.
 NO_SPACE = re.compile(rf"^(?:\{{\{{.*\}}\}} )?(.+); {re.escape(os.strerror(errno.ENOSPC))}", re.MULTILINE)
 
-
-# What Keras tries to import, for parts of it that no command uses: up to a second in all.
+# Modules that Keras tries to import for features that no command uses: up to a second in all.
 UNUSED = ("sklearn", "IPython", "matplotlib.pyplot")
 
 
-def begin() -> None:
-    """The first line of a program: from now on stop signals are noted, and imports are fast.
+def begin_imports() -> None:
+    """Call this first in a program: record stop signals and speed up imports.
 
-    Meanwhile `UNUSED` modules count as not installed, and no garbage is collected: imports make none, and the collector
-    would walk again and again through all that they bring. `run_command` ends both.
+    Until `run_command` starts, the `UNUSED` modules count as not installed, and the garbage collector is off: imports
+    make no garbage, but the collector would scan everything they load again and again.
     """
-    note_signals()
+    record_stop_signals()
     gc.disable()
     for name in UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
-def all_is_imported() -> None:
-    """End what `begin` began."""
+def end_imports() -> None:
+    """Undo `begin_imports`; do nothing if it was not called."""
     for name in UNUSED:
         if name in sys.modules and sys.modules[name] is None:
             del sys.modules[name]
@@ -44,10 +44,15 @@ def all_is_imported() -> None:
     gc.enable()
 
 
+def argument_parser(module: str, main: Callable[..., None]) -> argparse.ArgumentParser:
+    """The parser of `python -m MODULE`, described by the docstring of `main`. Options cannot be abbreviated."""
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
+
+
 def import_tensorflow_quietly() -> None:
-    """Import TensorFlow without the lines that it writes to stderr before anybody can set its log level."""
+    """Import TensorFlow and Keras without the lines that TensorFlow writes to stderr while it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # not all of a GPU's memory at once
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # do not take all GPU memory at once
     sys.stderr.flush()
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
@@ -60,57 +65,58 @@ def import_tensorflow_quietly() -> None:
         os.close(stderr)
 
 
-def say(what: str, text: str) -> None:
-    """One line for people about a stage."""
-    print(f"{what:<8} {text}", flush=True)
+def say(stage: str, text: str) -> None:
+    """Print one line for people: the stage, then the text."""
+    print(f"{stage:<8} {text}", flush=True)
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command and leave the process with its exit code (see `trainer.runtime.errors`)."""
-    all_is_imported()
+    """Run a command and exit the process with its exit code (see `trainer.runtime.errors`)."""
+    end_imports()
     try:
         with interruptible():
             main()
-            flush()
+            flush_output()
     except (TrainerError, Interrupted) as error:
-        end(f"error: {error}", error.exit_code)
+        exit_process(error.exit_code, f"error: {error}")
     except MemoryError:
-        end("error: Out of memory. Use fewer rows, or a machine with more memory.", ResourceError.exit_code)
+        exit_process(ResourceError.exit_code, "error: Out of memory. Use fewer rows, or a machine with more memory.")
     except BrokenPipeError:
-        end("", 128 + signal.SIGPIPE)  # the reader of our output went away, as `head` does: not done, and no bug
+        exit_process(128 + signal.SIGPIPE)  # the reader closed our output, as `head` does: not finished, but no bug
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            crash()
-        end(f"error: No space left on the disk of {error.filename or 'the output'}.", ResourceError.exit_code)
+            report_bug()
+        exit_process(ResourceError.exit_code, f"error: No space left on the disk of {error.filename or 'the output'}.")
     except Exception as error:
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which need not be imported yet
-            if full := NO_SPACE.search(str(error)):
-                path, space = Path(full[1]), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                end(f"error: {storage_error('writing', path, space)}", ResourceError.exit_code)
-            end("error: The device is out of memory. Lower batch_size.", ResourceError.exit_code)
-        crash()
+        if type(error).__name__ != "ResourceExhaustedError":  # by name: TensorFlow may not be imported
+            report_bug()
+        message = "The device is out of memory. Lower batch_size."
+        if full_disk := NO_SPACE.search(str(error)):
+            no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            message = str(storage_error("writing", Path(full_disk[1]), no_space))
+        exit_process(ResourceError.exit_code, f"error: {message}")
 
 
-def crash() -> None:
-    """Our own bug: the whole traceback."""
+def report_bug() -> None:
+    """Print the traceback of an unexpected exception and exit with code 1."""
     traceback.print_exc()
-    end(
-        "This is a bug, of the trainer or of a network's file; please report it with these lines.",
+    exit_process(
         TrainerError.exit_code,
+        "This is a bug in the trainer or in a network's file; please report it with the lines above.",
     )
 
 
-def end(message: str, code: int) -> None:
-    """Leave at once: after a full disk or an interrupt, libraries may crash while the interpreter winds down."""
+def exit_process(code: int, message: str = "") -> None:
+    """Exit at once: after a full disk or an interrupt, libraries may crash while the interpreter shuts down."""
     if message:
         print(message, file=sys.stderr)
     with contextlib.suppress(OSError):
-        flush()
+        flush_output()
     os._exit(code)
 
 
-def flush() -> None:
-    """Write out what was printed; a stream that was closed before we started is None."""
+def flush_output() -> None:
+    """Flush stdout and stderr; a stream that was closed before the process started is None."""
     for stream in (sys.stdout, sys.stderr):
         if stream:
             stream.flush()

@@ -1,4 +1,4 @@
-"""The one door to files, the clock and signals: every side effect of a run on its machine goes through here."""
+"""Change files safely and handle stop signals: every change that a run makes to its machine goes through here."""
 
 import contextlib
 import errno
@@ -20,36 +20,38 @@ import numpy.typing as npt
 
 from trainer.runtime.errors import Interrupted, ResourceError, StorageError, TrainerError
 
-# For tests of what survives: "kill:17" in this variable ends the process at the 17th change that it makes to files;
-# "term" is asked to stop there, "enospc" and "eio" meet a full or a broken disk.
+# Fault injection for tests: with "kill:17" in this variable the process kills itself before its 17th change of a file.
+# "term" sends it SIGTERM there, "enospc" simulates a full disk, "eio" a broken one.
 FAULT = "FLATFAB_FAULT"
 FAULTS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "enospc": errno.ENOSPC, "eio": errno.EIO}
 _changes = itertools.count(1)
 
 
-def about_to_change(path: Path) -> None:
-    """The fail-point that every change of files passes first."""
+def fail_point(path: Path) -> None:
+    """Inject the fault that the environment asks for. Call this before every change of a file."""
     fault, _, number = os.environ.get(FAULT, "").partition(":")
     if not fault or next(_changes) != int(number):
         return
-    what = FAULTS[fault]
-    if isinstance(what, signal.Signals):
-        os.kill(os.getpid(), what)
+    cause = FAULTS[fault]
+    if isinstance(cause, signal.Signals):
+        os.kill(os.getpid(), cause)
     else:
-        raise OSError(what, os.strerror(what), str(path))
+        raise OSError(cause, os.strerror(cause), str(path))
 
 
 def storage_error(doing: str, path: Path, error: OSError, size: int = 0) -> TrainerError:
-    """The refusal that a failed file operation ends in; a full disk is told apart from a wrong path. size: of the file
-    in bytes, where that is known."""
+    """The error for a failed file operation: ResourceError for a full disk, StorageError for anything else.
+
+    doing: the operation, such as "writing". size: of the file in bytes; 0: unknown.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(existing_parent(path)).free
         needed = f"{size:,} bytes are needed, " if size else ""
         return ResourceError(
             f"No space left while {doing} {path}: {needed}{free:,} are free. Free some and start again."
         )
-    in_the_way = error.errno == errno.EEXIST and Path(error.filename or path).is_file()
-    reason = f"{error.filename} is a file, not a folder" if in_the_way else error.strerror or error
+    is_file = error.errno == errno.EEXIST and Path(error.filename or path).is_file()
+    reason = f"{error.filename} is a file, not a folder" if is_file else error.strerror or error
     return StorageError(f"{doing.capitalize()} {path} failed: {reason}.")
 
 
@@ -59,24 +61,24 @@ def existing_parent(path: Path) -> Path:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, durably: temporary file, fsync, rename, fsync of the folder."""
+    """Write a file completely or not at all, durably: temporary file, fsync, rename, fsync of the folder."""
     with atomic_path(path, size=len(data)) as temporary:
         write_pieces(temporary, [data])
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, size: int = 0) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is gone when it does not.
+    """A temporary path beside `path`: it replaces `path` when the block succeeds and is deleted when it fails.
 
-    size: of the file to be, in bytes, if that is known.
+    size: of the file in bytes, for the message about a full disk; 0: unknown. Raises StorageError or ResourceError.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        about_to_change(path)
+        fail_point(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         fsync(temporary)
-        about_to_change(path)
+        fail_point(path)
         temporary.replace(path)
         fsync(path.parent)
     except OSError as error:
@@ -87,14 +89,14 @@ def atomic_path(path: Path, *, size: int = 0) -> Iterator[Path]:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
-    """Write a file, not yet durably; returns the SHA-256 of its bytes and their number."""
+    """Write a file without fsync; returns its SHA-256 and its size in bytes."""
     sha256, size = hashlib.sha256(), 0
     with path.open("wb", buffering=0) as file:
         for number, piece in enumerate(pieces):
             half = len(piece) // 2
             write_all(file, piece[:half])
             if number == 0:
-                about_to_change(path)  # while it is half there
+                fail_point(path)  # with half of the piece written
             write_all(file, piece[half:])
             sha256.update(piece)
             size += len(piece)
@@ -102,14 +104,14 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str,
 
 
 def write_all(file: FileIO, piece: bytes | memoryview) -> None:
-    """Write all of a piece, or raise: a disk that becomes full takes a part of it first, and says so in a number."""
+    """Write all bytes, or raise OSError. `write` itself may write only a part when a disk fills up."""
     while len(piece):
         piece = piece[file.write(piece) :]
 
 
 def fsync(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, outlive a loss of power."""
-    about_to_change(path)
+    """Make the bytes of a file, or the names in a folder, survive a loss of power."""
+    fail_point(path)
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -118,9 +120,9 @@ def fsync(path: Path) -> None:
 
 
 def create_folder(path: Path) -> None:
-    """Create a folder that must not exist yet: the first of two runs with one name gets it."""
+    """Create a folder that must not exist yet. StorageError if it does: the first of two runs with one name gets it."""
     try:
-        about_to_change(path)
+        fail_point(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
     except OSError as error:
@@ -128,10 +130,12 @@ def create_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held_folder(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Create a folder where it is missing, and hold it until this process ends, however it does. Another process that
-    wants to hold it is refused (StorageError) or, with `wait`, waits. Left empty, the folder is removed again."""
-    handle = hold(path, wait=wait)
+def locked_folder(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Create a folder if needed, and lock it for this process. The system releases the lock if the process dies.
+
+    If another process has locked it, raise StorageError or, with `wait`, wait. An empty folder is removed at the end.
+    """
+    handle = lock_folder(path, wait=wait)
     try:
         yield
     finally:
@@ -140,11 +144,11 @@ def held_folder(path: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
-def hold(path: Path, *, wait: bool) -> int:
-    """The handle by which a folder is held."""
+def lock_folder(path: Path, *, wait: bool) -> int:
+    """Lock a folder; returns the file handle that holds the lock."""
     while True:
         try:
-            about_to_change(path)
+            fail_point(path)
             path.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -153,16 +157,18 @@ def hold(path: Path, *, wait: bool) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
-            os.close(handle)  # its holder has removed or renamed it meanwhile
+            os.close(handle)  # the previous owner removed or renamed the folder while we waited
         except BlockingIOError:
             os.close(handle)
-            raise StorageError(f"Another process works in {path}. Wait for its end, or choose another name.") from None
+            raise StorageError(
+                f"Another process works in {path}. Wait until it has ended, or choose another name."
+            ) from None
 
 
 def link(path: Path, target: Path) -> bool:
-    """Give a file a second name, if its disk can do that."""
+    """Give a file a second name (a hard link); returns False if the file system cannot do that."""
     try:
-        about_to_change(target)
+        fail_point(target)
         os.link(path, target)
     except OSError:
         return False
@@ -170,10 +176,10 @@ def link(path: Path, target: Path) -> bool:
 
 
 def rename_folder(path: Path, target: Path) -> None:
-    """Give a folder its final name. Where another process has put one there meanwhile, that one stays."""
+    """Rename a folder durably. If another process has created `target` first, that one stays and `path` is removed."""
     try:
         fsync(path)
-        about_to_change(path)
+        fail_point(path)
         try:
             path.rename(target)
         except OSError:
@@ -186,9 +192,9 @@ def rename_folder(path: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, as far as that is possible."""
+    """Remove a file or a folder with its contents, as far as possible; never raises OSError."""
     with contextlib.suppress(OSError):
-        about_to_change(path)
+        fail_point(path)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -196,11 +202,13 @@ def remove(path: Path) -> None:
 
 
 def array_file(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array to fill in a new .npy file. Its space on disk is taken now: a disk that is full later on would end the
-    process, for the file is filled by way of memory."""
+    """A writable array in a new .npy file, mapped into memory. ResourceError if the disk has too little space.
+
+    The space is allocated now: if the disk filled up later, writing to the mapped memory would kill the process.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        about_to_change(path)
+        fail_point(path)
         if size > shutil.disk_usage(path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
@@ -213,10 +221,10 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.
 
 
 def check_writable(folder: Path) -> None:
-    """Create a folder where it is missing, and show now, not after hours of training, that files can be put there."""
+    """Create a folder if needed and write a test file: StorageError now is better than after hours of training."""
     probe = folder / f".{os.getpid()}.probe"
     try:
-        about_to_change(folder)
+        fail_point(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
@@ -224,62 +232,65 @@ def check_writable(folder: Path) -> None:
         raise storage_error("writing to", folder, error) from error
 
 
-class Order:
-    """An order to stop, once a signal has given it."""
+class StopRequest:
+    """Whether a signal has asked this process to stop."""
 
     def __init__(self) -> None:
-        self.deferred = False
-        self.signal = ""
+        self.deferred = False  # if True, the first signal is only recorded
+        self.signal = ""  # its name, such as SIGTERM; "" without one
 
 
-_order = Order()
+_stop_request = StopRequest()  # a process has one: its signal handlers fill it in
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Interrupted` inside the block, also for a process that is PID 1 of a container."""
+    """SIGTERM and SIGINT raise `Interrupted` inside the block, also in a process that is PID 1 of a container."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
 
     def interrupt(number: int, frame: object) -> None:
-        again, _order.signal = bool(_order.signal), signal.Signals(number).name
-        if again or not _order.deferred:
-            raise stopped()
+        repeated, _stop_request.signal = bool(_stop_request.signal), signal.Signals(number).name
+        if repeated or not _stop_request.deferred:
+            raise interrupted()
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    handlers_before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        if _order.signal:
-            raise stopped()
+        if _stop_request.signal:
+            raise interrupted()
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers_before.items():
             signal.signal(number, handler)
-        _order.signal = ""
+        _stop_request.signal = ""
 
 
-def stopped() -> Interrupted:
-    return Interrupted(f"Stopped by {_order.signal}; no package was written. Start it again.")
+def interrupted() -> Interrupted:
+    """The exception for a recorded stop signal."""
+    return Interrupted(f"Stopped by {_stop_request.signal}; no package was written. Start it again.")
 
 
-def note_signals() -> None:
-    """From now on SIGTERM and SIGINT are noted, for `interruptible` to obey: a program that is PID 1 of a container and
-    still imports would not get them at all."""
+def record_stop_signals() -> None:
+    """From now on record SIGTERM and SIGINT, so that `interruptible` raises them later.
 
-    def note(number: int, frame: object) -> None:
-        _order.signal = signal.Signals(number).name
+    PID 1 of a container ignores these signals until it has handlers for them, and imports take seconds.
+    """
+
+    def record(number: int, frame: object) -> None:
+        _stop_request.signal = signal.Signals(number).name
 
     for number in SIGNALS:
-        signal.signal(number, note)
+        signal.signal(number, record)
 
 
 @contextlib.contextmanager
-def deferring() -> Iterator[Order]:
-    """Inside the block the first such signal raises nothing: it is noted, for the block to look at and to end in order.
-    The second one raises."""
-    _order.deferred = True
+def deferred_stop() -> Iterator[StopRequest]:
+    """Inside the block the first stop signal raises nothing: the block checks `StopRequest.signal` and stops in its own
+    time. A second signal raises `Interrupted`."""
+    _stop_request.deferred = True
     try:
-        yield _order
+        yield _stop_request
     finally:
-        _order.deferred = False
+        _stop_request.deferred = False

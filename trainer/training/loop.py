@@ -95,7 +95,7 @@ def train(
     measured = tables | {"train": tables["train"].evenly_spaced(MAX_TRAIN_METRIC_ROWS)}
     while not history.over(epochs, patience):
         train_epoch(ops, tables["train"], history, epochs, watch)
-        watch(history, epoch_ended=False)  # an order to stop need not wait for the metrics
+        watch(history, epoch_ended=False)  # a request to stop need not wait for the metrics
         epoch, steps = len(history.rows) + 1, history.step
         row: EpochRow = {"epoch": epoch, "learning_rate": float(ops.learning_rate(steps * epochs))}
         for side, table in measured.items():

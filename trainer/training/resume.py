@@ -95,13 +95,13 @@ class Keeper:
     stop. Nothing that is not finite is ever saved."""
 
     def __init__(
-        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], order: system.Order, history: History,
-        mirror: Mirror | None,
+        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: system.StopRequest,
+        history: History, mirror: Mirror | None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.ops = ops
         self.identity = dict(identity)
-        self.order = order
+        self.stop_request = stop_request
         self.mirror = mirror
         self.saved = time.monotonic()
         self.saving_seconds = 0.0
@@ -113,12 +113,12 @@ class Keeper:
         config, since = self.ops.config, time.monotonic() - self.saved
         over = epoch_ended and history.over(config.epochs, config.patience)
         short = self.saving_seconds > SHARE_OF_TIME * since
-        if self.order.signal or over or since >= 60 * config.checkpoint_minutes or (epoch_ended and not short):
+        if self.stop_request.signal or over or since >= 60 * config.checkpoint_minutes or (epoch_ended and not short):
             self.save(history)
-        if self.order.signal:
+        if self.stop_request.signal:
             late = self.mirror.wait(SENDING_SECONDS) if self.mirror else ""
             raise Interrupted(
-                f"Stopped by {self.order.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
+                f"Stopped by {self.stop_request.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
                 f"Start it again with --run={self.folder.name} to go on."
                 + (f" Only on this machine, for the last checkpoint is not in the bucket: {late}" if late else "")
             )
