@@ -75,7 +75,8 @@ class TensorBoardLog:
         summaries: dict[str, list[Summary]] = defaultdict(list)
         for key, number in row.items():
             side, _, metric = key.partition("_")
-            value = np.float64(number)  # a float of Python beyond float32 would be refused, this becomes infinite
+            with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite
+                value = np.float32(number)
             if side not in SIDES and key != "epoch":
                 summaries["train"].append(scalar_pb(f"training/{key}", value))
             elif metric not in ("", "rows", "weight"):
