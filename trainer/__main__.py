@@ -3,13 +3,12 @@
 `run` is the whole way from rows to a verified package, in the order of the data.
 """
 
-import argparse
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command, say
+from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command, say
 
 if __name__ == "__main__":
     begin_imports()
@@ -89,7 +88,7 @@ def run(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
             maximise=maximise(config), history=history, watch=watch,
         )  # fmt: skip
-    timings.mark("train", len(history.rows) * tables["train"].rows)
+    timings.count_rows("train", len(history.rows) * tables["train"].rows)
 
     with timings.stage("report"):
         side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
@@ -165,7 +164,7 @@ def train(
 
 def main(argv: list[str] | None = None) -> None:
     """Train a variant and write its package."""
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__, allow_abbrev=False)
+    parser = argument_parser("trainer", main)
     rows = "a file, a folder of shards, or a quoted glob; gs:// likewise"
     parser.add_argument("--variant", default="deep_v1", help="name in variant_config.json; default: %(default)s")
     parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")

@@ -1,4 +1,4 @@
-"""The cache of encoded rows: what is found is what was kept, or nothing, whatever happened to the files."""
+"""The cache of encoded rows returns exactly what was saved, or nothing, whatever happened to its files."""
 
 import os
 import time
@@ -11,21 +11,21 @@ from trainer.data import sources
 from trainer.runtime import cache
 from trainer.runtime.errors import ResourceError
 
-FACTS = {"told": [1, "two", None]}
+FACTS = {"a fact": [1, "two", None]}
 
 
-def keep(folder: Path, key: str, rows: int = 100) -> Path:
+def saved(folder: Path, key: str, rows: int = 100) -> Path:
     entry = cache.Entry(folder, key)
     entry.empty("train.ids", (rows, 3), np.int32)[:] = np.arange(rows)[:, None]
     entry.empty("train.numbers", (rows, 0), np.float32)
     entry.empty("none", (0,), np.float32)
-    entry.keep(FACTS)
-    entry.drop()
+    entry.save(FACTS)
+    entry.discard()
     return entry.path
 
 
-def test_what_is_kept_is_found_with_its_bits(tmp_path: Path) -> None:
-    keep(tmp_path, "key")
+def test_a_saved_entry_is_found_bit_for_bit(tmp_path: Path) -> None:
+    saved(tmp_path, "key")
     facts, arrays, damaged = cache.find(tmp_path, "key")
     assert (facts, damaged) == (FACTS, "")
     np.testing.assert_array_equal(arrays["train.ids"], np.repeat(np.arange(100)[:, None], 3, axis=1))
@@ -42,26 +42,26 @@ def test_arrays_stay_readable_when_their_entry_gets_its_name(tmp_path: Path) -> 
     entry = cache.Entry(tmp_path, "key")
     array = entry.empty("a", (5,), np.int32)
     array[:] = 7
-    entry.keep(FACTS)
+    entry.save(FACTS)
     assert array.tolist() == [7] * 5
 
 
 @pytest.mark.parametrize("name", ["train.ids.npy", "train.numbers.npy", "entry.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "longer"])
 def test_a_damaged_entry_is_named_and_removed(tmp_path: Path, name: str, damage: str) -> None:
-    path = keep(tmp_path, "key") / name
+    path = saved(tmp_path, "key") / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x40
     if damage == "gone":
         path.unlink()
     else:
-        whole = path.read_bytes()
-        path.write_bytes({"flip": bytes(data), "cut": whole[:-1], "empty": b"", "longer": whole + b"x"}[damage])
+        content = path.read_bytes()
+        path.write_bytes({"flip": bytes(data), "cut": content[:-1], "empty": b"", "longer": content + b"x"}[damage])
     facts, arrays, damaged = cache.find(tmp_path, "key")
     assert not facts
     assert not arrays
     if (name, damage) == ("entry.json", "gone"):
-        return  # an entry without its last file was never whole
+        return  # an entry without its last file was never complete
     assert str(tmp_path / "key") in damaged
     assert not (tmp_path / "key").exists()
 
@@ -77,19 +77,19 @@ def test_an_entry_that_was_not_finished_is_never_found_and_goes_in_time(tmp_path
     assert not entry.part.exists()
 
 
-def test_of_two_runs_that_keep_one_key_one_entry_stays_whole(tmp_path: Path) -> None:
+def test_of_two_runs_that_save_one_key_one_entry_stays_complete(tmp_path: Path) -> None:
     first, second = cache.Entry(tmp_path, "key"), cache.Entry(tmp_path, "key")
     for entry in (first, second):
         entry.empty("a", (5,), np.int32)[:] = 7
-    second.keep(FACTS)
-    first.keep(FACTS)
+    second.save(FACTS)
+    first.save(FACTS)
     assert cache.find(tmp_path, "key")[1]["a"].tolist() == [7] * 5
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) -> None:
     for age, key in enumerate(("new", "old", "oldest")):
-        facts = keep(tmp_path, key, rows=1000) / cache.FACTS
+        facts = saved(tmp_path, key, rows=1000) / cache.FACTS
         os.utime(facts, (time.time() - 100 - age,) * 2)
     size = cache.size_of(tmp_path / "old")
     assert cache.find(tmp_path, "oldest")[0] == FACTS  # now it is the newest
@@ -97,8 +97,8 @@ def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "oldest"]
 
 
-def test_what_never_fits_is_told_and_nothing_is_removed(tmp_path: Path) -> None:
-    keep(tmp_path, "key")
+def test_data_that_never_fits_is_refused_and_nothing_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path, "key")
     assert "take 5e-06 GB, and cache_gb is 1e-06" in cache.make_room(tmp_path, 5000, 1000)
     assert "has " in cache.make_room(tmp_path / "not" / "there", 10**18, 10**19)
     assert (tmp_path / "key").exists()

@@ -13,7 +13,7 @@ def test_a_stage_has_its_time_its_rows_and_their_rate() -> None:
     timings = Timings()
     with timings.stage("read"):
         time.sleep(0.05)
-    timings.mark("read", 1000)
+    timings.count_rows("read", 1000)
     report = timings.report()["stages"]["read"]
     assert 0.05 <= report["seconds"] < 5
     assert (report["passes"], report["rows"]) == (1, 1000)
@@ -25,7 +25,7 @@ def test_passes_add_up() -> None:
     for rows in (1, 20, 300):
         with timings.stage("train"):
             time.sleep(0.01)
-        timings.mark("train", rows)
+        timings.count_rows("train", rows)
     stage = timings.report()["stages"]["train"]
     assert stage["seconds"] >= 0.03
     assert (stage["passes"], stage["rows"]) == (3, 321)

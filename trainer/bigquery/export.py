@@ -14,7 +14,6 @@ after its extraction began is refused. A folder is filled by way of a bucket, fo
 what the bucket would hold; --staging is emptied again.
 """
 
-import argparse
 import contextlib
 import re
 import uuid
@@ -31,7 +30,7 @@ from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.data.dataset_manifest import CLAIM, DATASET, FORMAT_VERSION, folder_and_name, text_of
 from trainer.runtime import system
-from trainer.runtime.command import run_command, say
+from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, DataError, Interrupted, StorageError, TrainerError
 
 SHARD = re.compile(r"rows-([0-9]+-)?[0-9]{12}\.json\.gz")
@@ -266,9 +265,7 @@ def amount(size: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Export a table of BigQuery, or the result of a query, as a dataset: gzip NDJSON shards with schema.json and
     dataset.json. The same command started again goes on where it was stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.bigquery.export", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.bigquery.export", main)
     parser.add_argument("--table", help="project.dataset.table, or dataset.table")
     parser.add_argument("--sql", help="file with one SELECT")
     parser.add_argument(

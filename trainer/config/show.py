@@ -1,6 +1,5 @@
 """The configuration for people: `python -m trainer.config.show settings|variants|networks|tables`."""
 
-import argparse
 import ast
 import json
 import os
@@ -12,7 +11,7 @@ import networks
 from trainer.config import net_config
 from trainer.config.levels import allowed
 from trainer.config.net_config import NetConfig
-from trainer.runtime.command import import_tensorflow_quietly, run_command
+from trainer.runtime.command import argument_parser, import_tensorflow_quietly, run_command
 
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
@@ -86,7 +85,7 @@ def registered_networks() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Show the settings of a variant, all variants, all networks, or the README's tables of settings."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.config.show", description=main.__doc__, allow_abbrev=False)
+    parser = argument_parser("trainer.config.show", main)
     parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
     arguments = parser.parse_args(argv)

@@ -83,7 +83,7 @@ def prepare(
     with timings.stage("preprocess"):
         told = {side: describe(lie[side], found) for side, found in sets.items()}
         prepared = encode(config, key, told, facts, sides)
-    timings.mark("preprocess", sum(len(rows) for _, rows in sides.values()))
+    timings.count_rows("preprocess", sum(len(rows) for _, rows in sides.values()))
     return prepared
 
 
@@ -109,7 +109,7 @@ def read_all(config: NetConfig, lie: Mapping[str, Source], timings: Timings) -> 
             sets = {side: read(config, place, lie[side].given) for side, place in places.items()}
     for side, found in sets.items():
         sources.check_rows(lie[side], found)
-    timings.mark("read", sum(found.rows for found in sets.values()))
+    timings.count_rows("read", sum(found.rows for found in sets.values()))
     return sets
 
 
@@ -206,12 +206,12 @@ def encode(
         if entry:
             feather.write_feather(held_out, table := pa.BufferOutputStream(), compression="uncompressed")
             system.write_atomic(entry.part / HELD_OUT, table.getvalue().to_pybytes())
-            arrays = entry.keep({"sets": sets, "split": facts, "learnt": learnt.to_json(), "sides": list(sides)})
+            arrays = entry.save({"sets": sets, "split": facts, "learnt": learnt.to_json(), "sides": list(sides)})
             packed = packed_of(arrays, list(sides))
             say("cache", f"{entry.path}: {cache.size_of(entry.path) / 1e9:.3f} GB for the next run on these rows")
     finally:
         if entry:
-            entry.drop()
+            entry.discard()
     return Prepared(sets, facts, learnt, packed, held_out)
 
 

@@ -4,7 +4,6 @@ Reads and splits the rows as a run does, and refuses what a run refuses. Then pr
 column, the label and the split, and writes them to a page.
 """
 
-import argparse
 import contextlib
 import functools
 import os
@@ -46,7 +45,7 @@ from trainer.inspection.settings import load_settings
 from trainer.inspection.text import print_inspection
 from trainer.inspection.warnings import dataset_warnings
 from trainer.runtime import cache
-from trainer.runtime.command import run_command, say
+from trainer.runtime.command import argument_parser, run_command, say
 
 SAMPLE = os.path.relpath(Path(__file__).parents[2] / "data" / "sample_2k.json")
 PAGE = "check.html"
@@ -239,9 +238,7 @@ def dataset_facts(path: str, dataset: Dataset) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Inspect a dataset before training: facts and warnings about its columns, label and split."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.inspection.inspect", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.inspection.inspect", main)
     rows = "a file, a folder of shards, or a quoted glob"
     parser.add_argument("--variant", default="deep_v1", help="whose columns and split to use; default: %(default)s")
     parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")

@@ -5,7 +5,6 @@ Paths mean the same inside as outside: the working folder has the same name, but
 container behind.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -36,7 +35,7 @@ from trainer.data import sources
 from trainer.machines import images
 from trainer.package.publish import RUNS
 from trainer.runtime import cache, system
-from trainer.runtime.command import exit_process, run_command
+from trainer.runtime.command import argument_parser, exit_process, run_command
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError
 
 GRACE = 30  # seconds between the order to stop and the end by force
@@ -279,9 +278,7 @@ def check_gpu_runtime(client: docker.DockerClient) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, look for GPUs, or open a shell, in a container of the image of this code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.machines.containers", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.machines.containers", main)
     parser.add_argument("action", choices=("train", "gpu-check", "shell", "guard"))
     parser.add_argument("--gpu", action="store_true", help="in the image for GPUs, with all of this machine's")
     for name in ("--data", "--test-data", "--validation-data"):

@@ -1,6 +1,5 @@
 """Whether TensorFlow computes on the GPUs of this machine, shown by doing so: `python -m trainer.machines.gpu`."""
 
-import argparse
 import ctypes
 import os
 import re
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.runtime.command import import_tensorflow_quietly, run_command, say
+from trainer.runtime.command import argument_parser, import_tensorflow_quietly, run_command, say
 from trainer.runtime.errors import ResourceError
 
 import_tensorflow_quietly()
@@ -154,7 +153,7 @@ def say_gpus(gpus: list[Gpu]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Multiply matrices on each GPU and say what they are; exit code 6 with the reason where there is none."""
-    argparse.ArgumentParser(prog="python -m trainer.machines.gpu", description=main.__doc__).parse_args(argv)
+    argument_parser("trainer.machines.gpu", main).parse_args(argv)
     say_gpus(require_gpu())
 
 

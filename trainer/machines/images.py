@@ -4,7 +4,6 @@ The image without GPU is made from Dockerfile, the other from Dockerfile.gpu. Bo
 project as labels, and their name only when they are whole.
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -19,7 +18,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound
 from urllib3.exceptions import HTTPError
 
-from trainer.runtime.command import run_command, say
+from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, TrainerError
 
 ROOT = Path(__file__).parents[2]
@@ -163,9 +162,7 @@ def named(texts: Iterable[str]) -> dict[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Build an image of the trainer, or push one to a registry."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.machines.images", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.machines.images", main)
     actions = parser.add_subparsers(dest="action", required=True)
     building = actions.add_parser("build", help="build an image", allow_abbrev=False)
     building.add_argument("--gpu", action="store_true", help="the image for NVIDIA's GPUs")

@@ -4,7 +4,6 @@ Both listen on 127.0.0.1 only, and end with this process. TensorBoard asks nobod
 machine can read what it shows. A notebook runs any code, so each one wants a token, which the printed address holds.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import os
@@ -26,7 +25,7 @@ from trainer.data import sources
 from trainer.package import archive
 from trainer.package.publish import RUNS
 from trainer.runtime import system
-from trainer.runtime.command import run_command, say
+from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError, StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -162,9 +161,7 @@ def free_port() -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Show runs and packages in a browser of this machine."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.machines.viewers", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.machines.viewers", main)
     parser.add_argument("what", choices=["tensorboard", "notebook"])
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--run", help="name of a run, finished or not; default: all of them")

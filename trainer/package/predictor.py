@@ -4,13 +4,12 @@ The network is rebuilt from the registered code and the package's configuration,
 nothing in a package is run.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command
+from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command
 
 if __name__ == "__main__":
     begin_imports()
@@ -195,9 +194,7 @@ def needed_columns(config: net_config.NetConfig, *, labelled: bool) -> dict[str,
 
 def main(argv: list[str] | None = None) -> None:
     """Score or evaluate the rows of a dataset with a package."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.package.predictor", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.package.predictor", main)
     parser.add_argument("task", choices=("predict", "evaluate"))
     parser.add_argument("--package", required=True, help="the zip of a run; gs:// likewise")
     parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob; gs:// likewise")

@@ -1,13 +1,12 @@
 """A verified package to its place: at the end of a run, or later by `python -m trainer.package.publish --run=NAME`."""
 
-import argparse
 import json
 from pathlib import Path
 
 from trainer.cloud import storage
 from trainer.config import net_config
 from trainer.package import archive
-from trainer.runtime.command import run_command, say
+from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import StorageError
 from trainer.runtime.system import locked_folder, write_atomic
 
@@ -29,9 +28,7 @@ def publish(package: Path, uri: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Send the package of a finished run to where it belongs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.package.publish", description=main.__doc__, allow_abbrev=False
-    )
+    parser = argument_parser("trainer.package.publish", main)
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--output", help="folder of the package, or gs://; default: as the run was started")
     arguments = parser.parse_args(argv)

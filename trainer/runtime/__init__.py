@@ -1,1 +1,1 @@
-"""What every part stands on: files, signals, errors, timing, caching."""
+"""Files, signals, errors, timing and caching, for all other folders."""

@@ -1,8 +1,8 @@
-"""Encoded rows on disk, so that the next run on the same files with the same settings starts at once.
+"""Cache encoded rows on disk, so that the next run on the same files with the same settings starts at once.
 
 An entry is a folder: arrays as .npy files, which training maps into memory, and `entry.json` with the size and CRC-32
-of each file. It is written under another name and renamed when it is whole; what is damaged is told and made anew.
-The oldest entries go when all together are larger than their limit.
+of each file. It is written under a temporary name and renamed when it is complete. A damaged entry is removed, and the
+caller encodes the rows again. When the cache exceeds its limit, the least recently used entries are removed.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from trainer.runtime import system
 
 FOLDER = Path("cache")
 FACTS = "entry.json"
-PART = ".part-"  # entries that are being written, or were when their run was killed
-PART_SECONDS = 24 * 3600  # after which these are taken for dead
-CHECK_BYTES = 2**24  # read at a time
+PART = ".part-"  # prefix of entries that are being written, or that a killed run left behind
+PART_SECONDS = 24 * 3600  # after which an unfinished entry is removed
+CHECK_BYTES = 2**24  # read per step of a checksum
 
 Array = npt.NDArray[Any]
 
@@ -42,7 +42,7 @@ def key_of(settings: Mapping[str, Any], identities: Mapping[str, Any], code: Pat
 
 
 class Entry:
-    """An entry that is being written; `keep` makes it one that `find` finds. Any number of arrays, by name."""
+    """A cache entry that is being written: any number of named arrays. `find` returns it once it is saved."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.path = folder / key
@@ -50,25 +50,29 @@ class Entry:
         system.create_folder(self.part)
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """An array to fill, in a file of the entry."""
+        """A new array to fill, mapped to a file of the entry. ResourceError if the disk has too little space."""
         return system.array_file(self.part / f"{name}.npy", shape, dtype)
 
-    def keep(self, facts: Mapping[str, Any]) -> dict[str, Array]:
-        """Write the facts and give the entry its name; where another run was faster, its entry stays. Returns the
-        arrays as `find` does."""
+    def save(self, facts: Mapping[str, Any]) -> dict[str, Array]:
+        """Write the facts and give the entry its final name; returns the arrays, mapped from their files.
+
+        If another run has saved the same entry first, that one stays.
+        """
         files = {path.name: _check(path) for path in sorted(self.part.iterdir())}
         system.write_atomic(self.part / FACTS, json.dumps({"facts": dict(facts), "files": files}).encode())
         system.rename_folder(self.part, self.path)
         return arrays_in(self.path)
 
-    def drop(self) -> None:
-        """Remove what was written so far."""
+    def discard(self) -> None:
+        """Remove an entry that was not saved."""
         system.remove(self.part)
 
 
 def find(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, Array], str]:
-    """The facts and arrays of an entry, by name, mapped from their files; without one both are empty. The third is what
-    is damaged, if something is: that entry is removed."""
+    """Read an entry: its facts, its arrays by name, mapped from their files, and the path of a damaged file.
+
+    Without an entry all three are empty. A damaged entry is removed and counts as missing.
+    """
     path = folder / key
     try:
         entry = json.loads((path / FACTS).read_bytes())
@@ -76,7 +80,7 @@ def find(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, Array], str]
             if _check(path / name) != check:
                 raise ValueError(name)
         arrays = arrays_in(path)
-        (path / FACTS).touch()  # it was used
+        (path / FACTS).touch()  # mark the entry as recently used
         return entry["facts"], arrays, ""
     except FileNotFoundError as error:
         if Path(error.filename or "").name == FACTS:
@@ -94,7 +98,7 @@ def arrays_in(path: Path) -> dict[str, Array]:
 
 
 def _check(path: Path) -> list[int]:
-    """Size and CRC-32 of a file."""
+    """Size in bytes and CRC-32 of a file."""
     crc = size = 0
     with path.open("rb") as file:
         while piece := file.read(CHECK_BYTES):
@@ -103,28 +107,29 @@ def _check(path: Path) -> list[int]:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of all files below a folder."""
+    """Total size of all files below a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def make_room(folder: Path, wanted: int, limit: int, what: str = "the encoded rows") -> str:
-    """Remove dead parts, and the entries that were not used for longest, until `wanted` bytes fit into the limit.
+def make_room(folder: Path, size: int, limit: int, what: str = "the encoded rows") -> str:
+    """Remove abandoned parts and the least recently used entries, until `size` more bytes fit into the limit.
 
-    Returns why they do not fit: "" where they do. what: would be kept, for this sentence.
+    Returns the reason if they do not fit, else "". limit: of the cache in bytes; what: the name of the new data in the
+    reason.
     """
-    if wanted > limit:
-        return f"{what} take {wanted / 1e9:.3g} GB, and cache_gb is {limit / 1e9:.3g}"
+    if size > limit:
+        return f"{what} take {size / 1e9:.3g} GB, and cache_gb is {limit / 1e9:.3g}"
     for part in folder.glob(f"{PART}*"):
         if time.time() - part.stat().st_mtime > PART_SECONDS:
             system.remove(part)
     entries = sorted(folder.glob(f"*/{FACTS}"), key=lambda path: path.stat().st_mtime)
     sizes = {entry.parent: size_of(entry.parent) for entry in entries}
     total = sum(sizes.values())
-    for entry, size in sizes.items():
-        if total + wanted > limit:
+    for entry, entry_size in sizes.items():
+        if total + size > limit:
             system.remove(entry)
-            total -= size
+            total -= entry_size
     free = shutil.disk_usage(system.existing_parent(folder / "entry")).free
-    if wanted > free:
-        return f"{what} take {wanted / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB free"
+    if size > free:
+        return f"{what} take {size / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB free"
     return ""

@@ -1,4 +1,4 @@
-"""The faults a user can cause or meet, each with the exit code that the command ends with.
+"""The faults that a user can cause or meet, each with the exit code of the command.
 
     TrainerError
     ├── ConfigError    2   a setting, a variant, an argument
@@ -7,10 +7,10 @@
     ├── DivergedError  5   NaN or infinity in loss or weights
     └── ResourceError  6   memory or disk used up, device missing
 
-    Interrupted       75   stopped by a signal; as KeyboardInterrupt is, no Exception
+    Interrupted       75   stopped by a signal; like KeyboardInterrupt, not an Exception
 
-A message says what, where and what to do; the command prints it without a traceback.
-Anything else that is raised is our own bug and ends with exit code 1 and its traceback.
+A message says what happened, where, and what to do; the command prints it without a traceback. Any other exception is
+a bug: it is printed with its traceback, and the exit code is 1.
 """
 
 from collections.abc import Iterable
@@ -42,13 +42,13 @@ class ResourceError(TrainerError):
 
 
 class Interrupted(BaseException):
-    """An order, not an error: libraries that go on after any Exception, as AutoGraph does, must not swallow it."""
+    """A signal asks the process to stop. Not an Exception, so that libraries that catch those cannot swallow it."""
 
     exit_code = 75
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known name, or lists all of them."""
+    """A sentence that suggests the nearest known name, or lists all of them."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.6) or get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     if near:

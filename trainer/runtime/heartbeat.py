@@ -1,7 +1,6 @@
-"""Signs of life of a run: a file that is touched as it gets on, whose age a container's health check reads, and the end
-of a training that hangs.
+"""Show that a run makes progress: touch a file whose age a container's health check reads, and end a hanging run.
 
-FLATFAB_HEARTBEAT names the file; where it is not set, as outside of the images, there is none.
+FLATFAB_HEARTBEAT names the file, as the images do; without it no file is touched.
 """
 
 import contextlib
@@ -13,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HEARTBEAT, HANG = "FLATFAB_HEARTBEAT", "FLATFAB_HANG_SECONDS"
-STDERR = 2  # the process's own, whatever sys.stderr is
+STDERR = 2  # the file descriptor of the process, whatever sys.stderr is
 HANG_SECONDS = 600.0  # without progress; FLATFAB_HANG_SECONDS overrides it
 
 _watching = False
 
 
 def beat() -> None:
-    """Tell that the run has got on. That the file cannot be written is no reason to end a run."""
+    """Report progress. If the file cannot be touched, the run goes on."""
     if path := os.environ.get(HEARTBEAT):
         with contextlib.suppress(OSError):
             Path(path).touch()
@@ -30,9 +29,11 @@ def beat() -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Inside the block, too long a time without `beat` ends the process with exit code 1 and the stacks of all threads
-    on stderr. This also works while none of them can run Python."""
-    global _watching  # noqa: PLW0603 - there is one such timer in a process
+    """Inside the block, end the process if `beat` is not called for `hang_seconds`.
+
+    The process exits with code 1 and prints the stacks of all threads to stderr, even when no thread can run Python.
+    """
+    global _watching  # noqa: PLW0603 - faulthandler has one timer per process
     _watching = True
     beat()
     try:
@@ -43,11 +44,12 @@ def watched() -> Iterator[None]:
 
 
 def hang_seconds() -> float:
+    """How long a run may go without progress, in seconds."""
     return float(os.environ.get(HANG, HANG_SECONDS))
 
 
 def main() -> str | None:
-    """The health check: what is wrong, if anything is."""
+    """The health check of a container: returns a message if the run makes no progress."""
     path = Path(os.environ.get(HEARTBEAT, ""))
     try:
         age = time.time() - path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""Where a package comes from: versions, commit, machine. Never the value of an environment variable."""
+"""Describe where a package comes from: versions, commit, devices. Environment variables are never copied."""
 
 import os
 import platform
@@ -13,11 +13,11 @@ PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "pyarrow
 
 
 def environment(root: Path) -> dict[str, Any]:
-    """Versions of Python and of the packages that decide results, the git commit, and the devices of this machine."""
-    revision = os.environ.get("FLATFAB_REVISION", "")  # of the code in an image
+    """The contents of environment.json: versions of Python and of the packages that affect results, commit, devices."""
+    revision = os.environ.get("FLATFAB_REVISION", "")  # the commit of the code in an image
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := installed(name))},
+        "packages": {name: installed for name in PACKAGES if (installed := package_version(name))},
         "commit": git(root, "rev-parse", "HEAD") or revision.removesuffix("-dirty") or None,
         "uncommitted_changes": bool(git(root, "status", "--porcelain")) or revision.endswith("-dirty"),
         "image": os.environ.get("FLATFAB_IMAGE"),
@@ -27,7 +27,8 @@ def environment(root: Path) -> dict[str, Any]:
     }
 
 
-def installed(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -35,7 +36,7 @@ def installed(package: str) -> str | None:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None where there is no git or no repository, as in an image."""
+    """The output of a git command; None without git or a repository, as in an image."""
     try:
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -44,6 +45,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def device_name(device: tf.config.PhysicalDevice) -> str:
+    """The name of a device for people, such as "GPU NVIDIA H100"."""
     if device.device_type == "CPU":
         return "CPU"
     details = tf.config.experimental.get_device_details(device)

@@ -1,6 +1,6 @@
-"""How long the stages of a run take and how many rows they pass: timers and meters of pyformance, our own output.
+"""Time the stages of a run and count their rows with pyformance's timers and counters.
 
-Only pyformance's registry is used: its reporter threads lose what was counted last.
+Only the registry of pyformance is used: its reporter threads lose the last values when a process ends.
 """
 
 import resource
@@ -13,12 +13,12 @@ from typing import Any
 from trainer.runtime import heartbeat
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # pkg_resources announces its end at every import
+    warnings.simplefilter("ignore")  # pkg_resources warns at every import that it is deprecated
     from pyformance.registry import MetricsRegistry
 
 
 class Timings:
-    """The timers and meters of one run."""
+    """The timers and counters of one run."""
 
     def __init__(self) -> None:
         self._registry = MetricsRegistry()
@@ -30,24 +30,24 @@ class Timings:
         with self._registry.timer(name).time():
             yield
 
-    def mark(self, stage: str, rows: int) -> None:
-        """Count rows that passed a stage."""
-        self._registry.meter(f"{stage} rows").mark(rows)
+    def count_rows(self, stage: str, rows: int) -> None:
+        """Count rows that a stage has processed."""
+        self._registry.counter(f"{stage} rows").inc(rows)
 
     def report(self) -> dict[str, Any]:
-        """Seconds, passes, rows and rows per second of each stage, and the peak memory of the process in bytes."""
-        found = self._registry.dump_metrics()
+        """The contents of timings.json: seconds, passes and rows of each stage, and the peak memory in bytes."""
+        metrics = self._registry.dump_metrics()
         stages = {}
-        for name, values in found.items():
-            if values.get("count") and "sum" in values:
+        for name, values in metrics.items():
+            if values.get("count") and "sum" in values:  # a timer that has been used
                 stages[name] = {"seconds": values["sum"], "passes": int(values["count"])}
-                if f"{name} rows" in found:
-                    rows = int(found[f"{name} rows"]["count"])
+                if f"{name} rows" in metrics:
+                    rows = int(metrics[f"{name} rows"]["count"])
                     stages[name] |= {"rows": rows, "rows_per_second": rows / max(values["sum"], 1e-9)}
         return {"stages": stages, "peak_memory_bytes": peak_memory()}
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
+    """The largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes

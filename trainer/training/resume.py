@@ -17,7 +17,7 @@ from trainer.model.ops_wrapper import OpsWrapper
 from trainer.runtime import heartbeat, system
 from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, DivergedError, Interrupted, StorageError
-from trainer.runtime.provenance import PACKAGES, installed
+from trainer.runtime.provenance import PACKAGES, package_version
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Checkpoint, differences
 from trainer.training.checkpoint_mirror import Mirror
@@ -34,7 +34,7 @@ def identity(config: NetConfig, root: Path) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
     files = [*sorted((root / "trainer").rglob("*.py")), Path(networks.load(config.network).__file__ or "")]
     code = {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
-    versions = {package: found for package in PACKAGES if (found := installed(package))}
+    versions = {package: found for package in PACKAGES if (found := package_version(package))}
     told: dict[str, Any] = json.loads(json.dumps(settings | code | versions))
     return told
 
