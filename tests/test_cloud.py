@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import commands
-from tests.commands import FORKSERVER, ROOT, SAMPLE, Done, finished, start, trainer
+from tests.commands import FORKSERVER, SAMPLE, Done, finished, start, trainer
 from tests.scale import many
 from tests.servers.bigquery import Service
 from tests.servers.bucket import Bucket
@@ -228,32 +226,19 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
     (tmp_path / "here").mkdir()
     for stored in storage.entries(place):
         (tmp_path / "here" / stored.uri.rpartition("/")[2]).write_bytes(storage.read(stored.uri))
-    home = trainer(tmp_path, "--data=here", "--run=home", **TINY)
-    assert (home.code, home.err) == (0, "")
-    assert bits(read_package(tmp_path / "packages" / "home.zip")) == bits(members)
 
     scores = f"{bucket.uri}/scores/day.json"
     arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
     there = trainer(tmp_path, *arguments, module="trainer.package.predictor", **service)
     assert (there.code, there.err) == (0, "")
     assert there.out == f"{len(rows)} predictions in {scores}\n"
-    arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
+    arguments = ("predict", "--package=fetched.zip", "--data=here", "--out=scores.json")
     assert trainer(tmp_path, *arguments, module="trainer.package.predictor").code == 0
     assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()
 
 
 def test_no_google_library_is_imported_where_all_is_local(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(ROWS)
-    code = (
-        "import sys, runpy\n"
-        "from trainer import __main__\nfrom trainer.package import predictor, publish\n"
-        "__main__.main(['--data=rows.json', '--run=it'])\n"
-        "predictor.main(['predict', '--package=packages/it.zip', '--data=rows.json', '--out=scores.json'])\n"
-        "google = ('google.cloud', 'google.auth', 'google.api_core')\n"
-        "assert not [name for name in sys.modules if name.startswith(google)]\n"
-    )
-    environment = os.environ | TINY | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = trainer(tmp_path, module="tests.cloud.local_commands", **TINY)
+    assert done.code == 0, done.err
+    assert json.loads(done.out.splitlines()[-1]) == []

@@ -431,8 +431,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("trainer", "networks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data").mkdir()
-    for name in ("variant_config.json", "fabfile.py", "data/sample_2k.json"):
+    for name in ("variant_config.json", "fabfile.py"):
         shutil.copy(ROOT / name, folder / name)
+    make_rows(folder / "data" / "sample_2k.json", read_rows(SAMPLE)[:500])
     (folder / "networks" / "tiny_v1.py").write_text(TINY)
     return folder
 

@@ -160,6 +160,12 @@ def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_
         prepared(Config(cache_gb=1e-5, rows_in_memory=100))
 
 
+SMALL = {
+    "NET_EPOCHS": "4", "NET_TOKENIZER": "regex", "NET_HIDDEN_UNITS": "[8]", "NET_NUMERIC_COLUMNS": '["position"]',
+    "NET_CATEGORICAL_COLUMNS": '["item"]',
+}  # fmt: skip
+
+
 def test_training_from_the_cache_and_from_disk(tmp_path: Path) -> None:
     """The real command: the cache changes no bit of the weights; blocks from disk reach the same loss nearly."""
     environments: dict[str, dict[str, str]] = {
@@ -167,9 +173,7 @@ def test_training_from_the_cache_and_from_disk(tmp_path: Path) -> None:
     }  # fmt: skip
     packages = {}
     for name, environment in environments.items():
-        done = trainer(
-            tmp_path, f"--data={SAMPLE}", f"--run={name}", NET_EPOCHS="4", NET_TOKENIZER="regex", **environment
-        )
+        done = trainer(tmp_path, f"--data={SAMPLE}", f"--run={name}", **(SMALL | environment))
         assert (done.code, done.err) == (0, "")
         packages[name] = read_package(tmp_path / "packages" / f"{name}.zip")
     assert packages["off"]["weights.npz"] == packages["made"]["weights.npz"] == packages["found"]["weights.npz"]

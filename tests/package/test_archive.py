@@ -251,7 +251,8 @@ def test_no_secret_of_the_machine_gets_into_anything_that_a_run_writes(
         subprocess.run(["git", *identity, *command], cwd=project, check=True)
     environment = os.environ | {
         "HOME": str(home), "PYTHONPATH": str(project), "AWS_SECRET_ACCESS_KEY": secret["environment"],
-        "HTTPS_PROXY": f"http://user:{secret['proxy']}@proxy", "NET_EPOCHS": "1",
+        "HTTPS_PROXY": f"http://user:{secret['proxy']}@proxy", "NET_EPOCHS": "1", "NET_HIDDEN_UNITS": "[8]",
+        "NET_CATEGORICAL_COLUMNS": '["item"]', "NET_TOKENIZER": "regex",
     }  # fmt: skip
     before = set(tmp_path.rglob("*"))
     runs: dict[str, tuple[int, dict[str, str]]] = {
