@@ -38,16 +38,16 @@ def settings_table(network: str | None = None) -> str:
     """A Markdown table of the settings that all networks share, or of those that one network adds or changes."""
     cls = net_config.config_class(network) if network else NetConfig
     kinds, shared = typing.get_type_hints(cls), fields(NetConfig) if network else ()
-    lines = ["| setting | default | meaning | allowed |", "| --- | --- | --- | --- |"]
+    lines = ["| setting and default | meaning and allowed values |", "| --- | --- |"]
     for item in fields(cls):
         if item not in shared:
-            cells = item.metadata["meaning"], allowed(kinds[item.name], item.metadata)
-            lines.append(f"| `{item.name}` | `{json.dumps(item.default)}` | {' | '.join(cells)} |")
+            meaning, values = item.metadata["meaning"], allowed(kinds[item.name], item.metadata)
+            lines.append(f"| `{item.name}`<br>`{json.dumps(item.default)}` | {meaning}<br>*{values}* |")
     return "\n".join(lines) + "\n"
 
 
 def tables() -> str:
-    """The README's chapter of settings: those that all networks share, then those of each network."""
+    """The settings in `docs/configuration.md`: those that all networks share, then those of each network."""
     parts = [settings_table()]
     parts += [f"{name} adds:\n\n{settings_table(name)}" for name in networks.names()]
     return "\n".join(parts)
@@ -84,7 +84,7 @@ def registered_networks() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Show the settings of a variant, all variants, all networks, or the README's tables of settings."""
+    """Show the settings of a variant, all variants, all networks, or the tables of settings for `docs/configuration.md`."""
     parser = argument_parser("trainer.config.show", main)
     parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
