@@ -84,7 +84,7 @@ def registered_networks() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Show the settings of a variant, all variants, all networks, or the tables of settings for `docs/configuration.md`."""
+    """Show the settings of a variant, all variants, all networks, or the tables of `docs/configuration.md`."""
     parser = argument_parser("trainer.config.show", main)
     parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
