@@ -157,7 +157,7 @@ def test_R24_a_package_that_cannot_be_sent_stays_and_is_sent_later(tmp_path: Pat
     bucket.put("models/it.zip", b"of somebody else")
     done = finished(tmp_path, process)
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert "runs/it/it.zip; `fab publish --run=it` sends it" in done.err
+    assert "runs/it/it.zip; send it with `fab publish --run=it`" in done.err
     assert bucket.get("models/it.zip") == b"of somebody else"
     bucket.bucket.blob("models/it.zip").delete()
     for _ in range(many(2, 20)):  # what is there already is no failure
@@ -169,7 +169,7 @@ def test_R24_a_package_that_cannot_be_sent_stays_and_is_sent_later(tmp_path: Pat
 def test_what_is_not_finished_cannot_be_sent(tmp_path: Path) -> None:
     done = trainer(tmp_path, "--run=it", module="trainer.package.publish")
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert "the run has not ended. `fab train --run=it` goes on with it" in done.err
+    assert "the run has not finished. Continue it with `fab train --run=it`" in done.err
 
 
 @pytest.mark.parametrize("status", ["401", "403"])

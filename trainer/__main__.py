@@ -26,7 +26,7 @@ from trainer.machines import gpu
 from trainer.model import replicas
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package import archive, predictor, publish
-from trainer.package.artefacts import Trained, write_artefacts
+from trainer.package.artefacts import TrainedRun, write_artefacts
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
 from trainer.package.plots import main_metrics
 from trainer.package.publish import RUNS
@@ -93,8 +93,8 @@ def run(
     with timings.stage("report"):
         side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
         warnings += warn(run_warnings.after_training(side, history.best_metrics(side), constant))
-        trained = Trained(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
-        members = write_artefacts(folder, trained, ROOT)
+        done = TrainedRun(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
+        members = write_artefacts(folder, done, ROOT)
 
     local = folder / f"{folder.name}.zip"
     with timings.stage("package"), system.atomic_path(local, size=archive.size_of(members)) as temporary:

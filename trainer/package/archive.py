@@ -1,4 +1,4 @@
-"""The package: a zip of listed members, each with its SHA-256, written whole or not at all and read with suspicion.
+"""Write and read packages: zip files with a manifest of every member's SHA-256 and size.
 
 A package may come from anywhere. Reading checks names, sizes and hashes before any member is used, and nothing in a
 package is code: weights are plain arrays, everything else is text.
@@ -23,23 +23,23 @@ from trainer.runtime.system import storage_error
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same members make the same bytes, whenever they are packed
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal members make equal packages
 MAX_MEMBERS = 10_000
 MAX_BYTES = 64 * 2**30
 MAX_NAME_BYTES = 200  # file systems take 255
-END_BYTES = 22  # of the record that a zip without a comment ends with; its last two are the length of the comment
-# What zipfile, zlib and json raise at bytes that are no package, and what a manifest of another form leads to.
+END_BYTES = 22  # end-of-central-directory record of a zip without comment; the last two are the comment's length
+# What zipfile, zlib and json raise for bytes that are not a package, and what reading a malformed manifest raises.
 NOT_A_PACKAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, TypeError)
-MAX_RATIO = 1000  # of unpacked to packed size; weights and JSON stay far below
+MAX_RATIO = 1000  # uncompressed to compressed size; weights and JSON stay far below
 
 
 def size_of(members: Mapping[str, Path | bytes]) -> int:
-    """The bytes that members take at most in a package, but for its listings."""
+    """An upper bound of the bytes that the members take in a package, without its manifest and directory."""
     return sum(len(data) if isinstance(data, bytes) else data.stat().st_size for data in members.values())
 
 
 def write_package(path: Path, members: Mapping[str, Path | bytes]) -> None:
-    """Write a zip of the members, given as bytes or as files, and a manifest with the SHA-256 and size of each."""
+    """Write a zip of the members, bytes or files by name, and the manifest. Equal members make equal bytes."""
     manifest: dict[str, dict[str, str | int]] = {}
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(members):
@@ -51,6 +51,7 @@ def write_package(path: Path, members: Mapping[str, Path | bytes]) -> None:
 
 
 def member_info(name: str) -> zipfile.ZipInfo:
+    """The zip entry of a member; it depends on the name alone."""
     info = zipfile.ZipInfo(name, ZIP_DATE)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -58,49 +59,52 @@ def member_info(name: str) -> zipfile.ZipInfo:
 
 
 def member_bytes(source: Path | bytes) -> bytes:
-    """A member's bytes. Only regular files are packed: a link could bring in what must not leave the machine."""
+    """A member's bytes. StorageError for a symbolic link, which could pull in a file that must stay private."""
     if isinstance(source, bytes):
         return source
     if source.is_symlink() or not source.is_file():
-        raise StorageError(f"Cannot pack {source}: it is not a regular file.")
+        raise StorageError(f"Cannot pack {source}: it is not a regular file. Replace it with the file itself.")
     return source.read_bytes()
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """The regular files below a folder by member name, the folder's own name first."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
-    return {path.relative_to(folder.parent).as_posix(): path for path in found}
+    """The regular files below a folder by member name, which begins with the folder's name."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder.parent).as_posix(): path for path in paths}
 
 
 def read_package(path: Path) -> dict[str, bytes]:
-    """All members of a package by name, after every check: names, kinds, sizes, and the manifest's hashes."""
+    """The members of a package by name, after checking names, file types, sizes and hashes.
+
+    StorageError for a missing, unreadable, damaged or unsafe package.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             check_listing(path, archive.infolist())
             check_layout(path, archive.infolist())
             members = {info.filename: archive.read(info) for info in archive.infolist()}
             if wrong := [info.filename for info in archive.infolist() if len(members[info.filename]) != info.file_size]:
-                raise ValueError(f"{wrong[0]!r} is not as long as it is listed")
+                raise ValueError(f"{wrong[0]!r} does not have its listed size")
         manifest = json.loads(members.pop(MANIFEST))
         version, listed = manifest["format_version"], manifest["members"]
         expected = {name: listed[name]["sha256"] for name in listed}
     except FileNotFoundError:
-        raise StorageError(f"There is no package at {path}.") from None
+        raise StorageError(f"There is no package at {path}. Check the path.") from None
     except OSError as error:
         raise StorageError(f"Reading {path} failed: {error.strerror or error}.") from error
     except NOT_A_PACKAGE as error:
         raise StorageError(f"{path} is not a package: {error}.") from error
     if version != FORMAT_VERSION:
         raise StorageError(f"{path} has package format {version!r}; this code reads {FORMAT_VERSION}. Update the code.")
-    found = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise StorageError(f"{path} is damaged: {', '.join(wrong[:5])} do not match its manifest. Fetch it again.")
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
+    if hashes != expected:
+        wrong = sorted(name for name in hashes.keys() | expected.keys() if hashes.get(name) != expected.get(name))
+        raise StorageError(f"{path} is damaged: {', '.join(wrong[:5])} do not match its manifest. Download it again.")
     return members
 
 
 def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive whose member names, kinds or sizes no package of ours has, before anything is unpacked."""
+    """StorageError for an archive with unsafe names, file types or sizes; nothing is unpacked for that."""
     if len(infos) > MAX_MEMBERS or sum(info.file_size for info in infos) > MAX_BYTES:
         raise StorageError(f"{path} is not a package: more than {MAX_MEMBERS:,} members or {MAX_BYTES:,} bytes.")
     folded: set[str] = set()
@@ -129,8 +133,8 @@ def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 
 def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive with data before its first member or after its end, which another reader may take for another
-    archive, and members that share bytes."""
+    """StorageError for overlapping members, and for data before the first member or after the end, which another
+    program may read as another archive."""
     with path.open("rb") as file:
         file.seek(-END_BYTES, os.SEEK_END)
         end = file.read()
@@ -142,7 +146,7 @@ def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
 
 
 def extract(members: Mapping[str, bytes], folder: Path) -> None:
-    """Write checked members below a folder. StorageError or ResourceError where that fails."""
+    """Write members that `read_package` returned below a folder. StorageError or ResourceError from the disk."""
     for name, data in members.items():
         target = folder / name
         try:
@@ -153,14 +157,14 @@ def extract(members: Mapping[str, bytes], folder: Path) -> None:
 
 
 def weights_to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays by name -> an uncompressed `.npz`, which numpy alone can read; never a pickle."""
+    """Arrays by name as an uncompressed `.npz`, without pickles."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **weights)
     return buffer.getvalue()
 
 
 def weights_from_bytes(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that `weights_to_bytes` wrote; what only `numpy.load` takes as well is refused."""
+    """The arrays that `weights_to_bytes` wrote. StorageError for anything else, pickles and compression included."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
@@ -170,4 +174,6 @@ def weights_from_bytes(data: bytes) -> dict[str, np.ndarray]:
             name: np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for name, member in members.items()
         }
     except (*NOT_A_PACKAGE, OSError, SyntaxError, TokenError, MemoryError) as error:
-        raise StorageError(f"The package's weights cannot be read: {str(error)[:100]!r}.") from error
+        raise StorageError(
+            f"The package's weights cannot be read: {str(error)[:100]!r}. Download the package again."
+        ) from error

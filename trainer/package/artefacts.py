@@ -1,4 +1,4 @@
-"""What a run leaves behind, written to its folder: each file of the package but the manifest."""
+"""Write the files of a run's package, all but the manifest, to the run's folder."""
 
 import json
 import re
@@ -13,8 +13,7 @@ from trainer.features.preprocessing import Preprocessing
 from trainer.features.tables import Rows
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper
-from trainer.package import archive, plots, saved_model
-from trainer.package import logs as reporting
+from trainer.package import archive, logs, plots, saved_model
 from trainer.package.predictor import RESERVED, get_weights
 from trainer.package.report import Report, write_report
 from trainer.runtime.provenance import environment
@@ -23,115 +22,118 @@ from trainer.runtime.timing import Timings
 from trainer.training.loop import MAX_TRAIN_METRIC_ROWS, History
 
 
-class Trained(NamedTuple):
-    """A finished training and all that led to it."""
+class TrainedRun(NamedTuple):
+    """A finished training and its inputs."""
 
     settings: Configuration
-    data: Mapping[str, str]  # side -> path that was given
-    sets: Mapping[str, dict[str, Any]]  # see `preparation.Prepared`
-    split: dict[str, Any]  # see `split.describe_split`
-    learnt: Preprocessing
+    data: Mapping[str, str]  # place of each dataset, by set
+    datasets: Mapping[str, dict[str, Any]]  # facts by set, see `trainer.features.pipeline.Prepared`
+    split: dict[str, Any]  # see `trainer.data.split.describe_split`
+    preprocessing: Preprocessing
     ops: OpsWrapper
     tables: Mapping[str, Rows]
     history: History
-    constant: dict[str, float]  # metrics of the best constant prediction on the last side
+    constant: dict[str, float]  # metrics of the best constant prediction on the last set
     timings: Timings
     warnings: list[str]
 
 
-def write_artefacts(folder: Path, trained: Trained, root: Path) -> dict[str, Path]:
-    """Write all artefacts of a run but its TensorBoard logs, which are there; returns the members of its package."""
-    where = environment(root)
-    facts = {
-        "config.json": net_config.to_json(trained.settings),
-        "preprocessing.json": trained.learnt.to_json(),
-        "metrics.json": json.dumps(describe_result(trained), indent=2),
-        "dataset.json": json.dumps(describe_datasets(trained), indent=2),
-        "environment.json": json.dumps(where, indent=2),
-        "timings.json": json.dumps(trained.timings.report(), indent=2),
+def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path]:
+    """Write all artefacts of a run; return the members of its package, name -> file.
+
+    folder: the run's, which has the TensorBoard logs already. root: of the project, whose commit is recorded.
+    """
+    machine = environment(root)
+    texts = {
+        "config.json": net_config.to_json(run.settings),
+        "preprocessing.json": run.preprocessing.to_json(),
+        "metrics.json": json.dumps(describe_result(run), indent=2),
+        "dataset.json": json.dumps(describe_datasets(run), indent=2),
+        "environment.json": json.dumps(machine, indent=2),
+        "timings.json": json.dumps(run.timings.report(), indent=2),
     }
-    for name, text in facts.items():
+    for name, text in texts.items():
         write_atomic(folder / name, text.encode())
-    reporting.write_metrics_csv(folder / "metrics.csv", trained.history.rows)
-    write_atomic(folder / "weights.npz", archive.weights_to_bytes(get_weights(trained.ops)))
-    variables = [weight.value for weight in trained.ops.model.weights]
-    saved_model.export_saved_model(folder / "saved_model", trained.learnt, trained.ops.predictions, variables)
-    reporting.write_projector(folder / "tensorboard" / "train", named_embeddings(trained))
-    figures = write_plots(folder, trained)
-    write_report(folder / "report.html", describe_run(folder, trained, figures, where))
-    names = [*facts, "weights.npz", "metrics.csv", *(path.name for path in figures.values()), "report.html"]
+    logs.write_metrics_csv(folder / "metrics.csv", run.history.rows)
+    write_atomic(folder / "weights.npz", archive.weights_to_bytes(get_weights(run.ops)))
+    variables = [weight.value for weight in run.ops.model.weights]
+    saved_model.export_saved_model(folder / "saved_model", run.preprocessing, run.ops.predictions, variables)
+    logs.write_projector(folder / "tensorboard" / "train", named_embeddings(run))
+    figures = write_plots(folder, run)
+    write_report(folder / "report.html", describe_run(folder, run, figures, machine))
+    names = [*texts, "weights.npz", "metrics.csv", *(path.name for path in figures.values()), "report.html"]
     members = {name: folder / name for name in names}
-    logs = archive.files_below(folder / "tensorboard")
-    # TensorFlow puts the name of the machine into the names of event files; it stays here.
-    members |= {re.sub(r"(tfevents\.\d+)\..*", r"\1", name): path for name, path in logs.items()}
+    event_files = archive.files_below(folder / "tensorboard")
+    # TensorFlow puts the host name into the names of event files; a package must not tell it.
+    members |= {re.sub(r"(tfevents\.\d+)\..*", r"\1", name): path for name, path in event_files.items()}
     return members | archive.files_below(folder / "saved_model")
 
 
-def describe_datasets(trained: Trained) -> dict[str, Any]:
-    """The content of dataset.json: where the rows came from, their fingerprints, and how they were split."""
+def describe_datasets(run: TrainedRun) -> dict[str, Any]:
+    """The content of dataset.json: the sources of the rows, their fingerprints, and the split."""
     return {
-        "sets": trained.sets,
-        "columns": net_config.column_kinds(trained.settings.config),
-        "split": trained.split,
+        "sets": run.datasets,
+        "columns": net_config.column_kinds(run.settings.config),
+        "split": run.split,
     }
 
 
-def describe_result(trained: Trained) -> dict[str, Any]:
-    """The content of metrics.json: the best epoch, its metrics by side, and those of the best constant prediction."""
-    history = trained.history
+def describe_result(run: TrainedRun) -> dict[str, Any]:
+    """The content of metrics.json: the best epoch, its metrics by set, and those of the best constant prediction."""
+    history = run.history
     return {
         "best_epoch": history.best_epoch,
         "epochs": len(history.rows),
-        "stopping_metric": trained.settings.config.stopping_metric,
-        **{side: history.best_metrics(side) for side in trained.tables},
-        "constant": trained.constant,
+        "stopping_metric": run.settings.config.stopping_metric,
+        **{side: history.best_metrics(side) for side in run.tables},
+        "constant": run.constant,
     }
 
 
-def named_embeddings(trained: Trained) -> dict[str, tuple[Any, list[str]]]:
-    """For TensorBoard's projector: the vectors of each column with the values that they stand for."""
-    vectors = embeddings_by_column(trained.ops.model, trained.learnt.shapes())
-    return {column: (table, [*RESERVED, *trained.learnt.vocabularies[column]]) for column, table in vectors.items()}
+def named_embeddings(run: TrainedRun) -> dict[str, tuple[Any, list[str]]]:
+    """The embedding table of each column, float32 [ids, width], and the value of each id."""
+    vectors = embeddings_by_column(run.ops.model, run.preprocessing.shapes())
+    return {column: (table, [*RESERVED, *run.preprocessing.vocabularies[column]]) for column, table in vectors.items()}
 
 
-def write_plots(folder: Path, trained: Trained) -> dict[str, Path]:
-    """Draw the curves of all metrics and, for rates, calibration and predictions; returns the files by caption."""
+def write_plots(folder: Path, run: TrainedRun) -> dict[str, Path]:
+    """Plot the metrics by epoch and, for binary labels, calibration and predictions; return caption -> PNG."""
     figures = {"Metrics of each epoch": folder / "metrics.png"}
-    plots.plot_metrics(folder / "metrics.png", trained.history.rows, trained.history.best_epoch)
-    if trained.settings.config.objective == "binary":
+    plots.plot_metrics(folder / "metrics.png", run.history.rows, run.history.best_epoch)
+    if run.settings.config.objective == "binary":
         curves, distribution, side = {}, {}, ""
-        for side, rows in trained.tables.items():  # the last side is the one that decided nothing
-            trained.ops.evaluate(rows.evenly_spaced(MAX_TRAIN_METRIC_ROWS) if side == "train" else rows)
-            curves[side], distribution = trained.ops.metrics.curve(), trained.ops.metrics.distribution()
+        for side, rows in run.tables.items():  # predictions are plotted for the last set
+            run.ops.evaluate(rows.evenly_spaced(MAX_TRAIN_METRIC_ROWS) if side == "train" else rows)
+            curves[side], distribution = run.ops.metrics.curve(), run.ops.metrics.distribution()
         figures |= {"Calibration": folder / "calibration.png", "Predictions": folder / "predictions.png"}
         plots.plot_calibration(figures["Calibration"], curves)
         plots.plot_predictions(figures["Predictions"], distribution, side)
     return figures
 
 
-def describe_run(folder: Path, trained: Trained, figures: dict[str, Path], where: dict[str, Any]) -> Report:
+def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machine: dict[str, Any]) -> Report:
     """The content of report.html."""
-    settings, history, learnt = trained.settings, trained.history, trained.learnt
+    settings, history = run.settings, run.history
     facts = {
         "Variant": settings.variant,
-        "Network": f"{settings.config.network}, {trained.ops.model.count_params():,} weights",
+        "Network": f"{settings.config.network}, {run.ops.model.count_params():,} weights",
         "Objective": f"{settings.config.objective}: {settings.config.label_column}",
-        "Data": ", ".join(trained.data.values()),
-        "Rows": sum(found["rows"] for found in trained.sets.values()),
-        "Features": ", ".join(learnt.features),
-        "Commit": f"{(where['commit'] or 'none')[:12]}{' and changes' if where['uncommitted_changes'] else ''}",
+        "Data": ", ".join(run.data.values()),
+        "Rows": sum(dataset["rows"] for dataset in run.datasets.values()),
+        "Features": ", ".join(run.preprocessing.features),
+        "Commit": f"{(machine['commit'] or 'none')[:12]}{' with changes' if machine['uncommitted_changes'] else ''}",
     }
     return Report(
         title=folder.name,
         facts=facts,
-        metrics={side: history.best_metrics(side) for side in trained.tables},
-        constant=trained.constant,
+        metrics={side: history.best_metrics(side) for side in run.tables},
+        constant=run.constant,
         history=history.rows,
         best_epoch=history.best_epoch,
         plots=figures,
         settings=config_rows(settings),
-        split=trained.split,
-        timings=trained.timings.report(),
-        environment=where,
-        warnings=trained.warnings,
+        split=run.split,
+        timings=run.timings.report(),
+        environment=machine,
+        warnings=run.warnings,
     )

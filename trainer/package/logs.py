@@ -1,4 +1,4 @@
-"""What a run leaves for other tools to read: metrics.csv and TensorBoard's files."""
+"""Write metrics.csv and TensorBoard's files."""
 
 import csv
 import io
@@ -21,33 +21,33 @@ from trainer.runtime.system import write_atomic
 EpochRow = Mapping[str, float]
 
 SIDES = ("train", "validation", "test")
-MAX_HISTOGRAM_SIZE = 2**20  # weights; a larger table takes longer to count than its picture is worth
-MAX_PROJECTOR_POINTS = 10_000  # what the projector in a browser can move
+MAX_HISTOGRAM_SIZE = 2**20  # weights; larger tables take too long to count
+MAX_PROJECTOR_POINTS = 10_000  # more are too slow in a browser
 
 
 def write_metrics_csv(path: Path, history: Sequence[EpochRow]) -> None:
-    """Write a row per epoch under a header; columns are the keys of all rows in the order of their first appearance.
+    """Write a row per epoch under a header with the keys of all rows, in order of first appearance.
 
-    Numbers keep all their bits; nan is written as nan, an absent value as nothing. Names are quoted where CSV asks for
-    it, and a text that a spreadsheet would run as a formula gets an apostrophe in front.
+    Numbers are written exactly; NaN as nan, a missing value as nothing. Text that a spreadsheet would run as a formula
+    gets an apostrophe in front.
     """
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_harmless(column) for column in columns])
-    writer.writerows([_harmless(row.get(column, "")) for column in columns] for row in history)
+    writer.writerow([_escape_formula(column) for column in columns])
+    writer.writerows([_escape_formula(row.get(column, "")) for column in columns] for row in history)
     write_atomic(path, text.getvalue().encode())
 
 
-def _harmless(cell: object) -> object:
+def _escape_formula(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class TensorBoardLog:
-    """TensorBoard's view of a run, with a folder for each side under `folder`, so that the curves of a metric overlay.
+    """TensorBoard's log of a run: a folder for each set under `folder`, so that the curves of a metric share a chart.
 
-    A context manager: what was logged is on disk when the block ends. rows: of the epochs so far; they are logged where
-    nothing is, as that of a run which began on another machine.
+    A context manager, at whose end everything is on disk. rows: of the epochs so far, which are logged if there is no
+    log yet, as for a run that began on another machine.
     """
 
     def __init__(self, folder: Path, rows: Sequence[EpochRow] = ()) -> None:
@@ -71,7 +71,7 @@ class TensorBoardLog:
         return self._writers[side]
 
     def epoch(self, row: EpochRow, weights: Mapping[str, ArrayLike] | None = None) -> None:
-        """Log an epoch: its metrics by side, speed and learning rate, and histograms of the weights by name."""
+        """Log an epoch: metrics of each set, speed, learning rate, and histograms of the weights by name."""
         summaries: dict[str, list[Summary]] = defaultdict(list)
         for key, number in row.items():
             side, _, metric = key.partition("_")
@@ -85,42 +85,42 @@ class TensorBoardLog:
             values = np.asarray(weight)
             if 0 < values.size <= MAX_HISTOGRAM_SIZE and np.isfinite(values).all():
                 summaries["train"].append(histogram_pb(name, values))
-        for side, parts in summaries.items():  # in one record: an operation for each takes longer than all the rest
-            together = Summary(value=[value for part in parts for value in part.value])
+        for side, parts in summaries.items():  # one record per set: writing is slower than everything else here
+            record = Summary(value=[value for part in parts for value in part.value])
             with (writer := self._writer(side)).as_default(int(row["epoch"])):
-                tf.summary.experimental.write_raw_pb(together.SerializeToString())
+                tf.summary.experimental.write_raw_pb(record.SerializeToString())
             writer.flush()
 
     def settings(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
-        """Log the configuration as a table; rows: name, value, source and meaning of each setting."""
+        """Log the settings as a table; rows: name, value, source and meaning."""
         lines = ["| setting | value | source | meaning |", "| --- | --- | --- | --- |"]
-        lines += [f"| {' | '.join(map(_markdown, row))} |" for row in rows]
+        lines += [f"| {' | '.join(map(_escape_markdown, row))} |" for row in rows]
         with self._writer("train").as_default(step=0):
             tf.summary.text("configuration", "\n".join(lines))
 
     def graph(self, function: Any) -> None:
-        """Log the graph of a concrete function, for instance the one that predicts."""
+        """Log the graph of a concrete function, such as the one that predicts."""
         with self._writer("train").as_default():
             tf.summary.graph(function.graph)
 
 
-def _markdown(cell: str) -> str:
-    """The text as itself in a cell of a Markdown table that is shown as HTML."""
+def _escape_markdown(cell: str) -> str:
+    """Text escaped for a cell of a Markdown table that is shown as HTML."""
     text = "".join(character if character.isprintable() else " " for character in cell)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_{}[]|#!~" else character for character in text)
 
 
 def write_projector(folder: Path, embeddings: Mapping[str, tuple[NDArray[np.float32], Sequence[str]]]) -> None:
-    """Write embeddings for TensorBoard's projector, with a name beside each point.
+    """Write embeddings for TensorBoard's projector, with a name for each point.
 
-    folder: one that holds an event file, or TensorBoard does not see it. embeddings: by name, the vectors [n, width]
-    and their n names, most important first: only so many are written as a browser can show.
+    folder: must hold an event file, or TensorBoard ignores it. embeddings: by title, vectors [n, width] and their n
+    names, the most important first; only the first MAX_PROJECTOR_POINTS are written.
     """
     config = ProjectorConfig()
     for number, (title, (vectors, names)) in enumerate(embeddings.items()):
         count = min(len(names), MAX_PROJECTOR_POINTS)
-        # A title may be the name of a column, which is no safe name of a file.
+        # A title may be a column's name, which is not safe as a file name.
         entry = config.embeddings.add(
             tensor_name=title, tensor_path=f"embedding_{number}.tsv", metadata_path=f"embedding_{number}_names.tsv"
         )

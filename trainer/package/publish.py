@@ -1,4 +1,7 @@
-"""A verified package to its place: at the end of a run, or later by `python -m trainer.package.publish --run=NAME`."""
+"""Send a package to its output folder or bucket, at the end of a run or later.
+
+`python -m trainer.package.publish --run=NAME` sends the package of a finished run again.
+"""
 
 import json
 from pathlib import Path
@@ -11,32 +14,34 @@ from trainer.runtime.errors import StorageError
 from trainer.runtime.system import locked_folder, write_atomic
 
 RUNS = Path("runs")
-TARGET = "target.json"  # in the folder of a run: where its package goes
+TARGET = "target.json"  # in the folder of a run: the destination of its package
 
 
 def publish(package: Path, uri: str) -> None:
-    """Put a package to its place; StorageError with what to do where that fails. One that is there already is no
-    failure."""
+    """Copy or upload a package to `uri`; fine if the same package is there already.
+
+    Remembers `uri` first, so that `main` can try again. StorageError where it cannot be written.
+    """
     write_atomic(package.with_name(TARGET), json.dumps({"package": uri}).encode())
     try:
         storage.put(package, uri)
     except StorageError as error:
         raise StorageError(
-            f"{error} The package is finished and stays in {package}; `fab publish --run={package.stem}` sends it."
+            f"{error} The finished package is kept as {package}; send it with `fab publish --run={package.stem}`."
         ) from error
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Send the package of a finished run to where it belongs."""
+    """Send the package of a finished run to its output folder or bucket."""
     parser = argument_parser("trainer.package.publish", main)
     parser.add_argument("--run", required=True, help="name of the run")
-    parser.add_argument("--output", help="folder of the package, or gs://; default: as the run was started")
+    parser.add_argument("--output", help="folder of the package, or gs://; default: the --output of the run")
     arguments = parser.parse_args(argv)
     net_config.check_run_name(arguments.run)
     package = RUNS / arguments.run / f"{arguments.run}.zip"
     if not package.exists():
         raise StorageError(
-            f"There is no {package}: the run has not ended. `fab train --run={arguments.run}` goes on with it."
+            f"{package} does not exist: the run has not finished. Continue it with `fab train --run={arguments.run}`."
         )
     with locked_folder(package.parent):
         archive.read_package(package)
