@@ -1,6 +1,6 @@
-"""A table or a query becomes a dataset that holds exactly its rows, and becomes it once, whatever goes wrong meanwhile.
+"""An export has exactly the rows of its table or query and is made once, whatever goes wrong meanwhile.
 
-The numbers R13 to D58 in the names are those of the faults and of the bad data that an export must stand.
+The numbers R13 to D58 in test names are those of the faults and of the bad data that an export must survive.
 """
 
 import gzip
@@ -33,7 +33,7 @@ from tests.servers.bigquery import translated as to_duckdb
 from tests.servers.bucket import Bucket
 from trainer.bigquery import client as client_of_bigquery
 from trainer.bigquery import export
-from trainer.bigquery.request import narrowed
+from trainer.bigquery.request import sample_query
 from trainer.cloud import retries, storage
 from trainer.data import dataset_manifest
 from trainer.data.dataset import load
@@ -64,14 +64,14 @@ def click(number: int) -> dict[str, Any]:
     return {"row_id": number, "item": item, "day": day, "clicked": number % 3 == 0, "price": price}
 
 
-def told(place: str) -> dict[str, Any]:
-    """dataset.json of a place."""
-    found: dict[str, Any] = json.loads(storage.read(storage.join(place, "dataset.json")))
-    return found
+def dataset_json(place: str) -> dict[str, Any]:
+    """The content of dataset.json."""
+    content: dict[str, Any] = json.loads(storage.read(storage.join(place, "dataset.json")))
+    return content
 
 
 def lines_of(place: str) -> list[bytes]:
-    """All rows of an export as they are written, sorted; what is there agrees with its dataset.json."""
+    """The lines of an export, sorted, after its shards were checked against its dataset.json."""
     shards = [stored for stored in storage.entries(place) if export.SHARD.fullmatch(export.name_of(stored))]
     dataset_manifest.check_shards(dataset_manifest.inventories(shards), shards, whole=True)
     return sorted(line for shard in shards for line in gzip.decompress(storage.read(shard.uri)).splitlines(True))
@@ -85,7 +85,7 @@ def row_ids(place: str) -> list[int]:
     return sorted(int(json.loads(line)["row_id"]) for line in lines_of(place))
 
 
-def refusal(error: type[TrainerError], *arguments: str) -> str:
+def error_of(error: type[TrainerError], *arguments: str) -> str:
     with pytest.raises(error) as caught:
         export.main(list(arguments))
     message = str(caught.value)
@@ -99,22 +99,22 @@ def sql_file(folder: Path, text: str) -> str:
     return f"--sql={folder / 'query.sql'}"
 
 
-# What is exported.
+# What is exported
 
 
-def test_a_table_is_exported_as_it_is_and_without_a_query(clicks: Service, bucket: Bucket) -> None:
+def test_a_table_is_exported_completely_and_without_a_query(clicks: Service, bucket: Bucket) -> None:
     to = f"{bucket.uri}/november/"
     export.main(["--table=test.web.clicks", f"--to={to}"])
     assert lines_of(to) == expected(clicks)
-    record = told(to)
+    record = dataset_json(to)
     assert (record["rows"], record["bytes_billed"], record["jobs"]["query"]) == (100, 0, None)
     assert [shard["name"] for shard in record["shards"]] == [f"rows-{number:012}.json.gz" for number in range(3)]
     assert record["export"]["table"] == "test.web.clicks"
     assert json.loads(storage.read(f"{to}schema.json")) == clicks.fields("web.clicks")
-    assert (clicks.begun("query"), len(clicks.begun("extract"))) == ([], 1)
+    assert (clicks.started("query"), len(clicks.started("extract"))) == ([], 1)
 
 
-def test_a_query_is_exported_with_its_parameters_and_days(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_query_is_exported_with_its_parameters_and_dates(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     sql = """
         -- what the model trains on
         SELECT row_id, item, IF(clicked, 1, 0) AS label FROM `test.web.clicks`
@@ -134,7 +134,7 @@ def test_a_query_is_exported_with_its_parameters_and_days(clicks: Service, bucke
     ]
     assert row_ids(to) == wanted
     assert wanted
-    record = told(to)
+    record = dataset_json(to)
     parameters = record["export"]["request"]["parameters"]
     assert parameters["since"] == ["DATE", "2026-11-03"]
     assert {name: kind for name, (kind, _) in parameters.items()} == {
@@ -142,20 +142,20 @@ def test_a_query_is_exported_with_its_parameters_and_days(clicks: Service, bucke
     }  # fmt: skip
     assert (record["rows"], record["export"]["request"]["sql"]) == (len(wanted), sql)
     assert record["bytes_billed"] >= record["bytes_processed"] > 0
-    assert clicks.begun("query") == [record["jobs"]["query"]]
+    assert clicks.started("query") == [record["jobs"]["query"]]
 
 
-def test_a_view_and_a_table_that_is_streamed_into_come_by_a_query(clicks: Service, bucket: Bucket) -> None:
+def test_a_view_and_a_table_with_a_streaming_buffer_need_a_query(clicks: Service, bucket: Bucket) -> None:
     clicks.execute("CREATE VIEW web.some AS SELECT row_id FROM web.clicks WHERE clicked")
     clicks.streaming.add("web.clicks")
     for table, rows in (("some", 34), ("clicks", 100)):
         export.main([f"--table=test.web.{table}", f"--to={bucket.uri}/{table}"])
-        assert len(row_ids(f"{bucket.uri}/{table}")) == rows == told(f"{bucket.uri}/{table}")["rows"]
-    assert len(clicks.begun("query")) == 2
+        assert len(row_ids(f"{bucket.uri}/{table}")) == rows == dataset_json(f"{bucket.uri}/{table}")["rows"]
+    assert len(clicks.started("query")) == 2
 
 
 @pytest.mark.parametrize("narrow", [["--limit=20"], ["--sample=0.3"], ["--sample=0.5", "--limit=10"]])
-def test_a_small_set_is_the_same_one_every_time(clicks: Service, bucket: Bucket, narrow: list[str]) -> None:
+def test_limit_and_sample_choose_the_same_rows_every_time(clicks: Service, bucket: Bucket, narrow: list[str]) -> None:
     for to in ("first", "second"):
         export.main(["--table=test.web.clicks", f"--to={bucket.uri}/{to}", *narrow])
     chosen = row_ids(f"{bucket.uri}/first")
@@ -164,10 +164,10 @@ def test_a_small_set_is_the_same_one_every_time(clicks: Service, bucket: Bucket,
     assert len(chosen) == int(narrow[-1].partition("=")[2]) if "--limit" in narrow[-1] else 15 < len(chosen) < 45
 
 
-def test_a_sample_of_a_share_takes_that_share_and_a_larger_one_all_of_it(clicks: Service) -> None:
+def test_a_sample_has_the_right_size_and_is_part_of_every_larger_sample(clicks: Service) -> None:
     numbers = "SELECT x FROM UNNEST(GENERATE_ARRAY(1, 20000)) AS x"
     tenth, half = (
-        {x for (x,) in clicks.database.execute(to_duckdb(parsed(narrowed(numbers, 0, share)))).fetchall()}
+        {x for (x,) in clicks.database.execute(to_duckdb(parsed(sample_query(numbers, 0, share)))).fetchall()}
         for share in (0.1, 0.5)
     )
     assert abs(len(tenth) - 2000) < 200
@@ -175,24 +175,24 @@ def test_a_sample_of_a_share_takes_that_share_and_a_larger_one_all_of_it(clicks:
     assert tenth < half
 
 
-def test_a_folder_gets_what_the_bucket_would_and_the_staging_is_emptied(
+def test_a_folder_gets_the_same_files_as_a_bucket_and_the_staging_is_emptied(
     clicks: Service, bucket: Bucket, tmp_path: Path
 ) -> None:
-    export.main(["--table=test.web.clicks", f"--to={bucket.uri}/there"])
-    here = tmp_path / "rows"
-    export.main(["--table=test.web.clicks", f"--to={here}/", f"--staging={bucket.uri}/staging"])
+    export.main(["--table=test.web.clicks", f"--to={bucket.uri}/remote"])
+    local = tmp_path / "rows"
+    export.main(["--table=test.web.clicks", f"--to={local}/", f"--staging={bucket.uri}/staging"])
     assert bucket.names("staging") == []
-    files = {path.name: path.read_bytes() for path in here.iterdir()}
+    files = {path.name: path.read_bytes() for path in local.iterdir()}
     assert files.keys() == {*(f"rows-{number:012}.json.gz" for number in range(3)), *OTHERS}
-    assert lines_of(str(here)) == lines_of(f"{bucket.uri}/there") == expected(clicks)
-    assert files["schema.json"] == storage.read(f"{bucket.uri}/there/schema.json")
-    assert load(here, {"row_id": "key"}).rows == 100
+    assert lines_of(str(local)) == lines_of(f"{bucket.uri}/remote") == expected(clicks)
+    assert files["schema.json"] == storage.read(f"{bucket.uri}/remote/schema.json")
+    assert load(local, {"row_id": "key"}).rows == 100
 
 
 OTHERS = {".export.json", "dataset.json", "schema.json"}
 
 
-def test_a_dry_run_says_what_would_be_read_and_changes_nothing(
+def test_a_dry_run_prints_what_would_be_read_and_changes_nothing(
     clicks: Service, bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bytes_read = f"{int(clicks.table('web.clicks')['numBytes']):,} bytes"
@@ -209,7 +209,7 @@ def test_a_dry_run_says_what_would_be_read_and_changes_nothing(
     assert clicks.jobs == {}
 
 
-# Any rows of any types are read as the table holds them.
+# Any rows of any types
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 MOMENTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31))
@@ -241,7 +241,7 @@ KINDS = {
 @seed(0)
 @settings(max_examples=many(12, 300), deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(rows=st.lists(ANY_ROW, min_size=1, max_size=20, unique_by=lambda row: row["k"]))
-def test_any_rows_are_read_exactly_as_the_table_holds_them(
+def test_any_rows_are_read_exactly_as_they_are_in_the_table(
     bigquery: Service, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     name = uuid.uuid4().hex
@@ -257,7 +257,7 @@ def test_any_rows_are_read_exactly_as_the_table_holds_them(
 
 
 def same(read: Any, value: Any, column: str) -> bool:
-    """Whether a value that was read is the one of the table."""
+    """Whether a value that was read equals the value in the table."""
     if column == "l":
         return list(read) == list(value or [])
     if value is None or value != value:
@@ -271,11 +271,11 @@ def same(read: Any, value: Any, column: str) -> bool:
     return bool(read == (str(written).lower() if column == "b" else written))
 
 
-# The forms of a real export, as a checked-in file has them.
+# The formats of a real export, as in the files of standard_export
 
 
 def standard_rows() -> list[dict[str, Any]]:
-    """What the rows of tests/standard_export are."""
+    """The values behind the rows in tests/bigquery/standard_export."""
     moment = datetime(2024, 2, 29, 12, 34, 56, 789000)
     place = {"country": "IS", "point": {"lat": 64.15, "lon": -21.95}}
     event = {"name": "seen", "at": moment.replace(tzinfo=UTC), "shares": [0.5, 1.0]}
@@ -312,7 +312,7 @@ STANDARD_TABLE = """
 """
 
 
-def test_the_service_exports_the_forms_of_the_standard_byte_for_byte(bigquery: Service, bucket: Bucket) -> None:
+def test_the_service_writes_the_standard_export_byte_for_byte(bigquery: Service, bucket: Bucket) -> None:
     bigquery.execute(STANDARD_TABLE)
     bigquery.insert("standard.types", standard_rows())
     to = f"{bucket.uri}/standard"
@@ -322,14 +322,14 @@ def test_the_service_exports_the_forms_of_the_standard_byte_for_byte(bigquery: S
     assert json.loads(storage.read(f"{to}/schema.json")) == json.loads((STANDARD / "schema.json").read_bytes())
 
 
-def test_the_forms_of_the_standard_are_read_as_the_values_that_they_stand_for() -> None:
+def test_the_standard_export_is_read_as_the_values_behind_it() -> None:
     kinds = {
         "id": "key", "whole": "key", "fraction": "number", "decimal": "number", "flag": "category", "title": "text",
         "raw": "category", "day": "time", "hour": "category", "local": "time", "at": "time", "tags": "categories",
         "numbers": "categories", "big_decimal": "number",
     }  # fmt: skip
-    found = load(STANDARD, kinds)
-    frame = found.frame.set_index("id")
+    dataset = load(STANDARD, kinds)
+    frame = dataset.frame.set_index("id")
     utc = "UTC"
 
     def column(name: str) -> list[Any]:
@@ -352,19 +352,19 @@ def test_the_forms_of_the_standard_are_read_as_the_values_that_they_stand_for() 
     assert [list(tags) for tags in frame["tags"]] == [[], ["a&b", ""], [], [], [], []]
     assert [list(numbers) for numbers in frame["numbers"]] == [[], ["1", "-2"], [], [str(2**63 - 1)], [], []]
     shards = [stored for stored in storage.entries(str(STANDARD)) if stored.uri.endswith("0.json")]
-    said = dataset_manifest.inventories(shards)
-    dataset_manifest.check_shards(said, shards, whole=True)
-    dataset_manifest.check_rows(said, shards, found.shards, found.rows_read, whole=True)
+    inventories = dataset_manifest.inventories(shards)
+    dataset_manifest.check_shards(inventories, shards, whole=True)
+    dataset_manifest.check_rows(inventories, shards, dataset.shards, dataset.rows_read, whole=True)
     with pytest.raises(DataError, match="line 5: column 'infinite' is infinite"):
         load(STANDARD, {"infinite": "number"})
     with pytest.raises(DataError, match="'place' is NULLABLE RECORD"):
         load(STANDARD, {"place": "category"})
 
 
-# Each export has a place of its own.
+# Each export has its own place
 
 
-def test_R13_the_same_command_again_changes_nothing_and_asks_nobody(
+def test_R13_the_same_command_again_changes_nothing_and_sends_no_request(
     clicks: Service, bucket: Bucket, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--table=test.web.clicks", f"--to={bucket.uri}/rows"]
@@ -377,23 +377,27 @@ def test_R13_the_same_command_again_changes_nothing_and_asks_nobody(
     assert "100 rows, exported 20" in capsys.readouterr().out
     assert [(stored.uri, stored.generation) for stored in storage.entries(f"{bucket.uri}/rows")] == before
     export.main(["--table=test.web.clicks", f"--to={bucket.uri}/newer"])
-    assert told(f"{bucket.uri}/newer")["rows"] == 101
+    assert dataset_json(f"{bucket.uri}/newer")["rows"] == 101
 
 
 def test_R13_another_export_never_goes_to_the_same_place(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     export.main(["--table=test.web.clicks", f"--to={bucket.uri}/rows"])
     names = bucket.names()
-    assert "holds another export" in refusal(StorageError, "--table=web.clicks", "--limit=9", f"--to={bucket.uri}/rows")
+    assert "holds another export" in error_of(
+        StorageError, "--table=web.clicks", "--limit=9", f"--to={bucket.uri}/rows"
+    )
     bucket.put("mixed/rows-000000000007.json.gz", b"old")
-    assert "'rows-000000000007.json.gz'" in refusal(StorageError, "--table=test.web.clicks", f"--to={bucket.uri}/mixed")
+    assert "'rows-000000000007.json.gz'" in error_of(
+        StorageError, "--table=test.web.clicks", f"--to={bucket.uri}/mixed"
+    )
     (tmp_path / "notes.txt").write_text("mine")
-    message = refusal(StorageError, "--table=web.clicks", f"--to={tmp_path}", f"--staging={bucket.uri}/s")
+    message = error_of(StorageError, "--table=web.clicks", f"--to={tmp_path}", f"--staging={bucket.uri}/s")
     assert "holds 'notes.txt'" in message
     assert bucket.names() == sorted([*names, "mixed/rows-000000000007.json.gz"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
 
 
-def test_R13_a_table_that_changes_while_it_is_extracted_is_refused_and_then_done_anew(
+def test_R13_a_table_that_changes_during_its_extraction_is_refused_and_then_extracted_again(
     clicks: Service, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clicks.polls = 0
@@ -405,20 +409,20 @@ def test_R13_a_table_that_changes_while_it_is_extracted_is_refused_and_then_done
 
     monkeypatch.setattr(clicks, "extract", changed_meanwhile)
     command = ["--table=test.web.clicks", f"--to={bucket.uri}/rows"]
-    assert "test.web.clicks changed after its extraction began" in refusal(DataError, *command)
+    assert "test.web.clicks changed after its extraction began" in error_of(DataError, *command)
     assert "rows/dataset.json" not in bucket.names()
     monkeypatch.setattr(clicks, "extract", extract)
     clicks.shards = 2
     export.main(command)
-    assert "of an earlier start is of no use" in capsys.readouterr().out
+    assert "of an earlier command cannot be used" in capsys.readouterr().out
     assert row_ids(f"{bucket.uri}/rows") == list(range(101))
-    assert [shard["name"] for shard in told(f"{bucket.uri}/rows")["shards"]] == [
+    assert [shard["name"] for shard in dataset_json(f"{bucket.uri}/rows")["shards"]] == [
         "rows-2-000000000000.json.gz", "rows-2-000000000001.json.gz",
     ]  # fmt: skip
     assert len(bucket.names("rows/rows-")) == 2
 
 
-def test_D24_a_shard_of_no_bytes_is_not_kept(
+def test_D24_an_empty_shard_is_not_kept(
     clicks: Service, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract = clicks.extract
@@ -430,11 +434,11 @@ def test_D24_a_shard_of_no_bytes_is_not_kept(
 
     monkeypatch.setattr(clicks, "extract", one_more)
     export.main(["--table=test.web.clicks", f"--to={bucket.uri}/rows"])
-    assert len(told(f"{bucket.uri}/rows")["shards"]) == len(bucket.names("rows/rows-")) == 3
+    assert len(dataset_json(f"{bucket.uri}/rows")["shards"]) == len(bucket.names("rows/rows-")) == 3
     assert lines_of(f"{bucket.uri}/rows") == expected(clicks)
 
 
-def test_a_shard_that_is_missing_in_the_bucket_is_missed(
+def test_a_shard_that_is_missing_in_the_bucket_is_noticed(
     clicks: Service, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract = clicks.extract
@@ -444,42 +448,40 @@ def test_a_shard_that_is_missing_in_the_bucket_is_missed(
         storage.delete(f"{bucket.uri}/rows/rows-000000000001.json.gz")
 
     monkeypatch.setattr(clicks, "extract", lost)
-    message = refusal(StorageError, "--table=test.web.clicks", f"--to={bucket.uri}/rows")
-    assert "wrote 3 shards, but 2 are there" in message
+    message = error_of(StorageError, "--table=test.web.clicks", f"--to={bucket.uri}/rows")
+    assert "wrote 3 shards, but 2 exist" in message
     monkeypatch.setattr(clicks, "extract", extract)
     export.main(["--table=test.web.clicks", f"--to={bucket.uri}/rows"])
     assert lines_of(f"{bucket.uri}/rows") == expected(clicks)
 
 
-def test_D25_no_rows_at_all_are_refused_and_leave_the_place_free(
-    clicks: Service, bucket: Bucket, tmp_path: Path
-) -> None:
+def test_D25_zero_rows_are_refused_and_leave_the_place_free(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     clicks.execute("CREATE TABLE web.empty (x INT64)")
     to = f"--to={bucket.uri}/rows"
-    assert "test.web.empty has 0 rows" in refusal(DataError, "--table=web.empty", to)
+    assert "test.web.empty has 0 rows" in error_of(DataError, "--table=web.empty", to)
     query = sql_file(tmp_path, "SELECT row_id FROM web.clicks WHERE row_id > 1000")
-    assert "The query gives 0 rows" in refusal(DataError, query, to)
-    assert (bucket.names(), clicks.begun("extract")) == ([], [])
+    assert "The query gives 0 rows" in error_of(DataError, query, to)
+    assert (bucket.names(), clicks.started("extract")) == ([], [])
     export.main([sql_file(tmp_path, "SELECT row_id FROM web.clicks WHERE row_id > 90"), to])
     assert row_ids(f"{bucket.uri}/rows") == list(range(91, 100))
 
 
-def test_a_copy_of_an_export_leaves_the_first_one_alone(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_copy_of_an_export_does_not_change_the_original(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     export.main(["--table=test.web.clicks", f"--to={bucket.uri}/rows"])
     names = bucket.names()
     for name in names:
         (tmp_path / name.partition("/")[2]).write_bytes(bucket.get(name))
     export.main(["--table=test.web.clicks", f"--to={tmp_path}", f"--staging={bucket.uri}/staging"])
     (tmp_path / "dataset.json").unlink()
-    message = refusal(StorageError, "--table=test.web.clicks", f"--to={tmp_path}", f"--staging={bucket.uri}/staging")
+    message = error_of(StorageError, "--table=test.web.clicks", f"--to={tmp_path}", f"--staging={bucket.uri}/staging")
     assert "a copy of an export" in message
     assert bucket.names() == names
 
 
-def test_what_others_wrote_into_the_place_is_never_run(clicks: Service, bucket: Bucket) -> None:
+def test_sql_that_others_wrote_into_the_place_is_never_run(clicks: Service, bucket: Bucket) -> None:
     command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows"]
     clicks.failures.append(("query", "backendError", "Error"))
-    refusal(StorageError, *command)
+    error_of(StorageError, *command)
     claim = json.loads(bucket.get("rows/.export.json"))
     storage.put_bytes(
         json.dumps(claim | {"sql": "SELECT 1 AS row_id"}).encode(), f"{bucket.uri}/rows/.export.json", replace=True
@@ -490,16 +492,14 @@ def test_what_others_wrote_into_the_place_is_never_run(clicks: Service, bucket: 
 
 @pytest.mark.parametrize("name", [".export.json", "dataset.json"])
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format_version": 1, "export": 1}'])
-def test_a_place_whose_description_is_damaged_is_left_alone(
-    clicks: Service, bucket: Bucket, name: str, text: bytes
-) -> None:
+def test_a_place_with_a_damaged_record_is_not_changed(clicks: Service, bucket: Bucket, name: str, text: bytes) -> None:
     bucket.put(f"rows/{name}", text)
-    message = refusal(DataError, "--table=web.clicks", f"--to={bucket.uri}/rows")
-    assert f"{bucket.uri}/rows/{name} is not of an export, or damaged" in message
+    message = error_of(DataError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    assert f"{bucket.uri}/rows/{name} is damaged, or not from an export" in message
     assert (bucket.names(), clicks.jobs) == ([f"rows/{name}"], {})
 
 
-# What goes wrong on the way.
+# Faults during an export
 
 FAULTS = [
     (what, method, path)
@@ -508,40 +508,40 @@ FAULTS = [
 ]
 
 
-def test_R14_lost_answers_and_faults_give_one_export(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+def test_R14_lost_responses_and_faults_give_one_export(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     query = sql_file(tmp_path, "SELECT * FROM web.clicks WHERE row_id < 50")
     assert len(FAULTS) == 20
     for number, (what, method, path) in enumerate(FAULTS):
         clicks.jobs.clear()
-        clicks.faults.next(what, what, method=method, path=path)  # of the dry run's request, too
+        clicks.faults.next(what, what, method=method, path=path)  # for the request of the dry run, too
         export.main([query, f"--to={bucket.uri}/{number}"])
         assert clicks.faults.waiting == []
         assert row_ids(f"{bucket.uri}/{number}") == list(range(50))
-        assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (1, 1)
+        assert (len(clicks.started("query")), len(clicks.started("extract"))) == (1, 1)
 
 
-def test_R14_every_answer_to_the_start_of_a_job_may_be_lost(clicks: Service, bucket: Bucket) -> None:
+def test_R14_every_response_to_the_start_of_a_job_may_be_lost(clicks: Service, bucket: Bucket) -> None:
     clicks.faults.next(*["lost"] * 5, path="/jobs")
     export.main(["--table=web.clicks", "--limit=30", f"--to={bucket.uri}/rows"])
     assert len(row_ids(f"{bucket.uri}/rows")) == 30
-    assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (1, 1)
+    assert (len(clicks.started("query")), len(clicks.started("extract"))) == (1, 1)
 
 
-def test_two_starts_at_once_make_one_export(clicks: Service, bucket: Bucket) -> None:
+def test_two_commands_at_once_make_one_export(clicks: Service, bucket: Bucket) -> None:
     command = ["--table=web.clicks", "--sample=0.5", f"--to={bucket.uri}/rows"]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(export.main, [command] * 4))
     assert lines_of(f"{bucket.uri}/rows")
-    assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (1, 1)
+    assert (len(clicks.started("query")), len(clicks.started("extract"))) == (1, 1)
 
 
 class KilledError(BaseException):
-    """The end of a process, as far as one process can play it."""
+    """Stands for the end of the process."""
 
 
 @pytest.fixture
 def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Lets this process die, in play, at its change of this number from now on; 0: never."""
+    """A function that makes the n-th change from now on raise KilledError; 0: none does."""
 
     def die(*_: object) -> None:
         raise KilledError
@@ -557,7 +557,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["bucket", "folder"])
-def test_an_export_that_dies_at_any_of_its_changes_is_completed_by_the_next_start(
+def test_an_export_that_dies_at_any_change_is_completed_by_the_next_command(
     clicks: Service, bucket: Bucket, tmp_path: Path, mortal: Callable[[int], None], local: bool
 ) -> None:
     for change in itertools.count(1, many(5, 1) if local else 1):
@@ -578,13 +578,13 @@ def test_an_export_that_dies_at_any_of_its_changes_is_completed_by_the_next_star
                 dataset_manifest.inventory_of(to)
         export.main(command)
         assert len(row_ids(to)) == 40
-        assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (1, 1)
+        assert (len(clicks.started("query")), len(clicks.started("extract"))) == (1, 1)
         assert [name for name in bucket.names("staging") if ".probe" not in name] == []
     assert change >= 8
 
 
-def in_the_cloud() -> dict[str, str]:
-    """What a process has to know that was forked from one which does not."""
+def cloud_environment() -> dict[str, str]:
+    """The environment variables for a process that was forked before they were set."""
     names = (
         "STORAGE_EMULATOR_HOST",
         "BIGQUERY_EMULATOR_HOST",
@@ -594,28 +594,28 @@ def in_the_cloud() -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
-def test_a_start_that_is_killed_is_completed_by_the_next_one(
+def test_a_killed_export_is_completed_by_the_next_command(
     clicks: Service, bucket: Bucket, tmp_path: Path, record_property: Any
 ) -> None:
     kills = many([5], list(range(1, 16)))
     for number in kills:
         command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows{number}"]
-        variables = in_the_cloud() | {system.FAULT: f"kill:{number}"}
+        variables = cloud_environment() | {system.FAULT: f"kill:{number}"}
         done = commands.trainer(tmp_path, *command, module="trainer.bigquery.export", **variables)
         assert done.code in (-signal.SIGKILL, 0)
-        done = commands.trainer(tmp_path, *command, module="trainer.bigquery.export", **in_the_cloud())
+        done = commands.trainer(tmp_path, *command, module="trainer.bigquery.export", **cloud_environment())
         assert (done.code, done.err) == (0, "")
         assert len(row_ids(f"{bucket.uri}/rows{number}")) == 40
-    assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (len(kills), len(kills))
+    assert (len(clicks.started("query")), len(clicks.started("extract"))) == (len(kills), len(kills))
     record_property("kills", len(kills))
 
 
-def test_an_order_to_stop_leaves_the_job_running_for_the_next_start(
+def test_a_stop_request_leaves_the_job_running_for_the_next_command(
     clicks: Service, bucket: Bucket, tmp_path: Path
 ) -> None:
     clicks.polls = 10**6
     command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows"]
-    process = commands.start(tmp_path, *command, module="trainer.bigquery.export", **in_the_cloud())
+    process = commands.start(tmp_path, *command, module="trainer.bigquery.export", **cloud_environment())
     for _ in range(600):
         if clicks.jobs:
             break
@@ -625,77 +625,79 @@ def test_an_order_to_stop_leaves_the_job_running_for_the_next_start(
     os.kill(process.pid, signal.SIGINT)
     done = commands.finished(tmp_path, process)
     assert done.code == Interrupted.exit_code
-    assert "A job that was begun goes on in BigQuery, and the same command takes it up" in done.err
+    assert "A job that was started goes on in BigQuery, and the same command resumes it" in done.err
     (job,) = clicks.jobs.values()
     job.polls = clicks.polls = 0
     export.main(command)
     assert len(row_ids(f"{bucket.uri}/rows")) == 40
-    assert (len(clicks.begun("query")), len(clicks.begun("extract"))) == (1, 1)
+    assert (len(clicks.started("query")), len(clicks.started("extract"))) == (1, 1)
 
 
 @pytest.mark.parametrize("kind", ["query", "extract"])
-def test_a_job_that_failed_is_told_and_begun_anew_by_the_next_start(
+def test_a_failed_job_is_reported_and_started_again_by_the_next_command(
     clicks: Service, bucket: Bucket, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows"]
     clicks.failures.append((kind, "backendError", "Error encountered during execution.\nRetrying may solve it."))
-    message = refusal(StorageError, *command)
+    message = error_of(StorageError, *command)
     assert message.startswith(
         "BigQuery says: Error encountered during execution. Retrying may solve it. Start the same"
     )
     export.main(command)
-    (first, second) = clicks.begun(kind)
+    (first, second) = clicks.started(kind)
     assert (first[-2:], second[-2:]) == ("_1", "_2")
-    assert f"job {first} of an earlier start is of no use. BigQuery says: Error" in capsys.readouterr().out
+    assert f"job {first} of an earlier command cannot be used. BigQuery says: Error" in capsys.readouterr().out
     assert len(row_ids(f"{bucket.uri}/rows")) == 40
 
 
-def test_a_result_that_bigquery_has_dropped_is_made_again(clicks: Service, bucket: Bucket) -> None:
+def test_a_result_that_bigquery_has_deleted_is_made_again(clicks: Service, bucket: Bucket) -> None:
     command = ["--table=web.clicks", "--limit=40", f"--to={bucket.uri}/rows"]
     clicks.failures.append(("extract", "backendError", "Error"))
-    refusal(StorageError, *command)
+    error_of(StorageError, *command)
     clicks.database.execute("DROP TABLE _hidden.anon2")
     export.main(command)
-    assert len(clicks.begun("query")) == 2
+    assert len(clicks.started("query")) == 2
     assert len(row_ids(f"{bucket.uri}/rows")) == 40
 
 
-# What is refused, each with one line.
+# Refusals, each with one line
 
 
-def test_what_is_wrong_with_sql_is_said_as_bigquery_says_it(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+def test_an_sql_error_is_quoted_from_bigquery(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     to = f"--to={bucket.uri}/rows"
-    for sql, said in {
+    for sql, message in {
         "SELECT row_id\nFROM WHERE x": "Syntax error: Unexpected",
         "SELECT\n  colour FROM web.clicks": "Unrecognized name: colour at [2:3]",
         "SELECT row_id FROM web.clicks WHERE day > @first": "Query parameter 'first' not found at [1:43]",
         "DELETE FROM web.clicks WHERE row_id > 1": "The query must be one SELECT, and is DELETE",
     }.items():
-        assert said in refusal(ConfigError, sql_file(tmp_path, sql), to)
-    assert "Not found: Table test:web.cliks" in refusal(StorageError, sql_file(tmp_path, "SELECT 1 FROM web.cliks"), to)
+        assert message in error_of(ConfigError, sql_file(tmp_path, sql), to)
+    assert "Not found: Table test:web.cliks" in error_of(
+        StorageError, sql_file(tmp_path, "SELECT 1 FROM web.cliks"), to
+    )
     assert (bucket.names(), clicks.jobs) == ([], {})
-    message = refusal(ConfigError, sql_file(tmp_path, "SELECT CAST(item AS INT64) AS x FROM web.clicks"), to)
+    message = error_of(ConfigError, sql_file(tmp_path, "SELECT CAST(item AS INT64) AS x FROM web.clicks"), to)
     assert message.startswith("BigQuery says: ")
     assert bucket.names() == []
     assert len(clicks.rows("web.clicks")) == 100
 
 
-def test_D58_a_table_that_is_not_there_is_told_with_the_names_that_are(clicks: Service, bucket: Bucket) -> None:
+def test_D58_a_missing_table_is_refused_with_the_most_similar_name(clicks: Service, bucket: Bucket) -> None:
     to = f"--to={bucket.uri}/rows"
-    message = refusal(StorageError, "--table=test.web.cliks", to)
+    message = error_of(StorageError, "--table=test.web.cliks", to)
     assert message == "There is no table test.web.cliks. Did you mean 'clicks'?"
-    assert "There is no table test.wbe.clicks" in refusal(StorageError, "--table=test.wbe.clicks", to)
+    assert "There is no table test.wbe.clicks" in error_of(StorageError, "--table=test.wbe.clicks", to)
 
 
-def test_D58_missing_permissions_and_places_are_told_before_anything_is_begun(clicks: Service, bucket: Bucket) -> None:
+def test_D58_missing_permissions_and_buckets_are_refused_before_a_job_starts(clicks: Service, bucket: Bucket) -> None:
     clicks.forbidden.add("web.clicks")
-    message = refusal(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    message = error_of(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
     assert "lacks the permission bigquery.tables.get" in message
     clicks.forbidden.clear()
-    assert "no-such-bucket" in refusal(StorageError, "--table=web.clicks", "--to=gs://no-such-bucket/rows")
+    assert "no-such-bucket" in error_of(StorageError, "--table=web.clicks", "--to=gs://no-such-bucket/rows")
     assert clicks.jobs == {}
     clicks.failures.append(("extract", "accessDenied", "Access Denied: File gs://b/r: Permission denied"))
-    message = refusal(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    message = error_of(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
     assert (
         message == "BigQuery says: Access Denied: File gs://b/r: Permission denied. Ask the owner for the permission."
     )
@@ -710,11 +712,11 @@ def test_D58_missing_permissions_and_places_are_told_before_anything_is_begun(cl
         ("stopped", StorageError, "Start the same command again"),
     ],
 )
-def test_D58_a_job_that_cannot_be_done_is_told_with_what_to_do(
+def test_D58_the_error_of_a_job_says_what_to_do(
     clicks: Service, bucket: Bucket, reason: str, error: type[TrainerError], advice: str
 ) -> None:
     clicks.failures.append(("query", reason, "Why it is so"))
-    message = refusal(error, "--table=web.clicks", "--limit=3", f"--to={bucket.uri}/rows")
+    message = error_of(error, "--table=web.clicks", "--limit=3", f"--to={bucket.uri}/rows")
     assert message.startswith("BigQuery says: Why it is so. ")
     assert advice in message
 
@@ -725,19 +727,19 @@ def test_missing_credentials_give_one_line_that_says_what_to_do(
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    message = refusal(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    message = error_of(StorageError, "--table=web.clicks", f"--to={bucket.uri}/rows")
     assert "credentials are missing" in message
     assert "gcloud auth application-default login" in message
 
 
-def test_a_project_that_nobody_names_is_asked_for(
+def test_a_missing_project_is_asked_for(
     clicks: Service, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "GOOGLE_CLOUD_PROJECT" in refusal(ConfigError, "--table=web.clicks", f"--to={bucket.uri}/rows")
+    assert "GOOGLE_CLOUD_PROJECT" in error_of(ConfigError, "--table=web.clicks", f"--to={bucket.uri}/rows")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "test")
     export.main(["--table=web.clicks", f"--to={bucket.uri}/rows"])
 
@@ -746,60 +748,62 @@ BUCKET = "--to=gs://bucket/rows"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([BUCKET], "either --table"),
         (["--table=d.t", "--sql=q.sql", BUCKET], "either --table"),
-        (["--table=t", BUCKET], "no project.dataset.table"),
-        (["--table=d.t$20261101", BUCKET], "no project.dataset.table"),
+        (["--table=t", BUCKET], "not project.dataset.table"),
+        (["--table=d.t$20261101", BUCKET], "not project.dataset.table"),
         (["--table=d.events_*", BUCKET], "wildcards"),
-        (["--table=d.`t`; DROP TABLE x", BUCKET], "no project.dataset.table"),
+        (["--table=d.`t`; DROP TABLE x", BUCKET], "not project.dataset.table"),
         (["--table=d.t", "--param=a=1", BUCKET], "a table has no parameters"),
         (["--table=d.t", "--since=2026-11-01", BUCKET], "a table has no parameters"),
         (["--table=d.t", "--limit=0", BUCKET], "--limit is 0"),
         (["--table=d.t", "--sample=1.5", BUCKET], "--sample is 1.5"),
         (["--table=d.t", "--sample=nan", BUCKET], "--sample is nan"),
-        (["--table=d.t", "--to=rows"], "Give --staging=gs://"),
-        (["--table=d.t", "--to=rows", "--staging=other"], "Give --staging=gs://"),
-        (["--table=d.t", BUCKET, "--staging=gs://bucket/s"], "a bucket is written to directly"),
+        (["--table=d.t", "--to=rows"], "Add --staging=gs://"),
+        (["--table=d.t", "--to=rows", "--staging=other"], "Add --staging=gs://"),
+        (["--table=d.t", BUCKET, "--staging=gs://bucket/s"], "BigQuery writes to a bucket directly"),
         (["--table=d.t", "--to=gs://"], "names no bucket"),
         (["--table=d.t", "--to=gs://bucket//rows"], "//"),
         (["--table=d.t", "--to="], "--to is empty"),
         (["--sql=q.sql", "--param=a", BUCKET], "name=value"),
         (["--sql=q.sql", "--param=a:INT=1", BUCKET], "Did you mean 'INT64'?"),
-        (["--sql=q.sql", "--param=a:INT64=x", BUCKET], "no INT64"),
-        (["--sql=q.sql", "--param=a:BOOL=yes", BUCKET], "no BOOL"),
-        (["--sql=q.sql", "--param=a=1", "--param=a=2", BUCKET], "@a is given twice"),
+        (["--sql=q.sql", "--param=a:INT64=x", BUCKET], "not a valid INT64"),
+        (["--sql=q.sql", "--param=a:BOOL=yes", BUCKET], "not a valid BOOL"),
+        (["--sql=q.sql", "--param=a=1", "--param=a=2", BUCKET], "@a is set twice"),
         (["--sql=q.sql", "--param=othr=1", BUCKET], "Did you mean 'other'?"),
-        (["--sql=q.sql", "--since=1 November", BUCKET], "no DATE"),
-        (["--sql=q.sql", "--since=2026-02-30", BUCKET], "no DATE"),
+        (["--sql=q.sql", "--since=1 November", BUCKET], "not a valid DATE"),
+        (["--sql=q.sql", "--since=2026-02-30", BUCKET], "not a valid DATE"),
         (["--sql=q.sql", "--since=2026-11-09", "--until=2026-11-01", BUCKET], "after --until"),
         (["--sql=empty.sql", BUCKET], "is empty"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused_before_anybody_is_asked(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_arguments_that_make_no_sense_are_refused_before_any_request(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("q.sql").write_text("SELECT @a, @since, @until, @other")
     Path("empty.sql").write_text(" \n")
-    assert said in refusal(ConfigError, *arguments)
+    assert message in error_of(ConfigError, *arguments)
 
 
-def test_a_file_of_sql_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert f"'{tmp_path}/q.sql': No such file" in refusal(StorageError, f"--sql={tmp_path}/q.sql", BUCKET)
+def test_a_missing_sql_file_is_named(tmp_path: Path) -> None:
+    assert f"'{tmp_path}/q.sql': No such file" in error_of(StorageError, f"--sql={tmp_path}/q.sql", BUCKET)
 
 
-def test_the_task_passes_on_all_that_is_given(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
+def test_the_task_passes_all_options_on(clicks: Service, bucket: Bucket, tmp_path: Path) -> None:
     query = sql_file(tmp_path, "SELECT row_id FROM web.clicks WHERE item = @item AND row_id < @most AND day < @until")
     fab = [Path(sys.executable).with_name("fab"), "-r", Path(export.__file__).parents[2], "dataset"]
-    given = ["--param=item=item <1>", "--param=most=50", "--until=2026-11-10", "--limit=3"]
-    done = subprocess.run([*fab, query, *given, f"--to={bucket.uri}/rows"], capture_output=True, text=True, check=False)
+    options = ["--param=item=item <1>", "--param=most=50", "--until=2026-11-10", "--limit=3"]
+    done = subprocess.run(
+        [*fab, query, *options, f"--to={bucket.uri}/rows"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert told(f"{bucket.uri}/rows")["rows"] == 3
+    assert dataset_json(f"{bucket.uri}/rows")["rows"] == 3
 
 
-def test_nothing_of_google_is_imported_before_it_is_needed() -> None:
+def test_google_libraries_are_imported_only_when_needed() -> None:
     code = "import sys, trainer.bigquery.export; print([name for name in sys.modules if name.startswith('google.') "
     code += "and name.split('.')[1] in ('cloud', 'auth', 'api_core')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -808,21 +812,21 @@ def test_nothing_of_google_is_imported_before_it_is_needed() -> None:
 
 @pytest.mark.cloud
 @pytest.mark.skipif("FLATFAB_CLOUD_BUCKET" not in os.environ, reason="needs a real project, see its docstring")
-def test_the_real_service_exports_the_forms_of_the_standard(tmp_path: Path) -> None:
+def test_the_real_service_writes_the_standard_export(tmp_path: Path) -> None:
     """Needs FLATFAB_CLOUD_PROJECT, in which jobs may run, and FLATFAB_CLOUD_BUCKET, which may be written to. It reads
-    no table; what it writes goes below a prefix of its own, and is deleted."""
+    no table; it writes below its own prefix, which is deleted."""
     os.environ["GOOGLE_CLOUD_PROJECT"] = os.environ["FLATFAB_CLOUD_PROJECT"]
     prefix = f"gs://{os.environ['FLATFAB_CLOUD_BUCKET']}/flatfab-test-{uuid.uuid4().hex}"
     (tmp_path / "query.sql").write_text((STANDARD / "query.sql").read_text())
     try:
         export.main([f"--sql={tmp_path / 'query.sql'}", f"--to={prefix}/rows"])
         (standard,) = STANDARD.glob("rows-*.json")
-        found = [json.loads(line) for line in lines_of(f"{prefix}/rows")]
-        assert sorted(found, key=lambda row: row["id"]) == [
+        rows = [json.loads(line) for line in lines_of(f"{prefix}/rows")]
+        assert sorted(rows, key=lambda row: row["id"]) == [
             json.loads(line) for line in standard.read_bytes().splitlines()
         ]
         export.main([f"--sql={tmp_path / 'query.sql'}", f"--to={tmp_path / 'rows'}", f"--staging={prefix}/staging"])
-        assert load(tmp_path / "rows", {"id": "key", "whole": "key"}).rows == len(found)
+        assert load(tmp_path / "rows", {"id": "key", "whole": "key"}).rows == len(rows)
     finally:
         for stored in storage.entries(f"{prefix}/"):
             storage.delete(stored.uri)

@@ -1,10 +1,10 @@
-"""BigQuery on this machine: the part of its REST interface that an export needs, on DuckDB and sqlglot.
+"""A local BigQuery server: the part of the REST interface that an export needs, on DuckDB and sqlglot.
 
-Google's unchanged client talks to it where BIGQUERY_EMULATOR_HOST names it: tables, query jobs with parameters, dry
-runs, and extract jobs into a bucket on the server of `tests.servers.bucket`. A job does its work when it was looked at
-often enough: it never ends between two steps of a test.
+Google's unchanged client uses it through BIGQUERY_EMULATOR_HOST: tables, query jobs with parameters, dry runs, and
+extract jobs into a bucket of `tests.servers.bucket`. A job does its work after a number of polls, so it never ends
+between two steps of a test.
 
-Its exports have the forms of the real ones: `tests/standard_export` holds them, with what is known of each.
+Its exports have the formats of the real service; `tests/bigquery/standard_export` has an example and its sources.
 """
 
 import base64
@@ -36,7 +36,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 PROJECT, LOCATION = "test", "US"
-# Of the kinds of credentials that Google's library reads, this is the one for which it asks nobody.
+# The kind of credentials for which Google's library sends no request.
 ACCOUNT = dict.fromkeys(("client_id", "client_secret", "refresh_token", "token"), "tests")
 ACCOUNT |= {"type": "authorized_user", "expiry": "2999-01-01T00:00:00Z"}
 PATH = f"/bigquery/v2/projects/{PROJECT}"
@@ -46,13 +46,13 @@ TYPES = {
 }  # fmt: skip
 DECIMALS = {9: "NUMERIC", 18: "BIGNUMERIC"}  # by scale
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
-FINGERPRINT = "CAST(hash(x) >> 1 AS BIGINT) * CASE WHEN hash(x) % 2 = 0 THEN 1 ELSE -1 END"  # not Farm's, as even
+FINGERPRINT = "CAST(hash(x) >> 1 AS BIGINT) * CASE WHEN hash(x) % 2 = 0 THEN 1 ELSE -1 END"  # not Farm's, but as even
 
 Row = Mapping[str, Any]
 
 
 class RefusedError(Exception):
-    """An answer in the form of BigQuery's errors."""
+    """An error response of BigQuery."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class RefusedError(Exception):
 
 @dataclass
 class Job:
-    """A job as its resource, how often it is still told to be running, and its work, which completes its statistics."""
+    """A job: its resource, how many polls still find it running, and its work, which completes its statistics."""
 
     resource: dict[str, Any]
     polls: int
@@ -72,15 +72,15 @@ class Job:
 
 @dataclass
 class Faults:
-    """What goes wrong with the next requests: (what, method, part of the path), each once.
+    """Faults of the next requests: (fault, method, part of the path), each once.
 
-    what: "lost" (it is done, but nobody hears of it), "reset" (neither), or the code of an answer instead of it.
+    fault: "lost" (handled, but without a response), "reset" (not handled, no response), or a status code.
     """
 
     waiting: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def next(self, *what: str, method: str = "", path: str = "") -> None:
-        self.waiting += [(one, method, path) for one in what]
+    def next(self, *kinds: str, method: str = "", path: str = "") -> None:
+        self.waiting += [(kind, method, path) for kind in kinds]
 
     def of(self, method: str, path: str) -> str:
         for fault in self.waiting:
@@ -115,17 +115,17 @@ class Service:
         self.clock = max(self.clock + 1, time.time_ns() // 10**6)
         return self.clock
 
-    # For tests: what there is in the service.
+    # For tests: the contents of the service
 
     def execute(self, sql: str) -> None:
-        """A statement of BigQuery's SQL that makes or changes tables: `CREATE TABLE dataset.table (x INT64, ...)`."""
+        """Run a statement that creates or changes tables: `CREATE TABLE dataset.table (x INT64, ...)`."""
         for table in (tree := parsed(sql)).find_all(exp.Table):
             self.database.execute(f'CREATE SCHEMA IF NOT EXISTS "{table.db}"')
             self.modified[f"{table.db}.{table.name}"] = self.now()
         self.database.execute(translated(tree))
 
     def insert(self, table: str, rows: Iterable[Row]) -> None:
-        """Rows of a table, a dict of Python values each; what is missing is NULL."""
+        """Insert rows, a dict of Python values each; a missing key is NULL."""
         schema = self.arrow(table).schema
         self.database.register("rows_to_insert", pa.Table.from_pylist(list(rows), schema=schema))
         self.database.execute(f"INSERT INTO {quoted(table)} SELECT * FROM rows_to_insert")
@@ -136,21 +136,21 @@ class Service:
         return self.database.sql(f"SELECT * FROM {quoted(table)}").to_arrow_table()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.arrow(table).to_pylist()
-        return found
+        rows: list[dict[str, Any]] = self.arrow(table).to_pylist()
+        return rows
 
-    def begun(self, kind: str) -> list[str]:
-        """The ids of the jobs of a kind, in the order of their beginning."""
+    def started(self, kind: str) -> list[str]:
+        """The ids of the jobs of a kind, in the order of their start."""
         return [name for name, job in self.jobs.items() if kind in job.resource["configuration"]]
 
-    # The REST interface.
+    # The REST interface
 
     def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request; RefusedError for one in the form of an error."""
+        """The response to a request. Raises RefusedError for an error response."""
         if (method, path) == ("POST", f"{PATH}/jobs"):
-            return self.begin(body)
+            return self.start(body)
         if match := re.fullmatch(f"{PATH}/jobs/([^/]+)(/cancel)?", path):
-            return self.look_at(match[1], query.get("location", LOCATION), cancel=bool(match[2]))
+            return self.poll(match[1], query.get("location", LOCATION), cancel=bool(match[2]))
         if match := re.fullmatch(f"{PATH}/datasets/([^/]+)/tables", path):
             return {"tables": [{"tableReference": reference(name)} for name in self.names() if of(name, match[1])]}
         if match := re.fullmatch(f"{PATH}/datasets/([^/]+)/tables/([^/]+)", path):
@@ -158,8 +158,8 @@ class Service:
         raise RefusedError(404, "notFound", f"Not found: {method} {path}")
 
     def names(self) -> list[str]:
-        found = "SELECT table_schema, table_name FROM information_schema.tables"
-        return [f"{schema}.{name}" for schema, name in self.database.execute(found).fetchall()]
+        tables = "SELECT table_schema, table_name FROM information_schema.tables"
+        return [f"{schema}.{name}" for schema, name in self.database.execute(tables).fetchall()]
 
     def table(self, name: str) -> dict[str, Any]:
         if name not in self.names():
@@ -171,15 +171,15 @@ class Service:
         views = "SELECT count(*) FROM information_schema.tables WHERE table_type = 'VIEW' AND table_schema = ?"
         dataset, _, table = name.partition(".")
         (is_view,) = self.database.execute(f"{views} AND table_name = ?", [dataset, table]).fetchone() or (0,)
-        found = {
+        resource = {
             "tableReference": reference(name), "type": "VIEW" if is_view else "TABLE", "location": LOCATION,
             "schema": {"fields": self.fields(quoted(name))}, "lastModifiedTime": str(self.modified[name]),
         }  # fmt: skip
         if not is_view:
-            found |= {"numRows": str(rows.num_rows), "numBytes": str(rows.nbytes)}
+            resource |= {"numRows": str(rows.num_rows), "numBytes": str(rows.nbytes)}
         if name in self.streaming:
-            found["streamingBuffer"] = {"estimatedRows": "10", "estimatedBytes": "100"}
-        return found
+            resource["streamingBuffer"] = {"estimatedRows": "10", "estimatedBytes": "100"}
+        return resource
 
     def fields(self, source: str, parameters: Row | None = None) -> list[dict[str, Any]]:
         """BigQuery's list of fields of a table, or of a query in brackets."""
@@ -189,7 +189,7 @@ class Service:
             required = {name: null == "NO" for name, _, null, *_ in self.database.sql(f"DESCRIBE {source}").fetchall()}
         return [field_of(name, duckdb.sqltype(kind), required.get(name, False)) for name, kind, *_ in described]
 
-    def begin(self, body: dict[str, Any]) -> dict[str, Any]:
+    def start(self, body: dict[str, Any]) -> dict[str, Any]:
         configuration, name = body["configuration"], body.get("jobReference", {}).get("jobId", "")
         if name in self.jobs:
             raise RefusedError(409, "duplicate", f"Already Exists: Job {PROJECT}:{LOCATION}.{name}")
@@ -209,7 +209,7 @@ class Service:
         self.jobs[name] = Job(resource, self.polls, work)
         return resource
 
-    def look_at(self, name: str, location: str, *, cancel: bool) -> dict[str, Any]:
+    def poll(self, name: str, location: str, *, cancel: bool) -> dict[str, Any]:
         if name not in self.jobs or location != LOCATION:
             raise RefusedError(404, "notFound", f"Not found: Job {PROJECT}:{location}.{name}")
         job = self.jobs[name]
@@ -230,10 +230,10 @@ class Service:
         return {"job": resource} if cancel else resource
 
     def query(self, resource: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-        """Checks a query and tells what it would read; gives the work of running it."""
-        asked = resource["configuration"]["query"]
+        """Check a query and add what it would read to its job. Returns the work of running it."""
+        request = resource["configuration"]["query"]
         try:
-            tree = parsed(asked["query"])
+            tree = parsed(request["query"])
         except SqlglotError as error:
             at = error.errors[0] if getattr(error, "errors", None) else {"line": 1, "col": 1, "highlight": ""}
             message = f'Syntax error: Unexpected "{at["highlight"]}" at [{at["line"]}:{at["col"]}]'
@@ -241,12 +241,13 @@ class Service:
         read = [self.table(f"{table.db}.{table.name}") for table in tree.find_all(exp.Table) if table.db]
         bytes_read = sum(int(table.get("numBytes", 0)) for table in read)
         used = {parameter.name for parameter in tree.find_all(exp.Parameter)}
-        given = {one["name"]: one for one in asked.get("queryParameters", ())}
-        for name in sorted(used - given.keys()):
-            line, column = place(f"@{name}", asked["query"])
+        parameters = {each["name"]: each for each in request.get("queryParameters", ())}
+        for name in sorted(used - parameters.keys()):
+            line, column = position(f"@{name}", request["query"])
             message = f"Query parameter '{name}' not found at [{line}:{column}]"
             raise RefusedError(400, "invalidQuery", message)
-        sql, values = f"({translated(tree, given)})", {name: given[name]["parameterValue"]["value"] for name in used}
+        sql = f"({translated(tree, parameters)})"
+        values = {name: parameters[name]["parameterValue"]["value"] for name in used}
         kind = "SELECT" if isinstance(tree, exp.Query) else tree.key.upper()
         statistics = {"totalBytesProcessed": str(bytes_read), "statementType": kind}
         resource["statistics"] |= {"totalBytesProcessed": str(bytes_read), "query": statistics}
@@ -255,27 +256,27 @@ class Service:
         try:
             statistics["schema"] = {"fields": self.fields(sql, values)}
         except duckdb.Error as error:
-            raise RefusedError(400, "invalidQuery", explained(error, asked["query"])) from None
+            raise RefusedError(400, "invalidQuery", bigquery_message(error, request["query"])) from None
         self.queries += 1
         anonymous = f"_hidden.anon{self.queries}"
-        asked.setdefault("destinationTable", reference(anonymous))
+        request.setdefault("destinationTable", reference(anonymous))
 
         def run(done: dict[str, Any]) -> None:
             self.database.execute("CREATE SCHEMA IF NOT EXISTS _hidden")
             try:
                 self.database.execute(f"CREATE TABLE {quoted(anonymous)} AS {sql}", values)
             except duckdb.Error as error:
-                raise RefusedError(400, "invalidQuery", explained(error, asked["query"])) from None
+                raise RefusedError(400, "invalidQuery", bigquery_message(error, request["query"])) from None
             self.modified[anonymous] = self.now()
             done["statistics"]["query"]["totalBytesBilled"] = str(max(bytes_read, 10 * 2**20))
 
         return run
 
     def extract(self, resource: dict[str, Any]) -> None:
-        """Writes a table's rows, in no order, to shards of uneven size."""
-        asked = resource["configuration"]["extract"]
-        assert (asked["destinationFormat"], asked["compression"]) == ("NEWLINE_DELIMITED_JSON", "GZIP")
-        source, (uri,) = asked["sourceTable"], asked["destinationUris"]
+        """Write a table's rows, in random order, to shards of uneven size."""
+        request = resource["configuration"]["extract"]
+        assert (request["destinationFormat"], request["compression"]) == ("NEWLINE_DELIMITED_JSON", "GZIP")
+        source, (uri,) = request["sourceTable"], request["destinationUris"]
         table = self.table(f"{source['datasetId']}.{source['tableId']}")
         if table["type"] == "VIEW":
             raise RefusedError(400, "invalid", f"{source['tableId']} is not allowed for this operation: it is a VIEW.")
@@ -295,7 +296,7 @@ class Service:
 
 
 def parsed(sql: str) -> exp.Expr:
-    """A statement of BigQuery's SQL, its tables without their project."""
+    """The syntax tree of a statement of BigQuery's SQL, its tables without their project."""
     tree = sqlglot.parse_one(sql, read="bigquery")
     for table in tree.find_all(exp.Table):
         table.set("catalog", None)
@@ -326,11 +327,11 @@ def field_of(name: str, kind: Any, required: bool = False) -> dict[str, Any]:
         kind_name = DECIMALS[dict(kind.children)["scale"]]
     else:
         kind_name = "INTEGER" if kind.id in ("integer", "hugeint") else TYPES[kind.id]
-    found: dict[str, Any] = {"name": name, "type": kind_name}
-    found["mode"] = "REPEATED" if repeated else "REQUIRED" if required else "NULLABLE"
+    field: dict[str, Any] = {"name": name, "type": kind_name}
+    field["mode"] = "REPEATED" if repeated else "REQUIRED" if required else "NULLABLE"
     if kind_name == "RECORD":
-        found["fields"] = [field_of(child, child_kind) for child, child_kind in kind.children]
-    return found
+        field["fields"] = [field_of(child, child_kind) for child, child_kind in kind.children]
+    return field
 
 
 def export_line(row: Row, fields: list[dict[str, Any]]) -> bytes:
@@ -340,19 +341,20 @@ def export_line(row: Row, fields: list[dict[str, Any]]) -> bytes:
 
 def export_record(row: Row, fields: list[dict[str, Any]]) -> dict[str, Any]:
     record = {}
-    for one in fields:
-        value = row[one["name"]]
-        if one["mode"] == "REPEATED":
-            record[one["name"]] = [export_value(element, one) for element in value or ()]
+    for each in fields:
+        value = row[each["name"]]
+        if each["mode"] == "REPEATED":
+            record[each["name"]] = [export_value(element, each) for element in value or ()]
         elif value is not None:
-            record[one["name"]] = export_value(value, one)
+            record[each["name"]] = export_value(value, each)
     return record
 
 
-def export_value(value: Any, one: dict[str, Any]) -> Any:
-    """A value as JSON has it: whole numbers and decimals are text, as is all that JSON has no form for."""
-    if one["type"] == "RECORD":
-        return export_record(value, one["fields"])
+def export_value(value: Any, schema_field: dict[str, Any]) -> Any:
+    """A value in JSON. Integers, decimals and all types that JSON does not have are strings."""
+    kind = schema_field["type"]
+    if kind == "RECORD":
+        return export_record(value, schema_field["fields"])
     if isinstance(value, bool | str):
         return value
     if isinstance(value, float):
@@ -363,8 +365,8 @@ def export_value(value: Any, one: dict[str, Any]) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime):
-        text = f"{value.replace(tzinfo=None).isoformat(sep='T' if one['type'] == 'DATETIME' else ' ')}"
-        return short_fraction(text) + (" UTC" if one["type"] == "TIMESTAMP" else "")
+        text = f"{value.replace(tzinfo=None).isoformat(sep='T' if kind == 'DATETIME' else ' ')}"
+        return short_fraction(text) + (" UTC" if kind == "TIMESTAMP" else "")
     if isinstance(value, time_of_day):
         return short_fraction(value.isoformat())
     return value.isoformat() if isinstance(value, date) else str(value)
@@ -377,7 +379,7 @@ def short_fraction(text: str) -> str:
 
 def json_text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return re.sub("[<>&]", lambda found: ESCAPES[found[0]], text)
+    return re.sub("[<>&]", lambda match: ESCAPES[match[0]], text)
 
 
 def failing(reason: str, message: str) -> Callable[[dict[str, Any]], None]:
@@ -387,15 +389,15 @@ def failing(reason: str, message: str) -> Callable[[dict[str, Any]], None]:
     return fail
 
 
-def explained(error: duckdb.Error, sql: str) -> str:
-    """What BigQuery would say, as far as tests look at it: a column that is not there, with its place."""
+def bigquery_message(error: duckdb.Error, sql: str) -> str:
+    """BigQuery's message, as far as tests check it: an unknown column, with its position."""
     if unknown := re.search(r'column "(\w+)" not found', str(error)):
-        line, column = place(unknown[1], sql)
+        line, column = position(unknown[1], sql)
         return f"Unrecognized name: {unknown[1]} at [{line}:{column}]"
     return str(error).partition("\n")[0]
 
 
-def place(text: str, sql: str) -> tuple[int, int]:
+def position(text: str, sql: str) -> tuple[int, int]:
     before = sql[: sql.find(text)]
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
@@ -418,10 +420,10 @@ def quoted(name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: the faults that wait for it, and the service's answer."""
+    """Handles a request: with a fault, or by the service."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body of an answer leave together
+    wbufsize = -1  # head and body of a response are sent together
     disable_nagle_algorithm = True
     service: Service
 
@@ -454,13 +456,13 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: tests look at `Service.requests`."""
+        """Print nothing: tests use `Service.requests`."""
 
 
 @contextlib.contextmanager
 def serving(bucket_host: str, folder: Path) -> Iterator[Service]:
-    """A service on a free port of loopback. Inside the block Google's client, that of child processes too, finds it and
-    its credentials, which lie in `folder`."""
+    """A service on a free port of loopback. Inside the block Google's client, also in child processes, uses it, with
+    credentials in `folder`."""
     service = Service(bucket_host)
     handler = type("BoundHandler", (Handler,), {"service": service})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -487,4 +489,4 @@ def serving(bucket_host: str, folder: Path) -> Iterator[Service]:
         server.server_close()
         thread.join()
         service.database.close()
-        del handler.service, service.database  # a thread that waits for a client that is gone would hold them for ever
+        del handler.service, service.database  # a thread that waits for a disconnected client would keep them

@@ -1,7 +1,7 @@
-"""BigQuery, through its own client: the only module that knows it, and it imports it when first asked.
+"""Query, look up and extract tables in BigQuery, through Google's client, which is imported when it is first needed.
 
-A job has an id of its own making: a request whose answer was lost is made again, and meets the job that it began. A
-fault is told as BigQuery tells it, with what to do.
+Each job gets its id from here, so a request that is sent again after a lost response meets the job that it started.
+Errors quote BigQuery's own sentence and add what to do.
 """
 
 import time
@@ -18,30 +18,30 @@ from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, StorageError, TrainerError, did_you_mean
 
 FIRST_POLL, LONGEST_POLL, LINE_SECONDS = 0.5, 5.0, 10.0
-REQUEST_SECONDS = 60.0  # in which an answer has to come
-FIRST_DEADLINE = 60.0  # seconds without an answer at the beginning, when there may be no network at all
+REQUEST_SECONDS = 60.0  # timeout of a request
+FIRST_DEADLINE = 60.0  # seconds without a response at the start, when there may be no network at all
 TABLES_LISTED = 1000
 
-# What BigQuery calls a fault -> what it is to us, and what to do.
-CAUSES: dict[str, tuple[type[TrainerError], str]] = {
+# BigQuery's reason for an error -> the exception to raise, and what to do.
+REASONS: dict[str, tuple[type[TrainerError], str]] = {
     "invalidQuery": (ConfigError, "Correct the query."),
-    "invalid": (ConfigError, "Correct what is to be exported."),
+    "invalid": (ConfigError, "Correct --table or --sql."),
     "responseTooLarge": (ConfigError, "Write it to a table by CREATE TABLE ... AS SELECT, and export that by --table."),
     "resourcesExceeded": (ConfigError, "Make the query simpler, or --limit smaller."),
     "notFound": (StorageError, "Check the names of project, dataset, table and bucket."),
     "accessDenied": (StorageError, "Ask the owner for the permission."),
     "quotaExceeded": (StorageError, "Start the same command again later."),
 }
-OTHERWISE = (StorageError, "Start the same command again.")
+OTHER_REASON = (StorageError, "Start the same command again.")
 BUSY = {"rateLimitExceeded", "jobRateLimitExceeded", "backendError", "internalError"}
 
 T = TypeVar("T")
-Start = Callable[[str, int], Any]  # begins a job of this id, as which attempt
-Lacks = Callable[[Any], TrainerError | None]  # why a job that ended well is of no use
+Start = Callable[[str, int], Any]  # job id and number of the attempt -> the started job
+Check = Callable[[Any], TrainerError | None]  # a job without errors -> why its result cannot be used
 
 
 class Run(NamedTuple):
-    """Whose jobs are begun or taken up."""
+    """An export, whose jobs are started or resumed."""
 
     client: Any
     identity: str
@@ -49,13 +49,13 @@ class Run(NamedTuple):
 
 
 def connect(project: str | None = None) -> Any:
-    """The client, whose jobs run in a project; None: the one of the credentials or of the environment."""
+    """A client whose jobs run in `project`; None for the project of the credentials or the environment."""
     from google.cloud import bigquery  # noqa: PLC0415
 
     try:
         return call("connecting to BigQuery", lambda: bigquery.Client(project=project))
-    except OSError as error:  # the client's word for it
-        raise ConfigError("Which project is to run the jobs? Name it in GOOGLE_CLOUD_PROJECT.") from error
+    except OSError as error:  # what the client raises when it finds no project
+        raise ConfigError("No project to run the jobs in. Set GOOGLE_CLOUD_PROJECT.") from error
 
 
 def call(doing: str, function: Callable[[], T], deadline: float | None = None) -> T:
@@ -69,7 +69,7 @@ def call(doing: str, function: Callable[[], T], deadline: float | None = None) -
             reason = reason_of(error)
             if reason in BUSY:
                 raise BadResponseError(retries.describe(error)) from error
-            if reason in CAUSES and reason != "accessDenied":
+            if reason in REASONS and reason != "accessDenied":
                 raise job_error(reason, retries.service_message(error)) from error
             raise
 
@@ -77,94 +77,94 @@ def call(doing: str, function: Callable[[], T], deadline: float | None = None) -
 
 
 def reason_of(error: Exception) -> str:
-    """BigQuery's word for a fault; "" where it says none."""
+    """BigQuery's reason for an error; "" if it gives none."""
     details = getattr(error, "errors", None) or [{}]
     return str(details[0].get("reason", "")) if isinstance(details[0], dict) else ""
 
 
 def job_error(reason: str, message: str) -> TrainerError:
-    """The error that a fault is to us."""
-    error, advice = CAUSES.get(reason, OTHERWISE)
+    """The exception for BigQuery's reason and message."""
+    error, advice = REASONS.get(reason, OTHER_REASON)
     return error(f"BigQuery says: {' '.join(message.split()).rstrip('.')}. {advice}")
 
 
 def reference(name: str, project: str) -> Any:
-    """A table by its name, project.dataset.table or dataset.table of a project."""
+    """A reference to the table `name`: project.dataset.table, or dataset.table in `project`."""
     from google.cloud import bigquery  # noqa: PLC0415
 
     return bigquery.TableReference.from_string(name, default_project=project)
 
 
-def table_of(client: Any, where: Any) -> Any:
-    """A table; None where there is none."""
+def find_table(client: Any, reference: Any) -> Any:
+    """A table; None if it does not exist."""
     from google.api_core.exceptions import NotFound  # noqa: PLC0415
 
-    def look() -> Any:
+    def get() -> Any:
         try:
-            return client.get_table(where, retry=None, timeout=REQUEST_SECONDS)
+            return client.get_table(reference, retry=None, timeout=REQUEST_SECONDS)
         except NotFound:
             return None
 
-    return call(f"looking for table {where}", look, FIRST_DEADLINE)
+    return call(f"looking for table {reference}", get, FIRST_DEADLINE)
 
 
-def no_table(client: Any, where: Any) -> StorageError:
-    """The refusal of a table that is not there, with the names that are most like it."""
+def missing_table(client: Any, reference: Any) -> StorageError:
+    """The error for a table that does not exist, with the most similar name."""
     from google.api_core.exceptions import GoogleAPICallError  # noqa: PLC0415
     from google.cloud import bigquery  # noqa: PLC0415
 
-    dataset = bigquery.DatasetReference(where.project, where.dataset_id)
+    dataset = bigquery.DatasetReference(reference.project, reference.dataset_id)
     try:
         tables = client.list_tables(dataset, retry=None, timeout=REQUEST_SECONDS)
         names = [table.table_id for table in islice(tables, TABLES_LISTED)]
     except GoogleAPICallError:
-        return StorageError(f"There is no table {where}, and no dataset {dataset} that may be looked into.")
-    near = get_close_matches(where.table_id, names, n=10, cutoff=0)
-    return StorageError(f"There is no table {where}. {did_you_mean(where.table_id, near)}")
+        return StorageError(f"There is no table {reference}, and its dataset {dataset} cannot be listed.")
+    near = get_close_matches(reference.table_id, names, n=10, cutoff=0)
+    return StorageError(f"There is no table {reference}. {did_you_mean(reference.table_id, near)}")
 
 
 def query(client: Any, sql: str, parameters: dict[str, list[str]], **options: Any) -> Any:
-    """Begin a query; `dry_run`: only check it. parameters: name -> [type, value]."""
+    """Start a query; with `dry_run` only check it. parameters: name -> [type, value]."""
     from google.cloud import bigquery  # noqa: PLC0415
 
-    given = [bigquery.ScalarQueryParameter(name, kind, value) for name, (kind, value) in parameters.items()]
-    config = bigquery.QueryJobConfig(query_parameters=given, dry_run=options.pop("dry_run", False))
+    values = [bigquery.ScalarQueryParameter(name, kind, value) for name, (kind, value) in parameters.items()]
+    config = bigquery.QueryJobConfig(query_parameters=values, dry_run=options.pop("dry_run", False))
     return client.query(sql, job_config=config, retry=None, job_retry=None, timeout=REQUEST_SECONDS, **options)
 
 
 def extract(run: Run, source: Any, uri: str, job_id: str) -> Any:
-    """Begin to extract a table to gzip NDJSON shards; * in the URI stands for their numbers."""
+    """Start to extract a table to gzip NDJSON shards; * in the URI stands for their numbers."""
     from google.cloud import bigquery  # noqa: PLC0415
 
-    config: Any = bigquery.ExtractJobConfig  # its maker has no types
+    config: Any = bigquery.ExtractJobConfig  # it has no type annotations
     config = config(destination_format="NEWLINE_DELIMITED_JSON", compression="GZIP")
     options = {"job_id": job_id, "location": run.location, "job_config": config}
     return run.client.extract_table(source, [uri], retry=None, timeout=REQUEST_SECONDS, **options)
 
 
-def finished(run: Run, kind: str, start: Start, lacks: Lacks) -> Any:
-    """The job of a kind that has ended well: begun now, or taken up from an earlier start. One of an earlier start that
-    failed, or is of no use any more, is told, and done anew under the next number. Raises TrainerError."""
+def completed_job(run: Run, kind: str, start: Start, check: Check) -> Any:
+    """A job of this kind that has succeeded: started now, or resumed from an earlier command. If the earlier one has
+    failed, or its result cannot be used any more, the next number is started. Raises TrainerError."""
     for attempt in count(1):
         job_id = f"flatfab_{run.identity}_{kind}_{attempt}"
-        job, ours = begun(run, job_id, attempt, start)
-        say(kind, f"job {job_id} {'begun' if ours else 'taken up'}")
+        job, new = start_or_resume(run, job_id, attempt, start)
+        say(kind, f"job {job_id} {'started' if new else 'resumed'}")
         wait(job, kind)
-        wrong = job_error(job.error_result["reason"], job.error_result["message"]) if job.error_result else lacks(job)
-        if wrong is None:
+        error = job_error(job.error_result["reason"], job.error_result["message"]) if job.error_result else check(job)
+        if error is None:
             return job
-        if ours:
-            raise wrong
-        say("warning", f"job {job_id} of an earlier start is of no use. {wrong}")
-    raise AssertionError("numbers do not end")
+        if new:
+            raise error
+        say("warning", f"job {job_id} of an earlier command cannot be used. {error}")
+    raise AssertionError("count() does not end")
 
 
-def begun(run: Run, job_id: str, attempt: int, start: Start) -> tuple[Any, bool]:
-    """A job, and whether this start has begun it: an id that is in use is that of an earlier start, or of a request
-    whose answer was lost."""
+def start_or_resume(run: Run, job_id: str, attempt: int, start: Start) -> tuple[Any, bool]:
+    """A job, and whether it is new: an id that is in use belongs to an earlier command, or to a request whose response
+    was lost."""
     from google.api_core.exceptions import Conflict, NotFound  # noqa: PLC0415
 
-    def begin_or_find() -> tuple[Any, bool]:
+    def start_or_get() -> tuple[Any, bool]:
         system.fail_point(Path(job_id))
         try:
             return start(job_id, attempt), True
@@ -172,21 +172,21 @@ def begun(run: Run, job_id: str, attempt: int, start: Start) -> tuple[Any, bool]
             pass
         try:
             return run.client.get_job(job_id, location=run.location, retry=None, timeout=REQUEST_SECONDS), False
-        except NotFound:  # for a moment, there may be a job that its own name does not find
-            raise BadResponseError(f"job {job_id} is there, but is not found") from None
+        except NotFound:  # a new job cannot be looked up for a moment
+            raise BadResponseError(f"job {job_id} exists, but is not found") from None
 
-    return call(f"beginning job {job_id}", begin_or_find)
+    return call(f"starting job {job_id}", start_or_get)
 
 
 def wait(job: Any, kind: str) -> None:
-    """Until a job has ended, well or not; with a line every few seconds."""
-    began = last = time.monotonic()
+    """Wait until a job has ended, with or without an error. Prints a line every few seconds."""
+    started = last = time.monotonic()
     pause = FIRST_POLL
     while job.state != "DONE":
         time.sleep(pause)
         pause = min(1.5 * pause, LONGEST_POLL)
-        call(f"looking at job {job.job_id}", lambda: job.reload(retry=None, timeout=REQUEST_SECONDS))
+        call(f"polling job {job.job_id}", lambda: job.reload(retry=None, timeout=REQUEST_SECONDS))
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
             read = f", {job.total_bytes_processed:,} bytes read" if getattr(job, "total_bytes_processed", None) else ""
-            say(kind, f"{job.state.lower()}, {last - began:.0f} s{read}")
+            say(kind, f"{job.state.lower()}, {last - started:.0f} s{read}")

@@ -1,4 +1,4 @@
-"""What a person wants exported, from the arguments of the command, and the SQL that it comes to."""
+"""Check the arguments of an export, and write the SQL for a part of the rows."""
 
 import argparse
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from trainer.cloud import storage
 from trainer.runtime.errors import ConfigError, StorageError, did_you_mean
 
-PARTS = 1_000_000  # of all rows, by their fingerprints; --sample takes some
+PARTS = 1_000_000  # into which rows are divided by fingerprint; --sample takes some of them
 
 TABLE = re.compile(r"([\w.:-]+\.)?\w+\.[\w -]+")
 PARAMETER = re.compile(r"([A-Za-z_]\w*)(?::(\w+))?=(.*)", re.ASCII | re.DOTALL)
@@ -22,7 +22,7 @@ TYPE_OF_TEXT = {
 
 
 class Request(NamedTuple):
-    """What is to be exported: a table, or else a query, and how much of it (0: all)."""
+    """What to export: a table or a query, and how many of its rows (0: all)."""
 
     table: str
     sql: str
@@ -31,66 +31,89 @@ class Request(NamedTuple):
     sample: float
 
 
-def request_of(given: argparse.Namespace) -> Request:
-    """What is asked for. ConfigError where that cannot be, StorageError for a file that cannot be read."""
-    if bool(given.table) == bool(given.sql):
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the export command to its parser."""
+    parser.add_argument("--table", help="project.dataset.table, or dataset.table")
+    parser.add_argument("--sql", help="file with one SELECT")
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME[:TYPE]=VALUE",
+        help=f"value of @NAME in the SQL; TYPE is one of {', '.join(TYPES)}; without a TYPE integers are INT64, "
+        "decimals FLOAT64, true and false BOOL, days DATE, everything else STRING",
+    )  # fmt: skip
+    parser.add_argument("--since", metavar="YYYY-MM-DD", help="value of @since in the SQL, a DATE")
+    parser.add_argument("--until", metavar="YYYY-MM-DD", help="value of @until in the SQL, a DATE")
+    parser.add_argument("--to", required=True, help="gs://bucket/prefix or a folder, for this export alone")
+    parser.add_argument("--staging", help="gs://bucket/prefix by way of which a folder is filled; emptied again")
+    parser.add_argument("--limit", type=int, help="maximum number of rows, chosen by the hash of their values")
+    parser.add_argument("--sample", type=float, help="share of the rows, chosen by the hash of their values")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be read, and do nothing")
+
+
+def request_of(arguments: argparse.Namespace) -> Request:
+    """The request in a command's arguments. Raises ConfigError if they make no sense, StorageError if the SQL file
+    cannot be read."""
+    if bool(arguments.table) == bool(arguments.sql):
         raise ConfigError("Give either --table=project.dataset.table or --sql=FILE.")
-    if given.limit is not None and given.limit < 1:
-        raise ConfigError(f"--limit is {given.limit}. It must be 1 row or more.")
-    if given.sample is not None and not 1 / PARTS <= given.sample < 1:
-        raise ConfigError(f"--sample is {given.sample}. It must be a share of the rows, from {1 / PARTS:f} to below 1.")
-    check_places(given.to, given.staging or "")
-    parameters = parameters_of(given)
-    if given.table and parameters:
-        raise ConfigError("--param, --since and --until are for --sql: a table has no parameters.")
-    if given.table and not TABLE.fullmatch(given.table):
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigError(f"--limit is {arguments.limit}. It must be 1 row or more.")
+    if arguments.sample is not None and not 1 / PARTS <= arguments.sample < 1:
         raise ConfigError(
-            f"--table={given.table!r} is no project.dataset.table. Give wildcards, partitions and times to --sql."
+            f"--sample is {arguments.sample}. It must be a share of the rows, at least {1 / PARTS:f} and less than 1."
         )
-    sql = query_text(given.sql, parameters) if given.sql else ""
-    return Request(given.table or "", sql, parameters, given.limit or 0, given.sample or 0.0)
+    check_places(arguments.to, arguments.staging or "")
+    parameters = parameters_of(arguments)
+    if arguments.table and parameters:
+        raise ConfigError("--param, --since and --until are for --sql: a table has no parameters.")
+    if arguments.table and not TABLE.fullmatch(arguments.table):
+        raise ConfigError(
+            f"--table={arguments.table!r} is not project.dataset.table. Use --sql for wildcards and partitions."
+        )
+    sql = query_text(arguments.sql, parameters) if arguments.sql else ""
+    return Request(arguments.table or "", sql, parameters, arguments.limit or 0, arguments.sample or 0.0)
 
 
 def check_places(to: str, staging: str) -> None:
-    """ConfigError unless rows can be brought there."""
+    """Raises ConfigError unless rows can be exported to `to` by way of `staging`."""
     if not to:
         raise ConfigError("--to is empty. Give gs://bucket/prefix or a folder.")
     for place in filter(None, (to, staging)):
         storage.check(place)
     if storage.is_remote(to) and staging:
-        raise ConfigError("--staging is for --to=FOLDER: a bucket is written to directly.")
+        raise ConfigError("--staging is for --to=FOLDER: BigQuery writes to a bucket directly.")
     if not storage.is_remote(to) and not storage.is_remote(staging):
-        raise ConfigError(
-            "A folder is filled by way of a bucket. Give --staging=gs://bucket/prefix, which is emptied again."
-        )
+        raise ConfigError("BigQuery writes to buckets only. Add --staging=gs://bucket/prefix; it is emptied again.")
 
 
-def parameters_of(given: argparse.Namespace) -> dict[str, list[str]]:
+def parameters_of(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The parameters of a query, name -> [type, value]."""
     parameters: dict[str, list[str]] = {}
-    days = [f"{name}:DATE={day}" for name, day in (("since", given.since), ("until", given.until)) if day is not None]
-    for one in [*given.param, *days]:
-        name, kind, value = parameter(one)
+    days = [
+        f"{name}:DATE={day}"
+        for name, day in (("since", arguments.since), ("until", arguments.until))
+        if day is not None
+    ]
+    for text in [*arguments.param, *days]:
+        name, kind, value = parameter(text)
         if name in parameters:
-            raise ConfigError(f"Parameter @{name} is given twice.")
+            raise ConfigError(f"Parameter @{name} is set twice. Set it once.")
         parameters[name] = [kind, value]
-    if given.since and given.until and given.since > given.until:
-        raise ConfigError(f"--since={given.since} is after --until={given.until}.")
+    if arguments.since and arguments.until and arguments.since > arguments.until:
+        raise ConfigError(f"--since={arguments.since} is after --until={arguments.until}.")
     return parameters
 
 
-def parameter(given: str) -> tuple[str, str, str]:
+def parameter(text: str) -> tuple[str, str, str]:
     """Name, type and value of name=value or name:TYPE=value."""
-    match = PARAMETER.fullmatch(given)
+    match = PARAMETER.fullmatch(text)
     if not match:
-        raise ConfigError(f"--param={given.partition('=')[0]!r} is not of the form name=value or name:TYPE=value.")
+        raise ConfigError(f"--param={text.partition('=')[0]!r} must have the form name=value or name:TYPE=value.")
     name, kind, value = match[1], (match[2] or "").upper(), match[3]
     if kind and kind not in TYPES:
         raise ConfigError(f"Parameter @{name} cannot be {kind}. {did_you_mean(kind, TYPES)}")
     kind = kind or next(kind for kind, grammar in TYPE_OF_TEXT.items() if re.fullmatch(grammar, value))
     grammar = TYPE_OF_TEXT.get(kind, TYPE_OF_TEXT["STRING"]) if kind != "FLOAT64" else TYPE_OF_TEXT["STRING"]
     if not re.fullmatch(grammar, value) or (kind == "DATE" and not is_date(value)):
-        raise ConfigError(f"Parameter @{name} is {value!r}, and that is no {kind}. A day is written 2026-11-30.")
+        raise ConfigError(f"Parameter @{name} is {value!r}, which is not a valid {kind}. Write days like 2026-11-30.")
     return name, kind, value
 
 
@@ -103,28 +126,28 @@ def is_date(value: str) -> bool:
 
 
 def query_text(path: str, parameters: Mapping[str, list[str]]) -> str:
-    """The SQL in a file, in which all parameters occur."""
+    """The SQL in a file. Raises ConfigError if it does not use all parameters."""
     try:
         sql = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StorageError(f"Cannot read {path!r}: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"{path!r} is no text in UTF-8.") from error
+        raise ConfigError(f"{path!r} is not UTF-8 text. Save it as UTF-8.") from error
     if not sql.strip():
-        raise ConfigError(f"{path!r} is empty. Write one SELECT there.")
+        raise ConfigError(f"{path!r} is empty. Write one SELECT into it.")
     used = set(re.findall(r"@`?(\w+)", sql))
     for name in parameters:
         if name.lower() not in map(str.lower, used):
-            raise ConfigError(f"There is no @{name} in {path!r}. {did_you_mean(name, used)}")
+            raise ConfigError(f"{path!r} does not use @{name}. {did_you_mean(name, used)}")
     return sql
 
 
-def narrowed(sql: str, limit: int, sample: float) -> str:
-    """A query for some rows of another one, chosen by their fingerprints: from the same rows always the same."""
+def sample_query(sql: str, limit: int, sample: float) -> str:
+    """A query for some rows of another query, chosen by their fingerprints: the same rows every time."""
     if not (limit or sample):
         return sql
     fingerprint = "FARM_FINGERPRINT(TO_JSON_STRING(flatfab_row))"
-    chosen = f"SELECT * FROM (\n{sql.strip().rstrip(';')}\n) AS flatfab_row"  # noqa: S608 (it is the user's own)
+    query = f"SELECT * FROM (\n{sql.strip().rstrip(';')}\n) AS flatfab_row"  # noqa: S608 (it is the user's own)
     if sample:
-        chosen += f"\nWHERE ABS(MOD({fingerprint}, {PARTS})) < {round(sample * PARTS)}"
-    return chosen + (f"\nORDER BY {fingerprint} LIMIT {limit}" if limit else "")
+        query += f"\nWHERE ABS(MOD({fingerprint}, {PARTS})) < {round(sample * PARTS)}"
+    return query + (f"\nORDER BY {fingerprint} LIMIT {limit}" if limit else "")
