@@ -9,10 +9,9 @@ import tensorflow as tf
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
 
 import networks
-from tests.test_networks import ROWS, SHAPES, built, examples
+from tests.test_networks import ROWS, SHAPES, built, examples, with_random_weights
 from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes
 from trainer.model import ops_wrapper
-from trainer.model.ops_wrapper import OpsWrapper
 
 CLASSES = 3
 RANDOM = np.random.default_rng(1)
@@ -35,14 +34,6 @@ def shapes_for(objective: str) -> DatasetShapes:
     return dataclasses.replace(
         SHAPES, outputs=outputs, output_bias=(0.0,) * outputs, label_mean=scale[0], label_std=scale[1]
     )
-
-
-def with_random_weights(ops: OpsWrapper) -> OpsWrapper:
-    """The last layer begins at zero, where most gradients are zero too: begin elsewhere."""
-    random = np.random.default_rng(2)
-    for weight in ops.model.weights:
-        weight.assign(random.normal(scale=0.1, size=weight.shape))
-    return ops
 
 
 @pytest.mark.parametrize(
