@@ -1,5 +1,6 @@
 """Several devices train what one trains: two halves of a CPU in the place of two GPUs."""
 
+import copy
 import dataclasses
 import json
 import pickle
@@ -40,11 +41,11 @@ def built(network: Any, shapes: Any, settings: dict[str, Any]) -> OpsWrapper:
     return build_model_graph(network.Config(**given), shapes)
 
 
-def trained(ops: OpsWrapper, history: History | None = None, epochs: int = EPOCHS) -> History:
+def trained(ops: OpsWrapper, history: History | None = None, epochs: int = EPOCHS, **watching: Any) -> History:
     rows = examples()
     tables = {side: ops.table({name: column[part] for name, column in rows.items()}) for side, part in SIDES.items()}
     return train(
-        ops, tables, epochs=epochs, patience=None, stopping_metric="loss", maximise=False, history=history,
+        ops, tables, epochs=epochs, patience=None, stopping_metric="loss", maximise=False, history=history, **watching,
     )  # fmt: skip
 
 
@@ -67,19 +68,24 @@ def one_and_two() -> dict[str, tuple[Trained, Trained]]:
 
 
 def with_and_without_a_break() -> list[dict[str, list[np.ndarray]]]:
-    """All copies of the variables after two epochs, in one go and with a move to new variables in between."""
-    ends = []
-    for stops in (False, True):
-        with two_devices.used(2):
-            ops, history = built(deep_v1, SHAPES, {"dropout": 0.3, "batch_norm": True}), History()
-            if stops:
-                history, state = trained(ops, epochs=1), arrays(ops)
-                ops = built(deep_v1, SHAPES, {"dropout": 0.3, "batch_norm": True})
-                for name, variable in ops.state().items():
-                    variable.assign(state[name])
-        trained(ops, history)
-        ends.append({name: [copy.numpy() for copy in variable.values] for name, variable in ops.state().items()})
-    return ends
+    """All copies of the variables after two epochs: in one go, and of a model that takes over after the first."""
+    with two_devices.used(2):
+        whole, broken = (built(deep_v1, SHAPES, {"dropout": 0.3, "batch_norm": True}) for _ in "12")
+    after_first: list[Trained] = []
+
+    def watch(history: History, *, epoch_ended: bool) -> None:
+        if epoch_ended and len(history.rows) == 1:
+            after_first.append((copy.deepcopy(history), arrays(whole)))
+
+    trained(whole, watch=watch)
+    ((history, state),) = after_first
+    for name, variable in broken.state().items():
+        variable.assign(state[name])
+    trained(broken, history)
+    return [
+        {name: [part.numpy() for part in variable.values] for name, variable in ops.state().items()}
+        for ops in (whole, broken)
+    ]
 
 
 def dropped() -> list[np.ndarray]:
@@ -161,7 +167,8 @@ def test_layers_of_keras_work_too(answers: dict[str, Any]) -> None:
 
 def test_the_command_trains_on_all_devices_to_a_package(tmp_path: Path) -> None:
     arguments = (f"--data={SAMPLE}", "--run=it", "--output=out")
-    done = trainer(tmp_path, *arguments, module="tests.model.two_devices", NET_EPOCHS="1")
+    small = {"NET_EPOCHS": "1", "NET_TOKENIZER": "regex", "NET_CATEGORICAL_COLUMNS": '["item"]'}
+    done = trainer(tmp_path, *arguments, module="tests.model.two_devices", **small)
     assert done.code == 0, done.err
     assert "devices  2, each with a share of every batch: CPU:0, CPU:1" in done.out
     with zipfile.ZipFile(tmp_path / "out" / "it.zip") as package:
