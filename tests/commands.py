@@ -1,11 +1,8 @@
 """The real commands, each in a process of its own that is forked from one in which TensorFlow is imported already."""
 
 import fcntl
-import importlib
-import multiprocessing
 import os
 import re
-import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,13 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
+from trainer.runtime import warm
+
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
 CANARY = "canary-7f3a9c"  # stands in the environment of `sample_run`, and must stand nowhere else
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["trainer.__main__", "networks.deep_v1", "networks.rnn_v1", "spacy.lang.en"])
-
 
 PROGRESS = re.compile(r"^epoch \d+/\d+ .* s left\n", re.MULTILINE)  # which a busy machine makes worth a line
 
@@ -39,9 +34,13 @@ def trainer(folder: Path, *arguments: str, module: str = "trainer.__main__", **e
 
 def start(folder: Path, *arguments: str, module: str = "trainer.__main__", **environment: str) -> BaseProcess:
     """The same, on its way; working folder, runs and output are `folder`."""
-    process = FORKSERVER.Process(target=_command, args=(folder, module, arguments, environment))
-    process.start()
-    return process
+    out, err = folder / "stdout", folder / "stderr"
+    return warm.start_command(module, arguments, folder=folder, environment=environment, out=out, err=err)
+
+
+def become_trainer(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    """Make this process the trainer, which has been prepared for some fault; does not return."""
+    warm.become_command("trainer.__main__", arguments, folder, environment, folder / "stdout", folder / "stderr")
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -64,15 +63,3 @@ def finished(folder: Path, process: BaseProcess) -> Done:
     assert process.exitcode is not None, (folder / "stderr").read_text()
     errors = PROGRESS.sub("", (folder / "stderr").read_text())
     return Done(process.exitcode, (folder / "stdout").read_text(), errors)
-
-
-def _command(folder: Path, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-    os.chdir(folder)
-    os.environ.update(environment)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.argv = [module, *arguments]
-    program = importlib.import_module(module)
-    if module == "trainer.__main__":
-        program.RUNS = folder / "runs"  # type: ignore[attr-defined]
-    importlib.import_module("trainer.runtime.command").run_command(program.main)

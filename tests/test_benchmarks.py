@@ -14,8 +14,9 @@ import pytest
 from tests.benchmarks import encoding, fresh, whole
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.table import Chapter, as_markdown, as_text, side_by_side
-from tests.commands import FORKSERVER, SAMPLE
+from tests.commands import SAMPLE
 from trainer.features.tokenizers import tokenize
+from trainer.runtime import warm
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +24,7 @@ ROOT = Path(__file__).parent.parent
 def called(folder: Path, function: str, settings: dict[str, str] | None = None, **arguments: Any) -> dict[str, Any]:
     """What a side measures, as `fresh.run` calls it, but in a process in which TensorFlow is imported already."""
     folder.mkdir(exist_ok=True)
-    process = FORKSERVER.Process(target=_call, args=(folder, function, settings or {}, arguments))
-    process.start()
+    process = warm.start(_call, folder, function, settings or {}, arguments)
     process.join(timeout=120)
     assert process.exitcode == 0, (folder / "log").read_text()
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())

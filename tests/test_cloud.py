@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests import commands
-from tests.commands import FORKSERVER, SAMPLE, Done, finished, start, trainer
+from tests.commands import SAMPLE, Done, finished, start, trainer
 from tests.scale import many
 from tests.servers.bigquery import Service
 from tests.servers.bucket import Bucket
 from tests.servers.fault_proxy import faults
 from trainer.cloud import storage
 from trainer.package.archive import read_package
+from trainer.runtime import warm
 from trainer.training import lease
 
 # A tiny model on few rows that is checkpointed whenever the graph returns: several times within each epoch.
@@ -114,7 +115,7 @@ def test_a_machine_that_is_taken_away_is_followed_by_another(
 
 def _impatient(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     lease.EXPIRY, lease.RENEWAL = 2.0, 0.5
-    commands._command(folder, "trainer.__main__", arguments, environment)
+    commands.become_trainer(folder, arguments, environment)
 
 
 def test_a_machine_that_dies_without_a_word_is_followed_once_it_is_silent_for_long(
@@ -129,10 +130,7 @@ def test_a_machine_that_dies_without_a_word_is_followed_once_it_is_silent_for_lo
     (tmp_path / "heir").mkdir(exist_ok=True)
     time.sleep(2)
     arguments = (f"--data={bucket.uri}/data/", f"--output={bucket.uri}/models", "--run=it")
-    heir = FORKSERVER.Process(
-        target=_impatient, args=(tmp_path / "heir", arguments, TINY | {"STORAGE_EMULATOR_HOST": bucket.host})
-    )
-    heir.start()
+    heir = warm.start(_impatient, tmp_path / "heir", arguments, TINY | {"STORAGE_EMULATOR_HOST": bucket.host})
     done = finished(tmp_path / "heir", heir)
     assert (done.code, done.err) == (0, "")
     assert bits(package(tmp_path, bucket)) == at_home

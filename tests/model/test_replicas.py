@@ -14,13 +14,14 @@ import pytest
 import tensorflow as tf
 
 from networks import deep_v1, rnn_v1
-from tests.commands import FORKSERVER, SAMPLE, trainer
+from tests.commands import SAMPLE, trainer
 from tests.model import two_devices
 from tests.test_networks import SHAPES, examples
 from trainer.model import replicas
 from trainer.model.layers import Dropout, feature_inputs, feature_vectors, logits
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.model.optimizer import SMALL_TABLE
+from trainer.runtime import warm
 from trainer.training.loop import History, train
 
 LARGE = dataclasses.replace(SHAPES, categorical={"item": SMALL_TABLE + 1, "country": 7}, text={"title": (5000, 6)})
@@ -123,8 +124,7 @@ def _answer(path: Path) -> None:
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The answers of a process that has two devices."""
     path = tmp_path_factory.mktemp("replicas") / "answers"
-    process = FORKSERVER.Process(target=_answer, args=(path,))
-    process.start()
+    process = warm.start(_answer, path)
     process.join(timeout=120)
     assert process.exitcode == 0
     found: dict[str, Any] = pickle.loads(path.read_bytes())

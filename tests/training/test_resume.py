@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from tests import commands
-from tests.commands import FORKSERVER, ROOT, SAMPLE, Done, finished, start, trainer
+from tests.commands import ROOT, SAMPLE, Done, finished, start, trainer
 from tests.scale import many
 from tests.test_networks import built, examples
 from trainer.package import archive
-from trainer.runtime import system
+from trainer.runtime import system, warm
 from trainer.runtime.errors import ConfigError, DivergedError, Interrupted, ResourceError, StorageError
 from trainer.training import checkpoint, loop
 from trainer.training.checkpoint import Checkpoint
@@ -79,7 +79,7 @@ def result(folder: Path) -> Result:
 
 
 def _counting(folder: Path) -> None:
-    commands._command(folder, "trainer.__main__", ARGUMENTS, TINY | {system.FAULT: "kill:0"})
+    commands.become_trainer(folder, ARGUMENTS, TINY | {system.FAULT: "kill:0"})
     (folder / "changes").write_text(str(next(system._changes) - 1))
 
 
@@ -87,8 +87,7 @@ def _counting(folder: Path) -> None:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing happens to; `changes` in it tells how often it changes files."""
     folder = with_rows(tmp_path_factory.mktemp("calm"))
-    process = FORKSERVER.Process(target=_counting, args=(folder,))
-    process.start()
+    process = warm.start(_counting, folder)
     done = finished(folder, process)
     assert (done.code, done.err) == (0, "")
     return folder
@@ -349,7 +348,7 @@ TOO_SMALL = {
 
 def _on_small_disk(folder: Path) -> None:
     tempfile.tempdir = str(folder / "tmp") if (folder / "tmp").exists() else None
-    commands._command(folder, "trainer.__main__", ARGUMENTS, TINY)
+    commands.become_trainer(folder, ARGUMENTS, TINY)
 
 
 @pytest.mark.parametrize(("part", "what"), [(part, what) for what in TOO_SMALL for part in range(many(1, 3))])
@@ -365,8 +364,7 @@ def test_a_disk_that_is_full_is_told_and_with_more_room_the_run_goes_on(
     for kilobytes in TOO_SMALL[what][part :: many(1, 3)]:
         folder = with_rows(tmp_path / str(kilobytes))
         small_disk(folder / what, kilobytes)
-        process = FORKSERVER.Process(target=_on_small_disk, args=(folder,))
-        process.start()
+        process = warm.start(_on_small_disk, folder)
         done = finished(folder, process)
         if done.code == 0:
             assert what == "cache"
@@ -573,7 +571,8 @@ def test_a_run_whose_newest_checkpoint_is_damaged_warns_once_and_ends_with_the_s
     done = run(folder)
     assert (done.code, done.err) == (0, "")
     warnings = [line for line in done.out.splitlines() if "damaged" in line]
-    assert warnings == [f"warning  {checkpoints}/{newest:08}/{name} is damaged: the checkpoint before it is used."]
+    path = f"runs/it/checkpoints/{newest:08}/{name}"
+    assert warnings == [f"warning  {path} is damaged: the checkpoint before it is used."]
     assert "resume   epoch" in done.out
     assert result(folder) == never_stopped
     record_property("damaged checkpoints, each warned of once", 1)

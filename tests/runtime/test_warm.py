@@ -1,0 +1,45 @@
+"""Warm processes are the commands that they stand for, only sooner."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.commands import ROOT, SAMPLE, finished, start
+from trainer.package.archive import read_package, weights_from_bytes
+from trainer.runtime import warm
+
+
+def test_a_warm_run_has_the_bits_of_a_process_of_its_own(tmp_path: Path) -> None:
+    arguments = (f"--data={SAMPLE}", "--run=it")
+    finished(tmp_path, start(tmp_path, *arguments, NET_EPOCHS="2"))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NET_EPOCHS": "2"}
+    subprocess.run([sys.executable, "-m", "trainer", *arguments], cwd=alone, env=environment, check=True)
+    ours, theirs = (read_package(folder / "packages" / "it.zip") for folder in (tmp_path, alone))
+    assert ours["metrics.csv"] == theirs["metrics.csv"]
+    expected = weights_from_bytes(theirs["weights.npz"])
+    for path, array in weights_from_bytes(ours["weights.npz"]).items():
+        np.testing.assert_array_equal(array, expected[path])
+
+
+def test_a_warm_process_leaves_with_the_exit_code_and_output_of_its_command(tmp_path: Path) -> None:
+    done = finished(tmp_path, start(tmp_path, "--variant=none"))
+    assert done.code == 2
+    assert done.err.startswith("error: There is no variant 'none'")
+
+
+def note_start(path: Path) -> None:
+    loaded = {"tensorflow", "trainer.__main__", "spacy.lang.en"} <= set(sys.modules)
+    path.write_text(f"{loaded} {os.getppid()}")
+
+
+def test_processes_share_one_server_that_has_imported_all(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        warm.start(note_start, tmp_path / name).join()
+    (loaded, server), (again, same) = ((tmp_path / name).read_text().split() for name in ("first", "second"))
+    assert (loaded, again, server) == ("True", "True", same)
+    assert int(server) != os.getpid()
