@@ -23,11 +23,12 @@ from invoke.parser import Parser, ParserContext
 
 import fabfile
 import networks
-from tests.commands import FORKSERVER, ROOT, SAMPLE, Done, finished, trainer
+from tests.commands import ROOT, SAMPLE, Done, finished, trainer
 from tests.test_networks import SHAPES, examples
 from trainer.config import show
 from trainer.config.net_config import NetConfig, column_kinds, config_class, load_config, variable, variants
 from trainer.model.ops_wrapper import build_model_graph
+from trainer.runtime import warm
 from trainer.runtime.errors import Interrupted, TrainerError
 
 PATHS = [*(ROOT / name for name in ("README.md", "BENCHMARKS.md", "CHANGELOG.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -237,9 +238,7 @@ def test_commands_run(page: str, work: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_python_examples_run(page: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in RUNNING[page]:
         run_once(work, command, monkeypatch)
-    process = FORKSERVER.Process(target=run_python, args=(work, PROGRAMS[page]))
-    process.start()
-    done = finished(work, process)
+    done = finished(work, warm.start(run_python, work, PROGRAMS[page]))
     assert (done.code, done.err) == (0, "")
     assert done.out
 
