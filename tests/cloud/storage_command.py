@@ -4,8 +4,8 @@
     python -m tests.cloud.storage_command put FILE gs://bucket/name
     python -m tests.cloud.storage_command publish FOLDER gs://bucket/prefix     its files, then a manifest of them
 
-Without arguments it runs such commands, each in a fork of its own, so that the imports are paid for once: a line of
-JSON {"arguments": [...], "environment": {...}, "log": PATH} asks for one, its exit code is the answer.
+Without arguments it runs commands from stdin, each in a fork, so that imports happen once: a line of JSON
+{"arguments": [...], "environment": {...}, "log": PATH} starts one, and its exit code is printed.
 """
 
 import json
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """One command, with ranges and chunks so small that there are many."""
+    """Run one command, with small ranges and chunks, so that there are many."""
     download.RANGE, upload.CHUNK = 2**14, 2**21
     retries.FIRST_PAUSE, retries.DEADLINE, gcs.TIMEOUT = 0.01, 30.0, (20.0, 20.0)
     what, source, target = sys.argv[1:]
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def serve() -> None:
-    """Run the commands that are asked for."""
+    """Run the commands on stdin."""
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -58,13 +58,13 @@ def serve() -> None:
 
 
 class Commands:
-    """The other side of `serve`."""
+    """Starts commands in a process that runs `serve`."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process, self.log = process, log
 
     def run(self, *arguments: str | Path, **environment: str) -> int:
-        """The exit code of a command; what it said is in `log`."""
+        """Run a command; returns its exit code. Its output is in `log`."""
         assert self.process.stdin
         assert self.process.stdout
         host = {"STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
@@ -75,7 +75,7 @@ class Commands:
 
 @contextmanager
 def commands(log: Path) -> Iterator[Commands]:
-    """A process that runs commands."""
+    """Start a process that runs commands."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.cloud.storage_command"],
         cwd=ROOT,

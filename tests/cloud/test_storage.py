@@ -1,4 +1,4 @@
-"""Files and objects by one interface; whatever happens on the way, nothing wrong ever stands under a name."""
+"""Files and objects have one interface, and no fault of a network or a service leaves wrong content under a name."""
 
 import fcntl
 import gzip
@@ -34,7 +34,7 @@ SIZES = (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3, 20 * BLOCK)
 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many blocks and chunks of little data, and no patience."""
+    """Small ranges and chunks, short pauses and deadlines."""
     monkeypatch.setattr(download, "RANGE", 4 * BLOCK)
     monkeypatch.setattr(upload, "CHUNK", 2**21)
     monkeypatch.setattr(cloud, "TIMEOUT", (2.0, 0.5))
@@ -55,10 +55,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
         yield running
 
 
-@pytest.fixture(params=["here", "in a bucket"])
+@pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A prefix, of a folder or of a bucket, with nothing below it."""
-    if request.param == "here":
+    """An empty prefix in a folder or a bucket."""
+    if request.param == "folder":
         return str(tmp_path / "place")
     return request.getfixturevalue("bucket").uri + "/place"
 
@@ -70,7 +70,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 # One interface
 
 
-def test_what_is_put_is_found_listed_read_and_deleted(place: str, tmp_path: Path) -> None:
+def test_put_find_entries_read_get_and_delete(place: str, tmp_path: Path) -> None:
     assert storage.entries(place) == []
     for size in SIZES:
         uri, data = storage.join(place, f"deep/er/{size}.bin"), noise(size)
@@ -97,7 +97,7 @@ def test_what_is_put_is_found_listed_read_and_deleted(place: str, tmp_path: Path
 def test_putting_creates_and_never_replaces_unless_asked(place: str) -> None:
     uri = storage.join(place, "name")
     first = storage.put_bytes(b"first", uri)
-    assert storage.put_bytes(b"first", uri) == first, "an equal one is success, and is not written again"
+    assert storage.put_bytes(b"first", uri) == first, "an equal object is success, and is not written again"
     with pytest.raises(ConflictError, match="exists with another content"):
         storage.put_bytes(b"other", uri)
     assert storage.read(uri) == b"first"
@@ -109,7 +109,7 @@ def test_putting_creates_and_never_replaces_unless_asked(place: str) -> None:
     assert storage.put_bytes(b"new", storage.join(place, "other"), replace=True) == storage.find(f"{place}/other")
 
 
-def test_many_are_moved_at_once(place: str, tmp_path: Path) -> None:
+def test_many_files_are_copied_in_parallel(place: str, tmp_path: Path) -> None:
     sources = [tmp_path / f"{number}.bin" for number in range(25)]
     for number, source in enumerate(sources):
         source.write_bytes(noise(number * 5_000, number))
@@ -140,13 +140,13 @@ def test_names_that_need_quoting_arrive(place: str, tmp_path: Path, name: str) -
     assert (tmp_path / name).read_bytes() == storage.read(uri) == name.encode()
 
 
-def test_what_is_missing_is_told_by_its_uri(place: str, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_object_names_its_uri(place: str, tmp_path: Path) -> None:
     uri = storage.join(place, "nothing")
     storage.put_bytes(b"x", storage.join(place, "something"))
-    for asked in (lambda: storage.get(uri, tmp_path / "target"), lambda: storage.read(uri)):
-        with pytest.raises(StorageError) as told:
-            asked()
-        assert uri in str(told.value)
+    for work in (lambda: storage.get(uri, tmp_path / "target"), lambda: storage.read(uri)):
+        with pytest.raises(StorageError) as error:
+            work()
+        assert uri in str(error.value)
     assert not (tmp_path / "target").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_probe_leaves_nothing(place: str) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 300_000])
-def test_of_many_who_create_one_wins(place: str, tmp_path: Path, size: int) -> None:
+def test_one_of_many_writers_wins(place: str, tmp_path: Path, size: int) -> None:
     uri, outcomes = storage.join(place, "name"), list[int]()
 
     def create(number: int) -> None:
@@ -174,7 +174,7 @@ def test_of_many_who_create_one_wins(place: str, tmp_path: Path, size: int) -> N
     assert storage.read(uri) == noise(size, outcomes[0])
 
 
-def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     for name, age in ((".name.0123.new", 10**6), (".name.4567.new", 60), (".other.0123.new", 10**6)):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (time.time() - age, time.time() - age))
@@ -182,7 +182,7 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".name.4567.new", ".other.0123.new", "name"]
 
 
-def test_a_local_folder_of_no_permission_is_told(tmp_path: Path) -> None:
+def test_a_local_path_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for work in (
         lambda: storage.put_bytes(b"x", str(tmp_path / "file" / "name")),
@@ -193,7 +193,7 @@ def test_a_local_folder_of_no_permission_is_told(tmp_path: Path) -> None:
             work()
 
 
-def test_files_alone_need_no_library_of_google() -> None:
+def test_local_files_need_no_google_library() -> None:
     code = (
         "import sys, pathlib; from trainer.cloud import storage; storage.put_bytes(b'x', 'a/b'); storage.get('a/b', "
         "pathlib.Path('c')); storage.entries('a'); storage.probe('a'); storage.check('gs://bucket/x'); "
@@ -221,17 +221,17 @@ def test_files_alone_need_no_library_of_google() -> None:
         ("gs://bucket/models\U0001f600", "symbol"),
     ],
 )  # fmt: skip
-def test_C40_a_uri_that_can_name_nothing_is_refused_before_anybody_is_asked(uri: str, why: str) -> None:
+def test_C40_an_invalid_uri_is_refused_before_any_request(uri: str, why: str) -> None:
     for work in (storage.check, storage.entries, storage.find, storage.probe, lambda uri: storage.put_bytes(b"", uri)):
-        with pytest.raises(ConfigError, match=why) as told:
+        with pytest.raises(ConfigError, match=why) as error:
             work(uri)
-        assert "gs://bucket/folder/" in str(told.value)
+        assert "gs://bucket/folder/" in str(error.value)
 
 
 @pytest.mark.parametrize(
     "uri", ["gs://bucket", "gs://bucket/", "gs://b-1_x.y/a/b.json", "gs://bucket/größe/", "folder"]
 )
-def test_C40_a_uri_that_can_be_used_is_accepted(uri: str) -> None:
+def test_C40_a_valid_uri_is_accepted(uri: str) -> None:
     storage.check(uri)
 
 
@@ -246,7 +246,7 @@ FATAL = ["403", "404", "401", "400"]
 
 @pytest.mark.parametrize("fault", PASSING)
 @pytest.mark.parametrize("match", ["alt=media", "prettyPrint"])
-def test_R12_a_download_gets_over_a_fault(proxy: Proxy, bucket: Bucket, tmp_path: Path, fault: str, match: str) -> None:
+def test_R12_a_download_survives_a_fault(proxy: Proxy, bucket: Bucket, tmp_path: Path, fault: str, match: str) -> None:
     data = noise(10 * BLOCK + 5)
     bucket.put("name", data)
     proxy.stall_seconds = 2.0
@@ -260,10 +260,10 @@ def test_R12_a_download_gets_over_a_fault(proxy: Proxy, bucket: Bucket, tmp_path
 
 
 @pytest.mark.parametrize("seed", range(many(1, 4)))
-def test_R12_no_fault_lets_a_wrong_file_stand(
+def test_R12_no_fault_leaves_a_wrong_file(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """Some objects, on their way through any faults; then the same again, with none."""
+    """Download some objects with random faults, then again without."""
     chance, counts = random.Random(seed), Counter[str]()
     proxy.stall_seconds = 1.0
     while counts["faults"] < many(15, 100):
@@ -301,7 +301,7 @@ def test_R12_no_fault_lets_a_wrong_file_stand(
         record_property(name, counts[name])
 
 
-def test_R12_a_break_costs_only_what_had_not_arrived(
+def test_R12_complete_ranges_are_not_downloaded_again(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "WORKERS", 1)
@@ -322,17 +322,19 @@ def test_R12_a_break_costs_only_what_had_not_arrived(
     assert target.read_bytes() == data
 
 
-def test_R12_a_connection_that_always_breaks_gets_there(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+def test_R12_a_download_completes_over_a_connection_that_always_breaks(
+    proxy: Proxy, bucket: Bucket, tmp_path: Path
+) -> None:
     """No response arrives completely, but what arrives of a range is not requested again."""
     data = noise(8 * BLOCK)
     bucket.put("name", data)
     proxy.always("cut", match="alt=media")
     storage.get(f"{bucket.uri}/name", tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == data
-    assert proxy.count(match="alt=media") == 2 * 3, "for each range nothing at once, one half, the other half"
+    assert proxy.count(match="alt=media") == 2 * 3, "for each range: nothing in a single read, one half, the other half"
 
 
-def test_R12_bytes_that_are_always_wrong_are_refused_and_leave_nothing(
+def test_R12_bytes_that_are_always_damaged_are_refused_and_leave_nothing(
     proxy: Proxy, bucket: Bucket, tmp_path: Path
 ) -> None:
     bucket.put("name", noise(3 * BLOCK))
@@ -342,7 +344,7 @@ def test_R12_bytes_that_are_always_wrong_are_refused_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_R12_a_damaged_part_is_thrown_away(bucket: Bucket, tmp_path: Path) -> None:
+def test_R12_a_damaged_part_is_discarded(bucket: Bucket, tmp_path: Path) -> None:
     data = noise(6 * BLOCK)
     bucket.put("name", data)
     stored = storage.find(f"{bucket.uri}/name")
@@ -400,27 +402,27 @@ def test_R12_an_outage_is_survived(
     record_property("seconds", seconds)
 
 
-def test_D59_an_object_that_is_replaced_while_it_is_read_is_refused(
+def test_D59_an_object_that_is_replaced_during_its_download_is_refused(
     proxy: Proxy, bucket: Bucket, tmp_path: Path
 ) -> None:
     bucket.put("name", noise(12 * BLOCK))
     proxy.next("unhashed", lambda: bucket.put("name", noise(12 * BLOCK, 1)), match="alt=media")
-    with pytest.raises(DataError, match="replaced or deleted while it was read") as told:
+    with pytest.raises(DataError, match="replaced or deleted while it was read") as error:
         storage.get(f"{bucket.uri}/name", tmp_path / "target")
-    assert f"{bucket.uri}/name" in str(told.value)
+    assert f"{bucket.uri}/name" in str(error.value)
     assert not (tmp_path / "target").exists()
     storage.get(f"{bucket.uri}/name", tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == noise(12 * BLOCK, 1)
-    assert list(tmp_path.iterdir()) == [tmp_path / "target"], "the part of the old one is gone"
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"], "the part of the replaced generation is removed"
 
 
-def test_D59_a_small_object_that_is_replaced_is_read_anew(proxy: Proxy, bucket: Bucket) -> None:
+def test_D59_a_small_object_that_is_replaced_is_read_again(proxy: Proxy, bucket: Bucket) -> None:
     bucket.put("name", b"old")
     proxy.next(lambda: bucket.put("name", b"new"), match="alt=media")
     assert storage.read(f"{bucket.uri}/name") == b"new"
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(
+def test_a_disk_that_is_too_small_is_refused_before_the_download(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.put("name", noise(5000))
@@ -429,7 +431,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(
         storage.get(f"{bucket.uri}/name", tmp_path / "target")
 
 
-def test_two_at_once_bring_the_same_file(bucket: Bucket, tmp_path: Path) -> None:
+def test_the_same_file_is_downloaded_several_times_at_once(bucket: Bucket, tmp_path: Path) -> None:
     data = noise(20 * BLOCK)
     bucket.put("name", data)
     for _ in range(many(5, 50)):
@@ -445,7 +447,7 @@ def test_two_at_once_bring_the_same_file(bucket: Bucket, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [tmp_path / "target"]
 
 
-def test_a_part_that_gets_its_name_while_it_is_opened_is_left_alone(
+def test_a_part_that_is_renamed_while_it_is_opened_is_not_used(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, lock = noise(5 * BLOCK), fcntl.flock
@@ -464,10 +466,10 @@ def test_a_part_that_gets_its_name_while_it_is_opened_is_left_alone(
     assert (tmp_path / "target").read_bytes() == data
 
 
-def test_a_file_and_its_name_outlive_a_loss_of_power(
+def test_a_file_and_its_name_survive_a_loss_of_power(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fsync of the bytes before they get the name, fsync of the folder after it."""
+    """fsync of the file before the rename, fsync of the folder after it."""
     storage.put_bytes(noise(3 * BLOCK), storage.join(place, "name"))
     synced: list[tuple[str, bool]] = []
     fsync, target = system.fsync, tmp_path / "brought" / "target"
@@ -481,7 +483,7 @@ def test_a_file_and_its_name_outlive_a_loss_of_power(
     assert synced == [("file", False), ("folder", True)]
 
 
-def test_a_part_that_another_process_works_on_is_left_alone(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_part_of_another_running_download_is_not_used(bucket: Bucket, tmp_path: Path) -> None:
     data = noise(5 * BLOCK)
     bucket.put("name", data)
     stored = storage.find(f"{bucket.uri}/name")
@@ -497,30 +499,30 @@ def test_a_part_that_another_process_works_on_is_left_alone(bucket: Bucket, tmp_
 
 
 @pytest.mark.parametrize("fault", ["kill", "term", "enospc", "eio"])
-def test_R12_a_download_that_ends_at_any_point_leaves_nothing_wrong(
+def test_R12_a_download_that_is_stopped_at_any_point_leaves_nothing_wrong(
     proxy: Proxy, bucket: Bucket, command: Commands, tmp_path: Path, fault: str,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
     data = noise(11 * BLOCK)
     bucket.put("name", data)
     code = {"kill": -signal.SIGKILL, "term": 75, "enospc": 6, "eio": 4}[fault]
-    point, ended = 0, 0
+    point, stops = 0, 0
     while True:
         point += many(1 if fault == "kill" else 3, 1)
         target = tmp_path / f"{point}" / "target"
-        found = command.run("get", f"{bucket.uri}/name", target, FLATFAB_FAULT=f"{fault}:{point}")
-        assert found in (code, 0), command.log.read_text()
-        assert found or target.read_bytes() == data
+        ended_with = command.run("get", f"{bucket.uri}/name", target, FLATFAB_FAULT=f"{fault}:{point}")
+        assert ended_with in (code, 0), command.log.read_text()
+        assert ended_with or target.read_bytes() == data
         assert not target.exists() or target.read_bytes() == data
         assert "Traceback" not in command.log.read_text()
         assert command.run("get", f"{bucket.uri}/name", target) == 0, command.log.read_text()
         assert target.read_bytes() == data
         assert list(target.parent.iterdir()) == [target]
-        if found == 0:
+        if ended_with == 0:
             break
-        ended += 1
-    assert ended >= 3
-    record_property("ends", ended)
+        stops += 1
+    assert stops >= 3
+    record_property("stops", stops)
 
 
 # Uploads
@@ -530,7 +532,7 @@ UPLOAD_FAULTS = ["503", "429", "408", "500", "reset", "stall", "lost", "flip", "
 
 @pytest.mark.parametrize("fault", UPLOAD_FAULTS)
 @pytest.mark.parametrize(("size", "method"), [(1000, "POST"), (9_000_000, "POST"), (9_000_000, "PUT")])
-def test_R9_an_upload_gets_over_a_fault(
+def test_R9_an_upload_survives_a_fault(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, size: int, method: str, fault: str
 ) -> None:
     data = noise(size)
@@ -543,10 +545,10 @@ def test_R9_an_upload_gets_over_a_fault(
 
 
 @pytest.mark.parametrize("seed", range(many(1, 4)))
-def test_R9_no_fault_lets_a_wrong_or_half_result_stand(
+def test_R9_no_fault_leaves_a_wrong_or_incomplete_result(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """Files and a manifest of them, last, through any faults; then the same again, with none."""
+    """Upload files and then their manifest with random faults, then again without."""
     chance, counts = random.Random(seed), Counter[str]()
     proxy.stall_seconds = 1.0
     while counts["faults"] < many(10, 100):
@@ -567,7 +569,7 @@ def test_R9_no_fault_lets_a_wrong_or_half_result_stand(
         generations = {stored.uri: stored.generation for stored in storage.entries(prefix)}
         publish(prefix, tmp_path, contents)
         assert generations.items() <= {each.uri: each.generation for each in storage.entries(prefix)}.items()
-        assert verify(bucket, prefix, contents), "it is whole now, without a second copy of what was there"
+        assert verify(bucket, prefix, contents), "the result is complete, and existing objects were not sent again"
         counts["tries"] += 1
     record_property("faults", counts["faults"])
     record_property("results", counts["tries"])
@@ -580,17 +582,17 @@ def publish(prefix: str, folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def verify(bucket: Bucket, prefix: str, contents: dict[str, bytes]) -> bool:
-    """Whether there is a manifest; then all that it lists is there. What is there is never wrong."""
+    """Whether there is a manifest. Asserts that no content is wrong, and that all files in the manifest exist."""
     folder = prefix.removeprefix(f"{bucket.uri}/")
-    found = {name.removeprefix(f"{folder}/"): bucket.get(name) for name in bucket.names(f"{folder}/")}
-    manifest = json.loads(found.pop("manifest.json", b"{}"))
-    assert found.items() <= contents.items()
-    assert not manifest or (manifest.keys() == contents.keys() == found.keys())
-    assert all(transfer.crc32c_of(found[name]) == crc for name, crc in manifest.items())
+    existing = {name.removeprefix(f"{folder}/"): bucket.get(name) for name in bucket.names(f"{folder}/")}
+    manifest = json.loads(existing.pop("manifest.json", b"{}"))
+    assert existing.items() <= contents.items()
+    assert not manifest or (manifest.keys() == contents.keys() == existing.keys())
+    assert all(transfer.crc32c_of(existing[name]) == crc for name, crc in manifest.items())
     return bool(manifest)
 
 
-def test_R9_an_upload_that_is_killed_between_any_two_requests_is_completed_by_the_next(
+def test_R9_an_upload_killed_between_any_two_requests_is_completed_by_the_next(
     proxy: Proxy, bucket: Bucket, command: Commands, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     contents = {"a.bin": noise(1000), "b.bin": b"", "large.bin": noise(9_000_000)}
@@ -600,8 +602,8 @@ def test_R9_an_upload_that_is_killed_between_any_two_requests_is_completed_by_th
     for point in range(1, 100):
         prefix = f"{bucket.uri}/{point}"
         code = command.run("publish", tmp_path, prefix, FLATFAB_FAULT=f"kill:{point}")
-        whole = verify(bucket, prefix, contents)
-        assert whole or code == -signal.SIGKILL, command.log.read_text()
+        complete = verify(bucket, prefix, contents)
+        assert complete or code == -signal.SIGKILL, command.log.read_text()
         assert command.run("publish", tmp_path, prefix) == 0, command.log.read_text()
         assert verify(bucket, prefix, contents)
         if code == 0:
@@ -612,7 +614,7 @@ def test_R9_an_upload_that_is_killed_between_any_two_requests_is_completed_by_th
 
 
 @pytest.mark.parametrize("how", ["create", "replace", "replace this one", "in chunks", "delete", "probe"])
-def test_R10_a_lost_answer_is_recognised(
+def test_R10_a_lost_response_is_recognised(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, how: str, record_property: Callable[[str, object], None]
 ) -> None:
     times = many(3, 50)
@@ -635,7 +637,7 @@ def test_R10_a_lost_answer_is_recognised(
     record_property("lost answers", times)
 
 
-def test_R10_the_last_answer_of_a_large_upload_may_be_lost(
+def test_R10_the_last_response_of_a_large_upload_may_be_lost(
     proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "DEADLINE", 1.0)
@@ -646,7 +648,7 @@ def test_R10_the_last_answer_of_a_large_upload_may_be_lost(
         assert bucket.get(str(number)) == data
 
 
-def test_an_upload_gets_through_a_line_that_is_too_slow_for_its_chunks(
+def test_an_upload_completes_over_a_line_that_is_too_slow_for_its_chunks(
     proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloud, "TIMEOUT", (0.2, 2.0))
@@ -654,7 +656,7 @@ def test_an_upload_gets_through_a_line_that_is_too_slow_for_its_chunks(
     data = noise(4_000_000)
     assert storage.put_bytes(data, f"{bucket.uri}/name") == storage.find(f"{bucket.uri}/name")
     assert bucket.get("name") == data
-    assert proxy.count("PUT") > 1, "in pieces, though the client would send so little at once"
+    assert proxy.count("PUT") > 1, "in chunks, though the client would send so few bytes at once"
 
 
 def test_a_file_that_changes_while_it_is_sent_is_refused(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
@@ -666,7 +668,7 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(proxy: Proxy, bucket: B
     assert bucket.names() == []
 
 
-def test_S16_the_right_to_create_and_to_read_is_enough(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+def test_S16_permission_to_create_and_read_is_enough(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
     denied = "trainer@project.iam.gserviceaccount.com does not have storage.objects.delete access to the object."
     proxy.always("403", method="DELETE", message=denied)
     proxy.always("403", method="POST", match="ifGenerationMatch=1", message=denied)
@@ -686,13 +688,13 @@ def test_S16_the_right_to_create_and_to_read_is_enough(proxy: Proxy, bucket: Buc
         storage.delete(f"{bucket.uri}/out/a.bin")
 
 
-# What will not go away
+# Permanent failures
 
 NO_ACCESS = (
     "someone@project.iam.gserviceaccount.com does not have storage.objects.create access to the Google Cloud Storage "
     "object. Permission 'storage.objects.create' denied on resource (or it may not exist)."
 )
-TOLD = {
+PERMANENT = {
     "403": (NO_ACCESS, ["someone@project.iam.gserviceaccount.com lacks the permission storage.objects.create", "Ask"]),
     "401": ("Invalid Credentials", ["credentials are expired or refused", "gcloud auth application-default login"]),
     "400": ("Bucket is a requester pays bucket but no user project provided.", ["requester-pays"]),
@@ -703,24 +705,24 @@ TOLD = {
 
 @pytest.mark.parametrize("status", ["400", "401", "403", "404"])
 @pytest.mark.parametrize("work", ["entries", "find", "read", "put", "probe", "delete"])
-def test_D58_what_will_not_go_away_is_told_at_once(proxy: Proxy, bucket: Bucket, status: str, work: str) -> None:
-    message, told = TOLD[status]
+def test_D58_a_permanent_failure_is_raised_at_once(proxy: Proxy, bucket: Bucket, status: str, work: str) -> None:
+    message, parts = PERMANENT[status]
     proxy.always(status, message=message)
     began = time.monotonic()
     if (status, work) == ("404", "delete"):
-        return storage.delete(f"{bucket.uri}/name")  # what is not there need not be deleted
+        return storage.delete(f"{bucket.uri}/name")  # a missing object need not be deleted
     uri = bucket.uri if work in ("entries", "probe") else f"{bucket.uri}/name"
     with pytest.raises(StorageError) as error:
         storage.put_bytes(b"x", uri) if work == "put" else getattr(storage, work)(uri)
     text = str(error.value)
-    assert all(part in text for part in told), text
+    assert all(part in text for part in parts), text
     assert bucket.name in text
     assert "\n" not in text
     assert time.monotonic() - began < 2
-    assert proxy.count() == 1, "it is asked once"
+    assert proxy.count() == 1, "there is one request"
 
 
-def test_D58_an_object_that_is_missing_and_a_bucket_that_is_missing_are_told_apart(bucket: Bucket) -> None:
+def test_D58_a_missing_object_and_a_missing_bucket_have_different_errors(bucket: Bucket) -> None:
     assert storage.find(f"{bucket.uri}/name") is None
     assert storage.entries(f"{bucket.uri}/name") == []
     with pytest.raises(StorageError, match="There is no object gs://"):
@@ -730,7 +732,7 @@ def test_D58_an_object_that_is_missing_and_a_bucket_that_is_missing_are_told_apa
             work("gs://no-such-bucket/name")
 
 
-def test_D58_missing_credentials_are_told_with_what_to_do(tmp_path: Path, bucket: Bucket) -> None:
+def test_D58_the_error_for_missing_credentials_says_what_to_do(tmp_path: Path, bucket: Bucket) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.delenv("STORAGE_EMULATOR_HOST")
         for name, value in {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "NO_GCE_CHECK": "true"}.items():
@@ -741,24 +743,24 @@ def test_D58_missing_credentials_are_told_with_what_to_do(tmp_path: Path, bucket
             else:
                 monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
             began = time.monotonic()
-            with pytest.raises(StorageError) as told:
+            with pytest.raises(StorageError) as error:
                 storage.entries(bucket.uri)
             for part in ("credentials are missing", "gcloud auth application-default login", "service account"):
-                assert part in str(told.value)
-            assert path is None or str(path) in str(told.value)
+                assert part in str(error.value)
+            assert path is None or str(path) in str(error.value)
             assert time.monotonic() - began < 5
 
 
-def test_R22_credentials_that_are_refused_for_a_wrong_clock_are_told_so(
+def test_R22_a_wrong_clock_is_named_when_credentials_are_refused(
     proxy: Proxy, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.always("401", message="Invalid Credentials")
     monkeypatch.setattr(
         AnonymousCredentials, "refresh", lambda self, request: None
-    )  # those of tests have no such thing
-    for hours, told in ((-3, "180 minutes ahead of"), (3, "180 minutes behind"), (0, "expired or refused. Run")):
+    )  # the credentials of tests cannot be refreshed
+    for hours, message in ((-3, "180 minutes ahead of"), (3, "180 minutes behind"), (0, "expired or refused. Run")):
         proxy.clock_seconds = hours * 3600
-        with pytest.raises(StorageError, match=told):
+        with pytest.raises(StorageError, match=message):
             storage.entries(bucket.uri)
     skew = RefreshError(
         "('invalid_grant: Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
@@ -767,13 +769,13 @@ def test_R22_credentials_that_are_refused_for_a_wrong_clock_are_told_so(
     assert "clock" in str(retries.permanent_error(skew, "reading x"))
 
 
-def test_R23_what_stays_away_is_given_up_in_the_end(
+def test_R23_a_lasting_failure_is_given_up_after_the_deadline(
     bucket: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "DEADLINE", 0.2)
     monkeypatch.setattr(upload, "PROBE_DEADLINE", 0.2)
     monkeypatch.setattr(cloud, "TIMEOUT", (0.3, 0.3))
-    for fault, told in (
+    for fault, message in (
         ("429", "429: too many requests"), ("503", r"answers 503 \(busy\)"), ("reset", "the connection breaks"),
         ("html", "log-in page"), ("stall", "does not answer in time"), ("empty", "log-in page"),
     ):  # fmt: skip
@@ -781,32 +783,32 @@ def test_R23_what_stays_away_is_given_up_in_the_end(
         proxy.stall_seconds = 1.0
         proxy.always(fault, message="busy")
         for work in (storage.entries, storage.probe):
-            with pytest.raises(StorageError, match=f"failed for 0 s: .*{told}") as error:
+            with pytest.raises(StorageError, match=f"failed for 0 s: .*{message}") as error:
                 work(bucket.uri)
             assert "Traceback" not in str(error.value)
             assert "upload_id" not in str(error.value)
-    for host, told in (
+    for host, message in (
         ("http://127.0.0.1:9", "cannot be reached"),
         ("http://nowhere.invalid", "host name cannot be resolved"),
     ):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
-        with pytest.raises(StorageError, match=told):
+        with pytest.raises(StorageError, match=message):
             storage.probe(bucket.uri)
 
 
-def test_nothing_is_asked_of_a_bucket_but_what_we_ask(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
+def test_the_client_sends_no_other_requests(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
     storage.put_bytes(noise(5 * BLOCK), f"{bucket.uri}/name")
     storage.get(f"{bucket.uri}/name", tmp_path / "target")
     storage.delete(f"{bucket.uri}/name")
-    asked = [(request.method, request.path.split("?")[0]) for request in proxy.requests]
+    sent = [(request.method, request.path.split("?")[0]) for request in proxy.requests]
     name = f"/storage/v1/b/{bucket.name}/o/name"
-    assert asked == [
+    assert sent == [
         ("POST", f"/upload/storage/v1/b/{bucket.name}/o"), ("GET", name),
         ("GET", f"/download{name}"), ("GET", f"/download{name}"), ("DELETE", name),
     ]  # fmt: skip
 
 
-def test_each_process_has_a_client_of_its_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_has_its_own_client(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = cloud.client()
     assert cloud.client() is ours
     monkeypatch.setattr(cloud.os, "getpid", lambda: 1)
@@ -814,7 +816,7 @@ def test_each_process_has_a_client_of_its_own(bucket: Bucket, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("work", ["get", "put", "publish"])
-def test_an_order_to_stop_is_obeyed_while_a_request_waits(
+def test_a_stop_request_is_obeyed_while_a_request_waits(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, work: str
 ) -> None:
     bucket.put("name", noise(20 * BLOCK))
@@ -844,13 +846,13 @@ def test_an_order_to_stop_is_obeyed_while_a_request_waits(
     assert bucket.names() == ["name"]
 
 
-# The four forms of gzip
+# Compressed content and encoding
 
 
 @pytest.mark.parametrize("encoded", [False, True])
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
-def test_D42_objects_arrive_byte_for_byte_whatever_their_name_and_encoding(
+def test_D42_objects_arrive_byte_for_byte_with_any_name_and_encoding(
     proxy: Proxy, bucket: Bucket, tmp_path: Path, name: str, compressed: bool, encoded: bool
 ) -> None:
     text = b'{"a": "1"}\n' * 10_000
@@ -863,7 +865,7 @@ def test_D42_objects_arrive_byte_for_byte_whatever_their_name_and_encoding(
     storage.get(f"{bucket.uri}/{name}", tmp_path / name)
     assert (tmp_path / name).read_bytes() == data
     assert storage.read(f"{bucket.uri}/{name}") == data
-    for _ in range(2):  # in small pieces, too
+    for _ in range(2):  # also in small pieces
         proxy.rules.insert(0, proxy.rules[0]._replace(fault="reset", once=True)) if proxy.rules else proxy.next(
             "reset", match="alt=media"
         )
@@ -871,7 +873,7 @@ def test_D42_objects_arrive_byte_for_byte_whatever_their_name_and_encoding(
     assert (tmp_path / "again").read_bytes() == data
 
 
-def test_a_record_without_a_checksum_is_not_believed(bucket: Bucket) -> None:
+def test_metadata_without_a_checksum_is_refused(bucket: Bucket) -> None:
     class Handle:
         crc32c, generation, size, time_created = None, 1, 2, None
 

@@ -1,7 +1,7 @@
-"""A bucket on this machine: gcp-storage-emulator in a thread, with what Google's service does and it does not.
+"""A local bucket server: gcp-storage-emulator in a thread, with two corrections for exactly the pinned version.
 
-It ignores preconditions, so that two writers who both ask to create an object would both succeed; and its listen queue
-of five loses connections when many come at once. Both are mended here, for exactly the pinned version.
+The emulator ignores preconditions, so two writers that both create an object would both succeed; and its listen queue
+of five loses connections when many arrive at once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ HOST_VARIABLE = "STORAGE_EMULATOR_HOST"
 
 
 class Bucket:
-    """An empty bucket of its own on the server at `host`."""
+    """A new, empty bucket on the server at `host`."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -44,7 +44,7 @@ class Bucket:
 
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
-    """The server on a free port of loopback; gives its address, http://127.0.0.1:PORT."""
+    """Run the server on a free port of loopback. Yields its address, http://127.0.0.1:PORT."""
     guard_all()
     http.server.HTTPServer.request_queue_size = 256
     server = emulator.create_server("127.0.0.1", 0, in_memory=True)
@@ -57,7 +57,7 @@ def serving() -> Iterator[str]:
 
 @contextlib.contextmanager
 def known_as_the_service(host: str) -> Iterator[None]:
-    """Inside the block Google's clients, those of child processes too, take the server at `host` for the service."""
+    """Inside the block Google's clients, also in child processes, use the server at `host` as the service."""
     before = os.environ.get(HOST_VARIABLE)
     os.environ[HOST_VARIABLE] = host
     try:
@@ -69,7 +69,7 @@ def known_as_the_service(host: str) -> Iterator[None]:
 
 
 def guard_all() -> None:
-    """Give every handler of objects the preconditions on generations. Atomic, for the server has one thread."""
+    """Add preconditions on generations to every handler of objects. They are atomic: the server has one thread."""
     for _, methods in emulator.HANDLERS:
         for method, handler in list(methods.items()):
             if handler.__module__.endswith("objects") and handler.__name__ in GUARDED:
@@ -80,8 +80,8 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     def checked(request: Any, response: Any, files: Any, *arguments: Any, **options: Any) -> Any:
         match, no_match = (request.query.get(f"ifGeneration{kind}Match") for kind in ("", "Not"))
         if match or no_match:
-            found = generation(files, request)
-            if (match and found != int(match[0])) or (no_match and found == int(no_match[0])):
+            current = generation(files, request)
+            if (match and current != int(match[0])) or (no_match and current == int(no_match[0])):
                 response.status = HTTPStatus.PRECONDITION_FAILED
                 return response.json({"error": {"code": 412, "message": "conditionNotMet"}})
         return handler(request, response, files, *arguments, **options)
@@ -90,7 +90,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def generation(files: Any, request: Any) -> int:
-    """Of the object that a request is about; 0 where there is none."""
+    """The generation of the object in a request; 0 if it does not exist."""
     name = request.params.get("object_id")
     if not name and "name" in request.query:
         name = request.query["name"][0]
@@ -100,5 +100,5 @@ def generation(files: Any, request: Any) -> int:
         name = (request.data.get("meta") or request.data)["name"]
     try:
         return int(files.get_file_obj(request.params["bucket_name"], name)["generation"])
-    except Exception:  # the emulator's own class of a missing file
+    except Exception:  # the emulator's class for a missing file
         return 0

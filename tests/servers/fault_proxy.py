@@ -1,21 +1,21 @@
-"""A proxy in front of the bucket server that does to requests what networks and services do, on command.
+"""A proxy in front of the bucket server that injects the faults of networks and services.
 
-with faults(bucket_server) as proxy:                   # Google's clients now take the proxy for the service
-    proxy.next("lost", method="POST")                  # the answer to the next POST does not arrive
-    proxy.next("503", "reset", match="alt=media")      # the next download meets a 503, the one after it a reset
+with faults(bucket_server) as proxy:                   # Google's clients now use the proxy
+    proxy.next("lost", method="POST")                  # the response to the next POST is lost
+    proxy.next("503", "reset", match="alt=media")      # a 503 for the next download, a reset for the one after it
     proxy.always("403", method="DELETE", message="...")
 
-503 or any status   an answer of that status, nothing is forwarded
-reset               the connection breaks before there is an answer
-stall               there is no answer for `stall_seconds`, then the connection ends
-lost                the request is forwarded, its answer is not
+503 or any status   a response with that status; the request is not forwarded
+reset               the connection breaks before a response
+stall               no response for `stall_seconds`, then the connection ends
+lost                the request is forwarded, its response is not
 flip, truncate      a byte of the response is changed; half of it arrives
 cut                 at most CUT bytes of the response arrive
-short, long, empty  the answer has a byte less or more, or none, and says so
+short, long, empty  the response has a byte less or more, or none, with a Content-Length to match
 html                a page, with status 200
-unhashed, encoded   the answer has no checksum; it says that its content is compressed
-flip_sent           a byte of what is sent is changed
-a function          is called before the request is forwarded
+unhashed, encoded   the response has no checksum; its header says that the content is compressed
+flip_sent           a byte of the request's body is changed
+a function          called before the request is forwarded
 """
 
 import contextlib
@@ -42,7 +42,7 @@ Fault = str | Callable[[], object]
 
 
 class Request(NamedTuple):
-    """A request that came by, and what was done to it; "" where nothing was."""
+    """A request and its fault; "" if it was forwarded unchanged."""
 
     method: str
     path: str
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A fault for requests of this method, "" for all, with this text in their path."""
+    """A fault for requests with this method ("": any) and this text in their path."""
 
     fault: Fault
     method: str
@@ -58,12 +58,12 @@ class Rule(NamedTuple):
     message: str
     once: bool
 
-    def fits(self, method: str, path: str) -> bool:
+    def matches(self, method: str, path: str) -> bool:
         return self.method in ("", method) and self.match in path
 
 
 class Proxy:
-    """What the tests say to it, and what it saw."""
+    """The faults to inject, and the requests so far."""
 
     def __init__(self, behind: str) -> None:
         self.behind = behind.removeprefix("http://")
@@ -71,31 +71,31 @@ class Proxy:
         self.requests: list[Request] = []
         self.down = False  # every connection breaks
         self.stall_seconds = 30.0
-        self.receiving_rate = 0.0  # bytes/s, of what is sent by way of it; 0: no limit
-        self.clock_seconds = 0.0  # by which the clock of the service is ahead of ours
+        self.receiving_rate = 0.0  # bytes/s of uploads; 0: no limit
+        self.clock_seconds = 0.0  # how far the clock of the service is ahead
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.host = ""
 
     def next(self, *plan: Fault, method: str = "", match: str = "", message: str = "") -> None:
-        """What happens to the next requests of this kind, one after the other."""
+        """Add faults for the next matching requests, one each."""
         with self.lock:
             self.rules += [Rule(fault, method, match, message, once=True) for fault in plan]
 
     def always(self, fault: Fault, method: str = "", match: str = "", message: str = "") -> None:
-        """What happens to all requests of this kind."""
+        """Add a fault for all matching requests."""
         with self.lock:
             self.rules.append(Rule(fault, method, match, message, once=False))
 
     def clear(self) -> None:
-        """Let all pass again."""
+        """Remove all faults."""
         with self.lock:
             self.rules.clear()
         self.down = False
 
     @contextlib.contextmanager
     def outage(self, seconds: float) -> Iterator[None]:
-        """No connection, from now on for so long."""
+        """Break all connections for the next seconds."""
         self.down = True
         timer = threading.Timer(seconds, lambda: setattr(self, "down", False))
         timer.start()
@@ -106,9 +106,9 @@ class Proxy:
             self.down = False
 
     def rule_for(self, method: str, path: str) -> Rule | None:
-        """The first rule that fits, which is used up if it was for once."""
+        """The first matching rule; a rule for one request is removed."""
         with self.lock:
-            rule = next((rule for rule in self.rules if rule.fits(method, path)), None)
+            rule = next((rule for rule in self.rules if rule.matches(method, path)), None)
             if self.down:
                 rule = Rule("reset", "", "", "", once=False)
             elif rule and rule.once:
@@ -118,14 +118,14 @@ class Proxy:
             return rule
 
     def count(self, method: str = "", match: str = "") -> int:
-        """How many requests of this kind came by."""
+        """The number of matching requests so far."""
         with self.lock:
             return sum(method in ("", each.method) and match in each.path for each in self.requests)
 
 
 @contextlib.contextmanager
 def faults(behind: str) -> Iterator[Proxy]:
-    """The proxy of the server at `behind`; Google's clients take it for the service."""
+    """Run a proxy of the server at `behind`, which Google's clients use inside the block."""
     proxy = Proxy(behind)
     handler = type("ProxyHandler", (Handler,), {"proxy": proxy})
     server = Server(("127.0.0.1", 0), handler)
@@ -147,7 +147,7 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients leave, as they may."""
+        """Ignore clients that disconnect."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -158,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         return super().date_time_string((timestamp or time.time()) + self.proxy.clock_seconds)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Tests look at `Proxy.requests`."""
+        """Print nothing: tests use `Proxy.requests`."""
 
     def handle_one(self) -> None:
         body = self.received(int(self.headers.get("Content-Length") or 0))
@@ -174,14 +174,14 @@ class Handler(BaseHTTPRequestHandler):
             self.break_off()
         elif fault.isdecimal():
             assert rule
-            self.answer(int(fault), {"Content-Type": "application/json"}, error_body(int(fault), rule.message))
+            self.respond(int(fault), {"Content-Type": "application/json"}, error_body(int(fault), rule.message))
         elif fault == "html":
-            self.answer(200, {"Content-Type": "text/html"}, PAGE)
+            self.respond(200, {"Content-Type": "text/html"}, PAGE)
         else:
             self.forward(flipped(body) if fault == "flip_sent" else body, fault)
 
     def received(self, size: int) -> bytes:
-        """What was sent."""
+        """The body of the request."""
         if not (rate := self.proxy.receiving_rate):
             return self.rfile.read(size)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
@@ -194,13 +194,13 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = handle_one  # noqa: N815
 
     def forward(self, body: bytes, fault: str) -> None:
-        """Ask the server, and pass on what it answers, as the fault would have it."""
+        """Forward a request to the server, and its response with the fault to the client."""
         connection = http.client.HTTPConnection(self.proxy.behind, timeout=60)
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
             connection.request(self.command, self.path, body or None, headers | {"Content-Length": str(len(body))})
             response = connection.getresponse()
-            answer = response.read()
+            content = response.read()
         finally:
             connection.close()
         if fault == "lost":
@@ -213,11 +213,11 @@ class Handler(BaseHTTPRequestHandler):
         }
         if fault == "encoded":
             headers["Content-Encoding"] = "gzip"
-        changed = {"flip": flipped(answer), "short": answer[:-1], "long": answer + b"x", "empty": b""}
-        arriving = {"truncate": len(answer) // 2, "cut": CUT}
-        self.answer(response.status, headers, changed.get(fault, answer), arriving=arriving.get(fault))
+        changed = {"flip": flipped(content), "short": content[:-1], "long": content + b"x", "empty": b""}
+        arriving = {"truncate": len(content) // 2, "cut": CUT}
+        self.respond(response.status, headers, changed.get(fault, content), arriving=arriving.get(fault))
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes, *, arriving: int | None = None) -> None:
+    def respond(self, status: int, headers: dict[str, str], body: bytes, *, arriving: int | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -226,18 +226,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:arriving])
         if arriving is not None and arriving < len(body):
             self.wfile.flush()
-            time.sleep(0.01)  # so that the half arrives before the end does
+            time.sleep(0.01)  # so that these bytes arrive before the reset
             self.break_off()
 
     def break_off(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.connection.close()
-        self.wfile, self.rfile = io.BytesIO(), io.BytesIO()  # for what the server's own code still flushes and closes
+        self.wfile, self.rfile = io.BytesIO(), io.BytesIO()  # which the server class still flushes and closes
 
 
 def flipped(data: bytes) -> bytes:
-    """The same, but for one bit in the middle."""
+    """The same bytes, except for one bit in the middle."""
     if not data:
         return data
     middle = len(data) // 2

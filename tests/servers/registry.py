@@ -1,4 +1,4 @@
-"""A registry of images on this machine, which a Docker engine can push to."""
+"""A local image registry that a Docker engine can push to."""
 
 import contextlib
 import hashlib
@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 
 class Registry(BaseHTTPRequestHandler):
-    """What an image is pushed to: takes blobs and manifests, and answers with their digests."""
+    """Handles requests: stores blobs and manifests, and responds with their digests."""
 
     protocol_version = "HTTP/1.1"
     stored: ClassVar[dict[str, bytes]] = {}
     refuses = False
 
-    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def respond(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -39,10 +39,10 @@ class Registry(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v2/":
-            return self.answer(200)
+            return self.respond(200)
         blob = self.path.rpartition("/blobs/")[2]
-        found = self.stored.get(self.path, self.stored.get(f"blobs/{blob}"))
-        return self.answer(200 if found is not None else 404, found or b"")
+        content = self.stored.get(self.path, self.stored.get(f"blobs/{blob}"))
+        return self.respond(200 if content is not None else 404, content or b"")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -51,23 +51,23 @@ class Registry(BaseHTTPRequestHandler):
         self.body()
         if self.refuses:
             error = {"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}
-            return self.answer(403, json.dumps(error).encode(), Content_Type="application/json")
-        return self.answer(202, Location=f"/v2/upload/{uuid.uuid4()}")
+            return self.respond(403, json.dumps(error).encode(), Content_Type="application/json")
+        return self.respond(202, Location=f"/v2/upload/{uuid.uuid4()}")
 
     def do_PATCH(self) -> None:
         path = self.path.partition("?")[0]
         self.stored[path] = self.stored.get(path, b"") + self.body()
-        self.answer(202, Location=path, Range=f"0-{len(self.stored[path]) - 1}")
+        self.respond(202, Location=path, Range=f"0-{len(self.stored[path]) - 1}")
 
     def do_PUT(self) -> None:
         body, (path, _, query) = self.body(), self.path.partition("?")
         if "/manifests/" in path:
             self.stored[path] = body
             digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
-            return self.answer(201, Docker_Content_Digest=digest)
+            return self.respond(201, Docker_Content_Digest=digest)
         digest = unquote(query.partition("digest=")[2])
         self.stored[f"blobs/{digest}"] = self.stored.pop(path, b"") + body
-        return self.answer(201, Docker_Content_Digest=digest)
+        return self.respond(201, Docker_Content_Digest=digest)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -75,7 +75,7 @@ class Registry(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[str, type[Registry]]]:
-    """Its address, and the class of it that holds what it was sent."""
+    """Run a registry on a free port. Yields its address, and the class with what was pushed in `stored`."""
     kind = type("Own", (Registry,), {"stored": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

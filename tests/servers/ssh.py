@@ -1,4 +1,4 @@
-"""A real sshd on a port of this machine, with a host key of its own, which lets the current user in with a key."""
+"""A real sshd on a local port, with its own host key, where the current user can log in with a key."""
 
 import contextlib
 import getpass
@@ -30,10 +30,10 @@ SetEnv {environment}
 
 
 class Server(NamedTuple):
-    """A server of this process."""
+    """A running sshd."""
 
     port: int
-    folder: Path  # with its keys, its log, and home/, which a session takes for its home
+    folder: Path  # with its keys, its log, and home/, the home of its sessions
     process: subprocess.Popen[bytes]
 
     @property
@@ -46,7 +46,7 @@ class Server(NamedTuple):
 
     @property
     def known_hosts(self) -> Path:
-        """A file that knows the server."""
+        """A known_hosts file with the server's key."""
         path = self.folder / "known_hosts"
         kind, key, *_ = (self.folder / "host_key.pub").read_text().split()
         path.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
@@ -56,22 +56,22 @@ class Server(NamedTuple):
         return (self.folder / "log").read_text(errors="replace")
 
     def sessions(self) -> list[int]:
-        """The processes that serve a connection each."""
+        """The process ids of the open connections."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
     def cut(self) -> int:
-        """Break every connection, as a lost network does; returns how many there were."""
-        found = self.sessions()
-        for pid in found:
+        """Break every connection, as a lost network does. Returns their number."""
+        sessions = self.sessions()
+        for pid in sessions:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return len(found)
+        return len(sessions)
 
 
 @contextlib.contextmanager
 def serving(folder: Path, **environment: str) -> Iterator[Server]:
-    """A server while the block lasts; its sessions have a home of their own, and these variables."""
+    """Run a server inside the block; its sessions have home/ as their home, and these environment variables."""
     assert SSHD
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "home"
@@ -80,7 +80,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
         if not (folder / name).exists():
             make_key(folder / name)
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in before a login
+        Path("/run/sshd").mkdir(exist_ok=True)  # to which it confines itself before a login
     port = free_port()
     variables = " ".join(f'{name}="{value}"' for name, value in ({"HOME": str(home)} | environment).items())
     (folder / "config").write_text(CONFIG.format(port=port, folder=folder, environment=variables))
@@ -107,7 +107,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes] | None = None, seconds: float = 20) -> None:
-    """Until something listens on a port of this machine."""
+    """Wait until a process listens on a local port."""
     end = time.monotonic() + seconds
     while True:
         assert process is None or process.poll() is None, "the server has ended"
