@@ -12,9 +12,11 @@ Signature "serving_default", one input per feature column, named as `input_names
 Output "prediction": float32 [batch], or [batch, classes] for multiclass and multilabel.
 """
 
+import contextlib
 import keyword
+import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +79,20 @@ def export_saved_model(
     module.weights, module.tables = list(variables), list(tables.values())
     inputs = {name: _input(preprocessing, column, name) for column, name in names.items()}
     signature = tf.function(serve, autograph=False).get_concrete_function(inputs)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+    with _quiet():
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's notes of what it writes, which a notebook would show."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def raw_features(frame: pd.DataFrame, preprocessing: Preprocessing) -> dict[str, tf.Tensor]:
