@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from trainer.inspection.columns import Column, ColumnValues
+from trainer.package.html import number
 
 MAX_BINS = 24
 TAILS = (0.005, 0.995)  # quantiles that bins of numbers start and end at, so that outliers do not hide the rest
@@ -123,10 +124,8 @@ def drift(train: Array, other: Array) -> tuple[float, float]:
     return float(distance), float(deviations / math.sqrt(2 * math.pi))
 
 
-def number_text(number: float, kind: str = "") -> str:
-    """A number with four digits, or more if it is large; of a "time" the date, and the time of day unless midnight."""
-    if kind == "time" and abs(number) < LATEST:
-        return str(pd.Timestamp(int(number), unit="us")).removesuffix(" 00:00:00")[:19]
-    if float(number).is_integer() and abs(number) < 1e15:
-        return f"{int(number):,}"
-    return f"{number:,.0f}" if 1000 <= abs(number) < 1e15 else f"{number:.4g}"
+def number_text(value: float, kind: str = "") -> str:
+    """A number as text; of a "time", in microseconds since 1970, the date, and the time of day unless midnight."""
+    if kind == "time" and abs(value) < LATEST:
+        return str(pd.Timestamp(int(value), unit="us")).removesuffix(" 00:00:00")[:19]
+    return number(value)

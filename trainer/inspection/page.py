@@ -26,58 +26,25 @@ def page(inspection: Inspection, variant: str) -> str:
         TEMPLATE,
         title=Path(inspection.datasets["train"]["path"]).name,
         variant=variant,
-        tiles=tiles(inspection, label),
-        datasets=inspection.datasets,
-        warnings=inspection.warnings,
-        last_set=list(inspection.labels)[-1],
-        columns=[overview(profile) for profile in inspection.profiles],
-        sections=[
-            ("Label", [card(label)]),
-            ("Features", [card(profile) for profile in features]),
-            ("Other columns", [card(profile) for profile in others]),
-        ],
-        unused=[(_name(name), type_) for name, type_ in inspection.unused.items()],
-        sets=set_rows(inspection),
-        groups=groups_table(inspection),
+        inspection=inspection,
+        label=label,
+        sections={
+            "Label": [card(label)],
+            "Features": [card(profile) for profile in features],
+            "Other columns": [card(profile) for profile in others],
+        },
+        name=_name,
+        share=_share,
     )
-
-
-def tiles(inspection: Inspection, label: Profile) -> dict[str, str]:
-    """The figures at the top of the page."""
-    train = inspection.labels["train"]
-    label_tile = ("Mean label", number_text(train["mean"])) if "mean" in train else ("Classes", f"{label.distinct:,}")
-    return {
-        "Rows": f"{inspection.datasets['train']['rows']:,}",
-        "Columns in use": str(len(inspection.profiles)),
-        label_tile[0]: label_tile[1],
-        "Warnings": str(len(inspection.warnings)),
-    }
-
-
-def overview(profile: Profile) -> dict[str, Any]:
-    """The row of a column in the table of all columns."""
-    unseen = list(profile.coverage.unseen.values())
-    return {
-        "name": _name(profile.column.name),
-        "role": profile.column.role,
-        "type": profile.column.type,
-        "missing": _share(profile.missing),
-        "distinct": f"{profile.distinct:,}",
-        "unseen": _share(unseen[-1]) if unseen else "–",
-        "explained": profile.explained,
-    }
 
 
 def card(profile: Profile) -> dict[str, Any]:
     """A column in detail: its histogram, its most frequent values, its figures."""
     ordered = profile.histogram.ordered and any(profile.histogram.totals)
     return {
-        "name": _name(profile.column.name),
-        "role": profile.column.role,
-        "type": profile.column.type,
+        "profile": profile,
         "chart": chart(profile) if ordered else None,
-        "values": value_rows(profile),
-        "values_of": "values" if profile.histogram.ordered else "rows",
+        "top": value_rows(profile),
         "figures": figures(profile),
     }
 
@@ -182,38 +149,6 @@ def value_rows(profile: Profile) -> list[dict[str, Any]]:
         }
         for name, rows, label in zip(histogram.names, histogram.totals, histogram.mean_labels, strict=True)
     ]
-
-
-def set_rows(inspection: Inspection) -> list[tuple[str, list[object]]]:
-    """Rows, share, weight, mean label, and rows also in train, of each set."""
-    rows, also_in_train = inspection.split["rows"], inspection.split["also_in_train"]
-    total = sum(rows.values())
-    return [
-        (
-            side,
-            [
-                count,
-                percent(count / total),
-                number_text(inspection.labels[side]["weight"]),
-                number_text(inspection.labels[side]["mean"]) if "mean" in inspection.labels[side] else None,
-                also_in_train.get(side),
-            ],
-        )
-        for side, count in rows.items()
-    ]
-
-
-def groups_table(inspection: Inspection) -> dict[str, Any]:
-    """The facts about the groups of each set; empty without group columns."""
-    groups = inspection.split.get("groups", {})
-    names = list(dict.fromkeys(name for facts in groups.values() for name in facts))
-    return {
-        "columns": [name.replace("_", " ").capitalize() for name in names],
-        "rows": [
-            (side, [number_text(facts[name]) if name in facts else None for name in names])
-            for side, facts in groups.items()
-        ],
-    }
 
 
 def _by_set(shares: Any) -> str:

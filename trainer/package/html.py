@@ -24,7 +24,7 @@ def render(template: Path, **content: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"figure": figure, "percent": percent}
+    environment.filters |= {"figure": figure, "number": number, "percent": percent}
     return environment.get_template(template.name).render(content)
 
 
@@ -46,6 +46,15 @@ def figure(value: object) -> str:
         case list() | tuple():
             return ", ".join(map(figure, value))
     return str(value)
+
+
+def number(value: float | None) -> str:
+    """A count or statistic as text: at most four significant digits, all digits of integers and thousands."""
+    if value is None or math.isnan(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def percent(share: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.package.html import TEMPLATES, figure, percent, render
+from trainer.package.html import TEMPLATES, figure, number, percent, render
 from trainer.package.plots import main_metrics, metric_name
 from trainer.runtime.system import write_atomic
 
@@ -54,7 +54,6 @@ def page(report: Report) -> str:
         plots=[plot(caption, path) for caption, path in report.plots.items()],
         metrics=metrics_table(report),
         epochs=epochs_table(report),
-        split=split_tables(report.split),
         changed_settings=[row for row in report.settings if not row[2].startswith("default")],
         stages=stages(report.timings.get("stages", {})),
         environment={name.replace("_", " "): value for name, value in report.environment.items()},
@@ -94,7 +93,7 @@ def metrics_table(report: Report) -> Table:
     rows: list[tuple[object, list[object]]] = [
         (metric_name(name), [values.get(name) for values in columns.values()]) for name in names
     ]
-    rows.append(("Rows", [_count(values.get("rows")) for values in columns.values()]))
+    rows.append(("Rows", [number(values.get("rows")) for values in columns.values()]))
     return Table(list(columns), rows)
 
 
@@ -110,28 +109,6 @@ def epochs_table(report: Report) -> Table:
     return Table(list(columns.values()), rows)
 
 
-def split_tables(split: Mapping[str, Any]) -> dict[str, Any]:
-    """The size of each set, the share of values unseen in training by column, and the groups of each set."""
-    total = max(sum(split.get("rows", {}).values()), 1)
-    also_in_train, unseen = split.get("also_in_train", {}), split.get("unseen", {})
-    columns: Mapping[str, float] = next(iter(unseen.values()), {})
-    return {
-        "sets": [(side, rows, rows / total, also_in_train.get(side)) for side, rows in split.get("rows", {}).items()],
-        "unseen": Table(list(unseen), [(name, [shares[name] for shares in unseen.values()]) for name in columns]),
-        "groups": groups_table(split),
-    }
-
-
-def groups_table(split: Mapping[str, Any]) -> Table:
-    """The facts about the groups of each set; empty without group columns."""
-    groups = split.get("groups", {})
-    names = list(dict.fromkeys(name for facts in groups.values() for name in facts))
-    rows: list[tuple[object, list[object]]] = [
-        (side, [_count(facts.get(name)) for name in names]) for side, facts in groups.items()
-    ]
-    return Table([metric_name(name) for name in names], rows)
-
-
 def stages(timings: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float, float, float | None]]:
     """Name, seconds, share of the longest stage, and rows per second of each stage, the longest first."""
     longest = max((stage["seconds"] for stage in timings.values()), default=0) or 1
@@ -139,7 +116,3 @@ def stages(timings: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float,
         (name, stage["seconds"], stage["seconds"] / longest, stage.get("rows_per_second"))
         for name, stage in sorted(timings.items(), key=lambda item: -item[1]["seconds"])
     ]
-
-
-def _count(value: float | None) -> float | None:
-    return int(value) if value is not None and float(value).is_integer() else value
