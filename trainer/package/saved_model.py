@@ -13,9 +13,13 @@ Output "prediction": float32 [batch], or [batch, classes] for multiclass and mul
 """
 
 import contextlib
+import errno
 import keyword
 import logging
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +31,9 @@ from trainer.features.preprocessing import NUMERIC_ROLES, Preprocessing
 from trainer.features.scale import FLOAT32_MAX, Scale
 from trainer.features.tokenizers import regex_tokens
 from trainer.features.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, padded, values_of
+from trainer.runtime import system
+
+AUTOGRAPH_BYTES = 16_384  # more than AutoGraph writes during a save, less than any SavedModel has
 
 
 def input_names(columns: Iterable[str]) -> dict[str, str]:
@@ -79,7 +86,7 @@ def export_saved_model(
     module.weights, module.tables = list(variables), list(tables.values())
     inputs = {name: _input(preprocessing, column, name) for column, name in names.items()}
     signature = tf.function(serve, autograph=False).get_concrete_function(inputs)
-    with _quiet():
+    with _quiet(), temporary_files_in(folder / ".temporary"):
         tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
 
 
@@ -93,6 +100,28 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Put Python's temporary files into a new folder, and remove it at the end. ResourceError if the disk is full.
+
+    `tf.saved_model.save` converts some of its own functions with AutoGraph and cannot be told not to. AutoGraph writes
+    their source to temporary files, which stay if the process is killed. Here the next save of the run removes them.
+    """
+    system.remove(folder)
+    try:
+        folder.mkdir(parents=True)
+        if shutil.disk_usage(folder).free < AUTOGRAPH_BYTES:  # AutoGraph would warn and go on, and `save` fail later
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise system.storage_error("writing", folder, error, AUTOGRAPH_BYTES) from error
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        system.remove(folder)
 
 
 def raw_features(frame: pd.DataFrame, preprocessing: Preprocessing) -> dict[str, tf.Tensor]:
