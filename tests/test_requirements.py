@@ -1,8 +1,8 @@
-"""The lists of pins need no resolver: whatever a package in a list asks for, the same list pins.
+"""The requirements files pin everything that their packages require, so pip has nothing to resolve.
 
-What a package asks for is in its installed metadata, so a version that is not installed is left out: those for other
-platforms, of other Python versions and of CUDA. `FLATFAB_SITE_PACKAGES=FOLDER:FOLDER` adds the folders of other
-environments. A version that belongs into this environment and is not installed fails.
+What a package requires is in its installed metadata. Pinned versions not installed here are skipped: those for other
+platforms, for other Python versions and for CUDA. To check them too, name the site-packages folders of environments
+that have them: `FLATFAB_SITE_PACKAGES=FOLDER:FOLDER`. The test fails if a pin for this environment is not installed.
 """
 
 import importlib.metadata
@@ -24,7 +24,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-ASKED_FOR = {
+DECLARED = {
     "requirements.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"],
     "requirements-gpu.txt": PROJECT["project"]["dependencies"] + EXTRAS["gpu"],
     "requirements-dev.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["dev"] + EXTRAS["notebook"],
@@ -45,7 +45,7 @@ ENVIRONMENTS = {
         "implementation_version": f"{minor}.{patch}",
     }
     for minor in ("3.11", "3.12", "3.13")
-    for patch in (0, 99)  # some packages ask for other versions at the first releases of a Python
+    for patch in (0, 99)  # some packages treat the first releases of a Python differently
     for platform, markers in PLATFORMS.items()
 }
 
@@ -53,7 +53,7 @@ PIN = re.compile(r"(?P<pin>[^=<>~!]+==[\w.+!]+( ; [^#]+?)?)(\s+--hash=sha256:[0-
 
 
 def pins(text: str) -> list[Requirement]:
-    """The pins of a list, in which every line is one exact version with its hashes."""
+    """The pins of a list, in which every line is an exact version with its hashes."""
     lines = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     matches = [PIN.fullmatch(line) for line in lines if line.strip()]
     assert all(matches), [line[:80] for line in lines if line.strip() and not PIN.fullmatch(line)]
@@ -65,14 +65,14 @@ def version_of(pin: Requirement) -> str:
 
 
 class Metadata(NamedTuple):
-    """What a version of a package asks for."""
+    """What a version of a package requires."""
 
     requires: list[Requirement]
     python: SpecifierSet
 
 
 def installed_metadata() -> dict[tuple[str, str], Metadata]:
-    """Package and version -> its metadata, for all that is installed in this environment and in those named."""
+    """Package and version -> its metadata, for everything installed here and in FLATFAB_SITE_PACKAGES."""
     others = [folder for folder in os.environ.get("FLATFAB_SITE_PACKAGES", "").split(os.pathsep) if folder]
     return {
         (canonicalize_name(package.name), package.version): Metadata(
@@ -93,11 +93,11 @@ def applies(requirement: Requirement, environment: dict[str, str], extras: set[s
     return marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in ("", *extras))
 
 
-def faults(listed: list[Requirement], asked_for: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """Requirements that no pin meets in an environment, and pins that do not go together.
+def problems(listed: list[Requirement], declared: list[str], environment: dict[str, str]) -> Iterator[str]:
+    """Requirements that no pin meets in an environment, and pins that exclude each other.
 
-    A requirement with an extra, `google-auth[pyopenssl]`, wants a pin that is written with this extra: to a pip before
-    23.3 that resolves, any other is no pin of it. What the extra asks for in turn has to be pinned as well.
+    A requirement with an extra, such as `google-auth[pyopenssl]`, needs a pin written with the same extra: when pip
+    before 23.3 resolves, it does not apply a pin without it. What the extra itself requires must be pinned, too.
     """
     chosen: dict[str, Requirement] = {}
     for pin in listed:
@@ -105,7 +105,7 @@ def faults(listed: list[Requirement], asked_for: list[str], environment: dict[st
             if canonicalize_name(pin.name) in chosen:
                 yield f"{pin.name} has two pins"
             chosen[canonicalize_name(pin.name)] = pin
-    wanted = [("pyproject.toml", line) for line in map(Requirement, asked_for) if applies(line, environment)]
+    wanted = [("pyproject.toml", line) for line in map(Requirement, declared) if applies(line, environment)]
     for name, pin in chosen.items():
         metadata = METADATA.get((name, version_of(pin)))
         if metadata is None:
@@ -113,29 +113,29 @@ def faults(listed: list[Requirement], asked_for: list[str], environment: dict[st
         wanted += [(str(pin), line) for line in metadata.requires if applies(line, environment, pin.extras)]
         if not metadata.python.contains(environment["python_full_version"]):
             yield f"{pin} is not for this Python"
-    for asking, requirement in wanted:
+    for source, requirement in wanted:
         pinned = chosen.get(canonicalize_name(requirement.name))
         if pinned is None:
-            yield f"{asking} asks for {requirement}: there is no pin"
+            yield f"{source} requires {requirement}: there is no pin"
         elif not requirement.specifier.contains(version_of(pinned), prereleases=True):
-            yield f"{asking} asks for {requirement}: the pin is {pinned}"
+            yield f"{source} requires {requirement}: the pin is {pinned}"
         elif not set(map(canonicalize_name, requirement.extras)) <= set(map(canonicalize_name, pinned.extras)):
-            yield f"{asking} asks for {requirement}: the pin {pinned} lacks the extra"
+            yield f"{source} requires {requirement}: the pin {pinned} lacks the extra"
 
 
 def test_there_is_a_list_for_each_purpose() -> None:
-    assert LISTS.keys() == ASKED_FOR.keys()
+    assert LISTS.keys() == DECLARED.keys()
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
 @pytest.mark.parametrize("name", LISTS)
 def test_every_requirement_of_every_package_in_a_list_is_met_by_a_pin(name: str, environment: dict[str, str]) -> None:
-    assert list(faults(LISTS[name], ASKED_FOR[name], environment)) == []
+    assert list(problems(LISTS[name], DECLARED[name], environment)) == []
 
 
-def test_every_pin_for_this_environment_is_installed_and_so_is_checked() -> None:
+def test_every_pin_for_this_environment_is_installed() -> None:
     here = {canonicalize_name(pin.name): version_of(pin) for pin in LISTS["requirements-dev.txt"] if applies(pin, {})}
-    assert [pin for pin in here.items() if pin not in METADATA] == [], "install requirements-dev.txt anew"
+    assert [pin for pin in here.items() if pin not in METADATA] == [], "install requirements-dev.txt again"
 
 
 def test_all_lists_have_the_same_version_of_a_package() -> None:
@@ -149,13 +149,13 @@ def test_all_lists_have_the_same_version_of_a_package() -> None:
     assert {package: pinned for package, pinned in versions.items() if len(pinned) > 1} == {}
 
 
-def test_a_list_with_a_fault_is_refused() -> None:
-    listed, asked_for = LISTS["requirements.txt"], ASKED_FOR["requirements.txt"]
+def test_a_problem_in_a_list_is_reported() -> None:
+    listed, declared = LISTS["requirements.txt"], DECLARED["requirements.txt"]
     environment = next(iter(ENVIRONMENTS.values()))
 
     def with_pin(package: str, *pinned: str) -> str:
         rest = [pin for pin in listed if pin.name != package]
-        return "\n".join(faults([*rest, *map(Requirement, pinned)], asked_for, environment))
+        return "\n".join(problems([*rest, *map(Requirement, pinned)], declared, environment))
 
     (auth,) = (str(pin) for pin in listed if pin.name == "google-auth")
     assert with_pin("google-auth", auth) == ""
@@ -164,4 +164,4 @@ def test_a_list_with_a_fault_is_refused() -> None:
     assert "cryptography" in with_pin("cryptography")
     assert "the pin is cryptography==1.0" in with_pin("cryptography", "cryptography==1.0")
     assert "there is no pin" in with_pin("cryptography", "cryptography==50.0 ; sys_platform == 'darwin'")
-    assert "pyproject.toml asks for keras" in with_pin("keras", "keras==3.14.0")
+    assert "pyproject.toml requires keras" in with_pin("keras", "keras==3.14.0")
