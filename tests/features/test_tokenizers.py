@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import many
 from trainer.features.tokenizers import PIECES_PER_CALL, Tokens, regex_tokens, tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +70,14 @@ def title(rng: random.Random, special_cases: list[str]) -> str:
     return "".join(word() + rng.choice(space) for _ in range(rng.randrange(9)))
 
 
-def test_spacy_tokens_are_those_of_spacy_in_titles_of_every_kind() -> None:
-    rng = random.Random(1)
+def test_spacy_tokens_are_those_of_spacy_in_titles_of_every_kind(record_property: Callable[[str, int], None]) -> None:
+    rng, number = random.Random(1), many(6_000, 200_000)
     cases = sorted(SPACY.rules)
-    titles = [title(rng, cases) for _ in range(20_000)]
+    titles = [title(rng, cases) for _ in range(number)]
     expected = spacy_tokens(titles)
     assert tokenized(titles, "spacy") == expected
     assert tokenized(titles, "spacy", lowercase=True) == [[token.lower() for token in row] for row in expected]
+    record_property("titles with the tokens of spaCy", number)
 
 
 @given(st.lists(st.text(), max_size=20))

@@ -137,7 +137,13 @@ def test_predictor_and_saved_model_agree_on_rows_of_every_kind(
     frame = loaded(tmp_path, HOSTILE + rows_of(objective, 2), made_of.settings.config)
     expected = made_of.predict(frame)
     assert prediction.verify(package, frame, expected) <= 1e-6
-    wrong = expected.copy()
+
+
+def test_a_predictor_that_differs_does_not_pass(tmp_path: Path) -> None:
+    members, made_of = packed(tmp_path, config_of("regression"))
+    package = package_of(tmp_path, members, made_of)
+    frame = loaded(tmp_path, rows_of("regression", 2), made_of.settings.config)
+    wrong = made_of.predict(frame)
     wrong[3] += 0.01 * made_of.preprocessing.shapes().label_std
     with pytest.raises(StorageError, match=r"predictor of .*run\.zip differs from the trained model by \d"):
         prediction.verify(package, frame, wrong)
