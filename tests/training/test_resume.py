@@ -323,8 +323,7 @@ def test_a_run_that_is_killed_leaves_nothing_in_the_temporary_folder(
     temporary.mkdir()
     for point in (100, int((calm / "changes").read_text())):
         folder = with_rows(tmp_path / str(point))
-        process = FORKSERVER.Process(target=_with_temporary_folder, args=(folder, temporary, f"kill:{point}"))
-        process.start()
+        process = warm.start(_with_temporary_folder, folder, temporary, f"kill:{point}")
         assert finished(folder, process).code == -signal.SIGKILL
         assert list(temporary.iterdir()) == []
     assert (folder / "packages" / "it.zip").exists()
@@ -334,7 +333,7 @@ def test_a_run_that_is_killed_leaves_nothing_in_the_temporary_folder(
 
 def _with_temporary_folder(folder: Path, temporary: Path, fault: str) -> None:
     tempfile.tempdir = str(temporary)
-    commands._command(folder, "trainer.__main__", ARGUMENTS, TINY | {system.FAULT: fault})
+    commands.become_trainer(folder, ARGUMENTS, TINY | {system.FAULT: fault})
 
 
 # Full disks
