@@ -7,6 +7,7 @@ Nothing that needs Docker, another machine, a bucket or a browser is run here.
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -25,9 +26,11 @@ import fabfile
 import networks
 from tests.commands import ROOT, SAMPLE, Done, finished, trainer
 from tests.test_networks import SHAPES, examples
+from trainer import train
 from trainer.config import show
 from trainer.config.net_config import NetConfig, column_kinds, config_class, load_config, variable, variants
 from trainer.model.ops_wrapper import build_model_graph
+from trainer.package.archive import read_package
 from trainer.runtime import warm
 from trainer.runtime.errors import Interrupted, TrainerError
 
@@ -38,7 +41,7 @@ NETWORK_FILE = re.compile(r"# networks/(\w+)\.py\n")
 
 LOCAL_TASKS = ("check-data", "config", "evaluate", "networks", "predict", "train", "variants")
 ELSEWHERE = ("gs://", "--docker", "--gpu", "fab -H")
-FAST = {"NET_EPOCHS": "2", "NET_TOKENIZER": "regex"}  # unless a command says otherwise
+FAST = {"NET_EPOCHS": "1", "NET_TOKENIZER": "regex"}  # unless a command says otherwise
 
 
 class Command(NamedTuple):
@@ -320,6 +323,21 @@ def test_every_folder_has_its_sentence() -> None:
     named = re.findall(r"^\| `([a-z_]+[a-z_0-9./]*)` \|", layout, re.MULTILINE)
     assert [name for name in named if not (ROOT / name).exists()] == []
     assert {f"trainer/{path.parent.name}/" for path in ROOT.glob("trainer/*/__init__.py")} <= set(named)
+
+
+def test_files_of_a_package_are_those_of_a_run(sample_run: Path) -> None:
+    chapter = PAGES["docs/packages.md"].partition("## What is in it")[2].partition("\n## ")[0]
+    listed = {
+        name for line in re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE) for name in re.findall(r"`(.+?)`", line)
+    }
+    members = read_package(sample_run / "out" / "it.zip")
+    assert listed - {"manifest.json"} == {re.sub(r"/.*", "/", name) for name in members}
+
+
+def test_arguments_of_train_are_those_of_the_code() -> None:
+    chapter = PAGES["docs/packages.md"].partition("| `trainer.train` takes |")[2].partition("\n\n")[0]
+    lines = re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(lines)) == [*inspect.signature(train).parameters][:-1]  # and any setting
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
