@@ -1,7 +1,8 @@
 """README and docs are held to the code: links, commands, examples and tables.
 
 Every line of a `sh` block is checked: the program, its options, variants and settings must exist. `fab` commands that
-need nothing but files run for real on the sample (of trainings, those with a name), and so do the Python examples.
+need nothing but files run for real on the sample (of trainings, those whose package the page uses), and so do the
+Python examples.
 Nothing that needs Docker, another machine, a bucket or a browser is run here.
 """
 
@@ -40,7 +41,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NETWORK_FILE = re.compile(r"# networks/(\w+)\.py\n")
 
 LOCAL_TASKS = ("check-data", "config", "evaluate", "networks", "predict", "train", "variants")
-ELSEWHERE = ("gs://", "--docker", "--gpu", "fab -H")
+ELSEWHERE = ("gs://", "--docker", "--gpu")
 FAST = {"NET_EPOCHS": "1", "NET_TOKENIZER": "regex"}  # unless a command says otherwise
 
 
@@ -203,21 +204,21 @@ def test_commands_and_settings_in_sentences_exist(page: str, variant_file: Path)
 # Commands and Python examples that run
 
 
-def runs(command: Command) -> bool:
-    """Whether a command is run here: it needs nothing but files, and a training has a name, which others use."""
-    line = " ".join(["fab", *command.arguments])
-    task = command.arguments[0]
+def runs(page: str, command: Command) -> bool:
+    """Whether a command is run here: it needs nothing but files; of trainings those whose package the page then uses."""
+    task, run = command.arguments[0], re.search(r"--run=(\S+)", " ".join(command.arguments))
     return (
         command.program == "fab"
         and task in LOCAL_TASKS
-        and not any(word in line for word in ELSEWHERE)
-        and (task != "train" or "--run=" in line)
+        and not any(word in argument for word in ELSEWHERE for argument in command.arguments)
+        and (task != "train" or (run is not None and f"packages/{run[1]}.zip" in PAGES[page]))
     )
 
 
 PROGRAMS = {page: "\n".join(code for code in blocks(page, "python") if not NETWORK_FILE.match(code)) for page in PAGES}
 RUNNING = {
-    page: [command for mentioned_on, command in COMMANDS if mentioned_on == page and runs(command)] for page in PAGES
+    page: [command for mentioned_on, command in COMMANDS if mentioned_on == page and runs(page, command)]
+    for page in PAGES
 }
 
 
