@@ -2,8 +2,7 @@
 
 Every line of a `sh` block is checked: the program, its options, variants and settings must exist. `fab` commands that
 need nothing but files run for real on the sample (of trainings, those whose package the page uses), and so do the
-Python examples.
-Nothing that needs Docker, another machine, a bucket or a browser is run here.
+Python examples. Nothing that needs Docker, another machine, a bucket or a browser is run here.
 """
 
 import importlib
@@ -205,7 +204,7 @@ def test_commands_and_settings_in_sentences_exist(page: str, variant_file: Path)
 
 
 def runs(page: str, command: Command) -> bool:
-    """Whether a command is run here: it needs nothing but files; of trainings those whose package the page then uses."""
+    """Whether a command is run here: it needs only files and, if it trains, the page uses the package."""
     task, run = command.arguments[0], re.search(r"--run=(\S+)", " ".join(command.arguments))
     return (
         command.program == "fab"
