@@ -204,7 +204,7 @@ def test_page_shows_changed_settings_first(report: Report) -> None:
     assert "learning_rate" in changed
     assert "batch_size" not in changed
     assert all(name in every for name in ("learning_rate", "batch_size", "cell"))
-    assert "All settings are the defaults." in page(report._replace(settings=report.settings[1:]))
+    assert "All settings have their defaults." in page(report._replace(settings=report.settings[1:]))
 
 
 def test_page_is_self_contained_and_runs_nothing(report: Report) -> None:
