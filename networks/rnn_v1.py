@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from trainer.config import NetConfig, setting
-from trainer.features.preprocessing import DatasetShapes
+from trainer.features import DatasetShapes
 from trainer.model.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
 from trainer.model.recurrent import GRU, LSTM
 

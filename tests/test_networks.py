@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import networks
-from trainer.features.preprocessing import LABEL, DatasetShapes
+from trainer.features import DatasetShapes
+from trainer.features.preprocessing import LABEL
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 SHAPES = DatasetShapes(

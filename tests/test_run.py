@@ -405,7 +405,7 @@ import keras
 
 from trainer.config import NetConfig, setting
 from trainer.model.layers import feature_inputs, feature_vectors
-from trainer.features.preprocessing import DatasetShapes
+from trainer.features import DatasetShapes
 
 
 @dataclass(frozen=True)

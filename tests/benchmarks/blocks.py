@@ -14,8 +14,8 @@ import numpy as np
 
 from tests.benchmarks.speed import BATCH, zipf
 from trainer.config.net_config import load_config
+from trainer.features import DatasetShapes
 from trainer.features.encoded import Packed
-from trainer.features.preprocessing import DatasetShapes
 from trainer.features.tables import FileTable, Rows, rows_of
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.training import loop

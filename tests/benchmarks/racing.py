@@ -15,7 +15,8 @@ import numpy as np
 
 from tests.benchmarks import speed
 from trainer.config.net_config import load_config
-from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes
+from trainer.features import DatasetShapes
+from trainer.features.preprocessing import LABEL, WEIGHT
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 CONTENDERS = {

@@ -29,8 +29,8 @@ import tensorflow as tf
 import networks
 from data.make_sample import write_sample
 from trainer.config.net_config import load_config
-from trainer.features import pipeline
-from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes, apply
+from trainer.features import DatasetShapes, pipeline
+from trainer.features.preprocessing import LABEL, WEIGHT, apply
 from trainer.features.tables import Table
 from trainer.model import layers, recurrent
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from data.make_sample import write_sample
 from networks.deep_v1 import Config
-from tests.commands import SAMPLE, trainer
+from tests.commands import ROOT, SAMPLE, trainer
 from trainer.config import net_config
 from trainer.config.net_config import NetConfig
 from trainer.data import dataset, split
@@ -120,6 +121,26 @@ def test_changed_rows_are_read_anew(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("[]")
     with pytest.raises(DataError, match=r"schema\.json"):
         prepared(Config(), train=str(path))
+
+
+def test_an_edit_of_the_code_that_makes_the_rows_makes_them_anew_and_no_other_edit(tmp_path: Path) -> None:
+    code = shutil.copytree(ROOT / "trainer", tmp_path / "trainer")
+    data = {"train": str(SAMPLE)}
+
+    def stages() -> set[str]:
+        timings = Timings()
+        prepare(Config(text_columns=()), data, timings, code)
+        return set(timings.report()["stages"])
+
+    assert "read" in stages()
+    for file in ("machines/images.py", "inspection/inspect.py", "package/report.py", "training/loop.py", "__main__.py"):
+        with (code / file).open("a") as edited:
+            edited.write("# edited\n")
+        assert stages() == {"cache"}, file
+    for file in ("config/net_config.py", "data/columns.py", "features/vocabulary.py", "runtime/cache.py"):
+        with (code / file).open("a") as edited:
+            edited.write("# edited\n")
+        assert "read" in stages(), file
 
 
 def test_a_damaged_entry_is_told_and_made_anew(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
+from trainer.features import DatasetShapes
 from trainer.features.encoded import pack, warnings_of
 from trainer.features.labels import OBJECTIVES, Label
-from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes, Preprocessing, apply, learn
+from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, apply, learn
 from trainer.features.scale import Scale, scale_of
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import MISSING, VocabularyRules

@@ -10,7 +10,8 @@ from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_
 
 import networks
 from tests.test_networks import ROWS, SHAPES, built, examples, with_random_weights
-from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes
+from trainer.features import DatasetShapes
+from trainer.features.preprocessing import LABEL, WEIGHT
 from trainer.model import ops_wrapper
 
 CLASSES = 3

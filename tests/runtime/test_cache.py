@@ -110,9 +110,7 @@ def test_a_full_disk_is_refused_before_a_byte_is_written_by_way_of_memory(tmp_pa
 
 
 def test_the_key_tells_settings_files_and_code_apart(tmp_path: Path) -> None:
-    data, code = tmp_path / "rows.json", tmp_path / "code"
-    code.mkdir()
-    (code / "a.py").write_text("1")
+    data, code = tmp_path / "rows.json", {"data/a.py": "1"}
     data.write_text("{}")
 
     def key(**settings: object) -> str:
@@ -125,6 +123,6 @@ def test_the_key_tells_settings_files_and_code_apart(tmp_path: Path) -> None:
     data.write_text("[]")  # as long, and made to look as old
     os.utime(data, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     keys.append(key(split="random", fraction=0.1))
-    (code / "a.py").write_text("2")
+    code = {"data/a.py": "2"}
     keys.append(key(split="random", fraction=0.1))
     assert len(set(keys)) == len(keys)

@@ -12,7 +12,8 @@ import pytest
 
 from networks.deep_v1 import Config
 from tests.test_networks import ROWS, SHAPES, examples
-from trainer.features.preprocessing import LABEL, WEIGHT, DatasetShapes, Examples
+from trainer.features import DatasetShapes
+from trainer.features.preprocessing import LABEL, WEIGHT, Examples
 from trainer.features.tables import Table
 from trainer.model.layers import Embedding
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph

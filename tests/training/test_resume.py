@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import networks
 from tests import commands
 from tests.commands import ROOT, SAMPLE, Done, finished, start, trainer
 from tests.scale import many
@@ -24,7 +25,7 @@ from tests.test_networks import built, examples
 from trainer.package import archive
 from trainer.runtime import system, warm
 from trainer.runtime.errors import ConfigError, DivergedError, Interrupted, ResourceError, StorageError
-from trainer.training import checkpoint, loop
+from trainer.training import checkpoint, loop, resume
 from trainer.training.checkpoint import Checkpoint
 
 # A tiny model on few rows that is checkpointed whenever the graph returns: several times within each epoch.
@@ -469,6 +470,29 @@ def test_another_configuration_code_or_data_is_refused_with_what_differs(killed:
     done = trainer(folder, "--data=other.json", "--run=it", "--restart", **TINY)
     assert done.code == 0
     assert "resume" not in done.out
+
+
+def test_an_edit_of_the_code_that_decides_the_weights_is_refused_and_no_other_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "trainer", tmp_path / "trainer")
+    network = tmp_path / "networks" / "edited_v1.py"
+    network.parent.mkdir()
+    shutil.copy(ROOT / "networks" / "deep_v1.py", network)
+    monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(network.parent)])
+    config = networks.load("edited_v1").Config(network="edited_v1")
+
+    before = resume.identity(config, tmp_path)
+    for file in ("machines/images.py", "inspection/inspect.py", "package/report.py", "cloud/gcs.py"):
+        with (tmp_path / "trainer" / file).open("a") as edited:
+            edited.write("# edited\n")
+    resume.refuse_if_different(tmp_path, before, resume.identity(config, tmp_path))
+    for file in ("trainer/features/scale.py", "trainer/model/optimizer.py", "trainer/__main__.py", str(network)):
+        before = resume.identity(config, tmp_path)
+        with (tmp_path / file).open("a") as edited:
+            edited.write("# edited\n")
+        with pytest.raises(ConfigError, match=f"/{Path(file).name}: .* before, .* now"):
+            resume.refuse_if_different(tmp_path, before, resume.identity(config, tmp_path))
 
 
 def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended: Path) -> None:

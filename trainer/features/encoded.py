@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.features import DatasetShapes
 from trainer.features.preprocessing import (
     LABEL,
     WEIGHT,
     Columns,
-    DatasetShapes,
     Examples,
     Preprocessing,
     feature_encoder,

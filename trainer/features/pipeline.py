@@ -26,11 +26,16 @@ from trainer.features.vocabulary import VocabularyRules
 from trainer.runtime import cache, system
 from trainer.runtime.command import say
 from trainer.runtime.errors import ResourceError
+from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.runtime.timing import Timings
 
 HELD_OUT_ROWS = 1000  # raw rows that a written package must score as the trained model does
 HELD_OUT = "held_out.arrow"
 MOST_LISTED = 1000  # bad rows that the package names
+
+# The code that decides what the encoded rows are and how an entry of the cache stores them. What fetches rows is left
+# out: they are checked by size and checksum.
+ENCODING_CODE = ("config", "data", "features", "runtime/cache.py", "runtime/system.py")
 
 # The settings that do not decide what the encoded rows are, as the settings of a network do not.
 AFTER_ENCODING = frozenset(
@@ -55,9 +60,11 @@ def prepare(
     """The encoded rows of a run.
 
     data: path of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
+    code: the folder of this package, whose files are part of the cache's key.
     """
     lie = {side: sources.look_up(path) for side, path in data.items()}
-    key = cache.key_of(encoding_settings(config), {side: source.identity for side, source in lie.items()}, code)
+    versions = code_hashes(code, *ENCODING_CODE) | package_versions()
+    key = cache.key_of(encoding_settings(config), {side: source.identity for side, source in lie.items()}, versions)
     if config.cache_gb:
         with timings.stage("cache"):
             facts, arrays, damaged = cache.find(cache.FOLDER, key)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from trainer.features.labels import OBJECTIVES, Label, apply_label, learn_label
 from trainer.features.scale import Scale, numbers_of, scale_of, standardised
+from trainer.features.shapes import DatasetShapes
 from trainer.features.tokenizers import TOKENIZERS, TextRules
 from trainer.features.vocabulary import (
     FIRST_ID,
@@ -40,26 +41,6 @@ Array = npt.NDArray[Any]
 Rows = Array | slice
 Examples = dict[str, Array]
 Columns = pd.DataFrame | Mapping[str, pd.Series | Values]
-
-
-@dataclass(frozen=True)
-class DatasetShapes:
-    """What a graph needs to know of the data. Numbers of ids count the three reserved ones."""
-
-    categorical: dict[str, int]  # column -> ids
-    multi_categorical: dict[str, tuple[int, int]]  # column -> (ids, values kept per row)
-    text: dict[str, tuple[int, int]]  # column -> (ids, tokens kept per row)
-    numeric: tuple[str, ...]
-    outputs: int  # width of the logits
-    output_bias: tuple[float, ...]  # logits of the best constant prediction on the training rows; regression: 0
-    label_mean: float  # regression: prediction = label_mean + label_std * output; otherwise 0 and 1
-    label_std: float
-
-    @property
-    def id_widths(self) -> dict[str, int]:
-        """Column -> how many ids each row has of it, in the order of `examples.Packed.ids`."""
-        lists = {column: width for column, (_, width) in (self.multi_categorical | self.text).items()}
-        return dict.fromkeys(self.categorical, 1) | lists
 
 
 @dataclass(frozen=True)

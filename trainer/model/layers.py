@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from trainer.features.preprocessing import DatasetShapes
+from trainer.features import DatasetShapes
 
 Tensor = Any  # a symbolic or concrete tensor of any Keras backend
 Shape = tuple[int | None, ...]

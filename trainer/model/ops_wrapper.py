@@ -14,8 +14,9 @@ import tensorflow as tf
 
 import networks
 from trainer.config.net_config import NetConfig
+from trainer.features import DatasetShapes
 from trainer.features.encoded import pack
-from trainer.features.preprocessing import DatasetShapes, Examples
+from trainer.features.preprocessing import Examples
 from trainer.features.tables import Rows, Table, shuffled, to_table, weight_scale
 from trainer.model import objectives, replicas
 from trainer.model.metrics import Metrics

@@ -28,17 +28,14 @@ CHECK_BYTES = 2**24  # read per step of a checksum
 Array = npt.NDArray[Any]
 
 
-def key_of(settings: Mapping[str, Any], identities: Mapping[str, Any], code: Path) -> str:
-    """What an entry is kept under: another setting, dataset, or version of the code is another key.
+def key_of(settings: Mapping[str, Any], identities: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    """The name of an entry, 32 hex digits: another setting, dataset or version of the code gives another key.
 
-    identities: of each dataset, what is another where the dataset is another, as JSON.
+    identities: of each dataset, JSON values that change with its rows. code: hashes of the files that decide what the
+    entry holds, and versions of packages.
     """
-    known = {
-        "settings": dict(settings),
-        "data": dict(identities),
-        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code.rglob("*.py"))],
-    }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+    parts = {"settings": dict(settings), "data": dict(identities), "code": dict(code)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Entry:

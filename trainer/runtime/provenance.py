@@ -1,5 +1,6 @@
 """Describe where a package comes from: versions, commit, devices. Environment variables are never copied."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -7,9 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "pyarrow", "spacy")
+
+
+def code_hashes(root: Path, *paths: str) -> dict[str, str]:
+    """SHA-256, 16 hex digits, of Python files below `root`, by "folder/file"; a path names a file or a folder.
+
+    A result is remade only where its own code has changed: each caller names the folders that decide the bytes of the
+    result, and leaves out what only shows, sends or stores it.
+    """
+    files = [file for path in paths for file in sorted((root / path).rglob("*.py")) or [root / path]]
+    return {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that affect results, by name."""
+    return {name: installed for name in PACKAGES if (installed := package_version(name))}
 
 
 def environment(root: Path) -> dict[str, Any]:
@@ -17,13 +31,13 @@ def environment(root: Path) -> dict[str, Any]:
     revision = os.environ.get("FLATFAB_REVISION", "")  # the commit of the code in an image
     return {
         "python": platform.python_version(),
-        "packages": {name: installed for name in PACKAGES if (installed := package_version(name))},
+        "packages": package_versions(),
         "commit": git(root, "rev-parse", "HEAD") or revision.removesuffix("-dirty") or None,
         "uncommitted_changes": bool(git(root, "status", "--porcelain")) or revision.endswith("-dirty"),
         "image": os.environ.get("FLATFAB_IMAGE"),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "devices": [device_name(device) for device in tf.config.list_physical_devices()],
+        "devices": device_names(),
     }
 
 
@@ -44,9 +58,13 @@ def git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def device_name(device: tf.config.PhysicalDevice) -> str:
-    """The name of a device for people, such as "GPU NVIDIA H100"."""
-    if device.device_type == "CPU":
-        return "CPU"
-    details = tf.config.experimental.get_device_details(device)
-    return f"{device.device_type} {details.get('device_name', device.name)}"
+def device_names() -> list[str]:
+    """The names of this machine's devices for people, such as "CPU" and "GPU NVIDIA H100"."""
+    import tensorflow as tf  # noqa: PLC0415 - seconds: not where only code and versions are asked for
+
+    names = []
+    for device in tf.config.list_physical_devices():
+        details = {} if device.device_type == "CPU" else tf.config.experimental.get_device_details(device)
+        name = "" if device.device_type == "CPU" else f" {details.get('device_name', device.name)}"
+        names.append(f"{device.device_type}{name}")
+    return names

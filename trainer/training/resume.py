@@ -17,7 +17,7 @@ from trainer.model.ops_wrapper import OpsWrapper
 from trainer.runtime import heartbeat, system
 from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, DivergedError, Interrupted, StorageError
-from trainer.runtime.provenance import PACKAGES, package_version
+from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Checkpoint, differences
 from trainer.training.checkpoint_mirror import Mirror
@@ -25,6 +25,9 @@ from trainer.training.loop import History
 
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 NO_MATTER = ("cache_gb", "checkpoint_minutes")  # settings that another machine may have otherwise
+# What decides the trained bits: the rows, the model and the order of its steps. The other folders move bytes and show
+# results; what they bring is compared by itself, as fingerprints of the data and the hash of the preprocessing.
+TRAINING_CODE = ("__main__.py", "config", "data", "features", "model", "training")
 SHARE_OF_TIME = 0.02  # that checkpoints at the end of short epochs may take at most
 SENDING_SECONDS = 15.0  # for the last checkpoint to reach the bucket; machines that are taken away leave 30
 
@@ -32,11 +35,10 @@ SENDING_SECONDS = 15.0  # for the last checkpoint to reach the bucket; machines 
 def identity(config: NetConfig, root: Path) -> dict[str, Any]:
     """What a run has to have in common with the one that it continues, by name: settings, code, versions."""
     settings = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
-    files = [*sorted((root / "trainer").rglob("*.py")), Path(networks.load(config.network).__file__ or "")]
-    code = {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
-    versions = {package: found for package in PACKAGES if (found := package_version(package))}
-    told: dict[str, Any] = json.loads(json.dumps(settings | code | versions))
-    return told
+    network = code_hashes(root, networks.load(config.network).__file__ or "")
+    code = code_hashes(root / "trainer", *TRAINING_CODE) | network
+    as_stored: dict[str, Any] = json.loads(json.dumps(settings | code | package_versions()))
+    return as_stored
 
 
 def identity_of_data(prepared: Prepared) -> dict[str, str]:
