@@ -1,4 +1,4 @@
-"""The project script: `fab --list` shows every chore, `fab --help TASK` its options."""
+"""The project script: `fab --list` shows every task, `fab --help TASK` its options."""
 
 import importlib
 import json
@@ -14,177 +14,182 @@ from invoke.exceptions import Exit
 
 ROOT = Path(__file__).parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
-PATH_HELP = "rows: a file, a folder of shards, or a quoted glob; .json, plain or gzip; gs:// likewise"
-PACKAGE_HELP = "zip of a run; gs:// likewise"
+PATH_HELP = "rows: a file, a folder of shards, or a quoted glob, here or gs://; .json or .json.gz"
+PACKAGE_HELP = "package of a run, a path or gs://"
+PORT_HELP = "port of 127.0.0.1; default: a free one"
 
 
 def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
-    """Run a command to its end with this terminal, pass signals on to it, and leave with its exit code if it fails."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # so that paths stay relative to where the user stands
+    """Run a command on this terminal and pass stop signals on to it; if it fails, exit with its exit code."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # and stay in the user's working folder
     child = subprocess.Popen(list(command), cwd=cwd, env=env, process_group=0)
-    before = {
+    handlers_before = {
         number: signal.signal(number, lambda received, _: child.send_signal(received))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     code = child.wait()
-    for number, handler in before.items():
+    for number, handler in handlers_before.items():
         signal.signal(number, handler)
     if code:
         raise Exit(code=code if code > 0 else 128 - code)
 
 
 def python(*arguments: str | Path, **options: str | None) -> None:
-    """Run Python with arguments and with those options that are given."""
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
-    call(sys.executable, *arguments, *given)
+    """Run Python with arguments, and with the options that have a value: test_data="x" becomes --test-data=x."""
+    call(
+        sys.executable, *arguments, *[f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
+    )
 
 
 def trainer(docker: bool, gpu: bool) -> list[str]:
-    """What trains: Python here, or in a container."""
+    """The arguments of Python that train, here or in a container."""
     return ["-m", "trainer.machines.containers", "train", *["--gpu"] * gpu] if docker or gpu else ["-m", "trainer"]
 
 
-def far(c, module: str = "trainer.machines.remote") -> ModuleType:
-    """What works on the machines of -H, which has to be given; importing it takes a second."""
+def remote(c, module: str = "trainer.machines.remote") -> ModuleType:
+    """Import the module that works on other machines, which takes a second. Without -H, exit with code 2."""
     if not isinstance(c, Connection):
-        raise Exit("Name the machine: fab -H user@machine TASK", code=2)
+        raise Exit("This task needs a machine: fab -H user@machine TASK", code=2)
     return importlib.import_module(module)
 
 
-def look(c, what: str, port: str | None, **options: str | None) -> None:
-    """Show something in a browser of this machine, from here or from the machine of -H."""
+def show(c, viewer: str, port: str | None, **options: str | None) -> None:
+    """Show a viewer in a browser on this machine: of its own runs and packages, or of those of the machine of -H."""
     if not isinstance(c, Connection):
-        return python("-m", "trainer.machines.viewers", what, port=port, **options)
-    given = [f"--{name}={value}" for name, value in options.items() if value]
-    return far(c, "trainer.machines.remote_viewers").look(c, what, given, port)
+        return python("-m", "trainer.machines.viewers", viewer, port=port, **options)
+    arguments = [f"--{name}={value}" for name, value in options.items() if value]
+    return remote(c, "trainer.machines.remote_viewers").show(c, viewer, arguments, port)
 
 
 @task(
     help={
         "variant": "name in variant_config.json; `fab variants` lists them",
         "data": PATH_HELP,
-        "test-data": "separate rows to test on",
-        "validation-data": "separate rows to choose by",
-        "output": "folder that the package goes to, or gs://",
-        "run": "name of the run, which goes on where it was stopped; default: variant and time",
-        "restart": "begin that run anew",
-        "docker": "in a container of the image, which is built anew where the code has changed",
-        "gpu": "the same in the image for NVIDIA's GPUs, with all of them",
-        "dirty": "with -H: send the code as it lies here, not the commit",
+        "test-data": "separate test set; default: a share of the rows",
+        "validation-data": "separate validation set; default: a share of the rows",
+        "output": "folder or gs:// prefix of the package; default: packages",
+        "run": "name of the run; an existing run is resumed; default: variant and time",
+        "restart": "start an existing run from the beginning",
+        "docker": "train in a container of the image of this code, which is built if needed",
+        "gpu": "train in the GPU image, on all GPUs of the machine",
+        "dirty": "with -H: send uncommitted changes, too",
     }
 )
 def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None, restart=False,
           docker=False, gpu=False, dirty=False):  # fmt: skip
-    """Train a variant and package it, here, in an image of the code, or elsewhere: fab -H user@gpu-1 train --gpu.
+    """Train a variant and write its package: fab train --variant=rnn_v1 --data=rows/
 
-    NET_LEARNING_RATE=0.01 fab train overrides one setting for one run. Without options, deep_v1 learns from the sample.
+    Without options it trains deep_v1 on the sample. A setting for one run: NET_LEARNING_RATE=0.01 fab train
+    On another machine: fab -H user@gpu-1 train --gpu
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
     if isinstance(c, Connection):
-        return far(c).train(c, far(c).Order(variant, run, paths, output, gpu, dirty, restart))
+        return remote(c).train(c, remote(c).TrainRequest(variant, run, paths, output, gpu, dirty, restart))
     python(*trainer(docker, gpu), *["--restart"] * restart, variant=variant, output=output, run=run, **paths)
 
 
 @task(
     help={
         "data": PATH_HELP,
-        "variant": "whose columns and split; `fab variants` lists them",
-        "test-data": "separate rows to test on",
-        "validation-data": "separate rows to choose by",
+        "variant": "use the columns and the split of this variant",
+        "test-data": "separate test set",
+        "validation-data": "separate validation set",
         "out": "page to write; default: check.html",
     }
 )
 def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=None, out=None):
-    """Look at rows before training on them: columns, label, split, and warnings.
+    """Inspect rows before training: columns, label, split and warnings. Example: fab check-data --data=rows/
 
-    Shows a table and writes a page with small plots. Nothing is trained; what fab train would refuse is refused here.
+    Prints a table and writes a page with small plots. Fails where fab train would fail; trains nothing.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
     python("-m", "trainer.inspection.inspect", variant=variant, out=out, **paths)
 
 
-@task(help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, a JSON line per row; gs://"})
+@task(
+    help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, one line of JSON per row, a path or gs://"}
+)
 def predict(c, package, data, out):
-    """Score rows with a package."""
+    """Predict rows with a package: fab predict --package=packages/NAME.zip --data=rows/ --out=scores.json"""
     python("-m", "trainer.package.predictor", "predict", package=package, data=data, out=out)
 
 
 @task(help={"package": PACKAGE_HELP, "data": PATH_HELP})
 def evaluate(c, package, data):
-    """Measure a package on labelled rows."""
+    """Print the metrics of a package on labelled rows: fab evaluate --package=packages/NAME.zip --data=rows/"""
     python("-m", "trainer.package.predictor", "evaluate", package=package, data=data)
 
 
-@task(help={"run": "its name; of several machines one each: a,b", "output": "folder that the package goes to"})
+@task(help={"run": "name of the run; with several machines one each: a,b", "output": "folder of the package"})
 def attach(c, run, output=None):
-    """Show the log of a run on another machine and fetch its package: fab -H user@gpu-1 attach --run=NAME."""
-    far(c).attach(c, run, output)
+    """Follow a run on another machine and fetch its package: fab -H user@gpu-1 attach --run=NAME"""
+    remote(c).attach(c, run, output)
 
 
 @task
 def status(c):
-    """List the runs on another machine: fab -H user@gpu-1 status."""
-    far(c).status(c)
+    """List the runs on another machine: fab -H user@gpu-1 status"""
+    remote(c).status(c)
 
 
-@task(help={"run": "its name; of several machines one each: a,b", "remove": "forget its log, too"})
+@task(help={"run": "name of the run; with several machines one each: a,b", "remove": "remove its log, too"})
 def stop(c, run, remove=False):
-    """Stop a run on another machine, with 30 seconds to end in order: fab -H user@gpu-1 stop --run=NAME."""
-    far(c).stop(c, run, remove=remove)
+    """Stop a run on another machine; it can be resumed: fab -H user@gpu-1 stop --run=NAME"""
+    remote(c).stop(c, run, remove=remove)
 
 
-@task(help={"run": "name of a finished run", "output": "folder or gs://; default: as the run was started"})
+@task(help={"run": "name of a finished run", "output": "folder or gs:// prefix; default: that of the run"})
 def publish(c, run, output=None):
-    """Send the package of a run that could not be sent at its end."""
+    """Upload the package of a finished run whose own upload failed: fab publish --run=NAME"""
     python("-m", "trainer.package.publish", run=run, output=output)
 
 
 @task(
     iterable=["param"],
     help={
-        "to": "gs://bucket/prefix or a folder, empty and of this export alone",
-        "table": "project.dataset.table of BigQuery",
+        "to": "gs:// prefix or folder for this export, empty",
+        "table": "BigQuery table: project.dataset.table",
         "sql": "file with one SELECT",
-        "param": "name=value or name:TYPE=value of @name in the SQL; any number of them",
-        "since": "day of @since in the SQL, such as 2026-11-01",
-        "until": "day of @until in the SQL",
-        "limit": "rows at most, chosen by their hash",
-        "sample": "share of the rows, chosen by their hash",
-        "staging": "gs://bucket/prefix by way of which a folder is filled",
-        "dry-run": "say what would be read and billed, and do nothing",
+        "param": "value of @name in the SQL: name=value or name:TYPE=value; repeatable",
+        "since": "day for @since in the SQL, such as 2026-11-01",
+        "until": "day for @until in the SQL",
+        "limit": "maximum number of rows, chosen by hash",
+        "sample": "share of the rows, chosen by hash, such as 0.1",
+        "staging": "gs:// prefix for temporary files when --to is a folder",
+        "dry-run": "print what would be read and billed, and stop",
     },
 )
 def dataset(
     c, to, param, table=None, sql=None, since=None, until=None, limit=None, sample=None, staging=None, dry_run=False
 ):
-    """Export a table or a query's result: fab dataset --table=project.dataset.table --to=gs://bucket/prefix/."""
-    given = [f"--param={one}" for one in param] + ["--dry-run"] * dry_run
-    what = {"table": table, "sql": sql, "since": since, "until": until, "limit": limit, "sample": sample}
-    python("-m", "trainer.bigquery.export", *given, to=to, staging=staging, **what)
+    """Export a BigQuery table or query: fab dataset --table=project.dataset.table --to=gs://bucket/prefix/"""
+    arguments = [f"--param={value}" for value in param] + ["--dry-run"] * dry_run
+    rows = {"table": table, "sql": sql, "since": since, "until": until, "limit": limit, "sample": sample}
+    python("-m", "trainer.bigquery.export", *arguments, to=to, staging=staging, **rows)
 
 
 @task(
     help={
         "run": "name of a run, finished or not; default: all runs",
         "package": PACKAGE_HELP,
-        "output": "folder of packages, to compare all of them; gs:// likewise",
-        "port": "of 127.0.0.1 to listen on; default: a free one",
+        "output": "folder or gs:// prefix of packages, to compare them",
+        "port": PORT_HELP,
     }
 )
 def tensorboard(c, run=None, package=None, output=None, port=None):
-    """Show runs or packages in TensorBoard, for this machine's own browser; with -H those of another machine."""
-    look(c, "tensorboard", port, run=run, package=package, output=output)
+    """Show runs or packages in TensorBoard: fab tensorboard --run=NAME; with -H those of another machine."""
+    show(c, "tensorboard", port, run=run, package=package, output=output)
 
 
-@task(help={"port": "of 127.0.0.1 to listen on; default: a free one"})
+@task(help={"port": PORT_HELP})
 def notebook(c, port=None):
-    """Open a notebook that looks into the newest package; with -H into those of another machine."""
-    look(c, "notebook", port)
+    """Open a notebook that explores the newest package; with -H on another machine."""
+    show(c, "notebook", port)
 
 
 @task(help={"variant": "name in variant_config.json"})
 def config(c, variant="deep_v1"):
-    """Show each setting of a variant: value, source and meaning."""
+    """Print each setting of a variant with its value, source and meaning: fab config --variant=rnn_v1"""
     python("-m", "trainer.config.show", "settings", variant=variant)
 
 
@@ -196,65 +201,59 @@ def variants(c):
 
 @task(name="networks")
 def list_networks(c):
-    """List the registered networks."""
+    """List the networks."""
     python("-m", "trainer.config.show", "networks")
 
 
 @task(
     iterable=["build_arg"],
     help={
-        "gpu": "the image for NVIDIA's GPUs",
-        "tag": "its name; default: flatfab:cpu or flatfab:gpu",
-        "build-arg": "NAME=VALUE of an ARG, such as BASE; any number of them",
+        "gpu": "build the image for NVIDIA GPUs",
+        "tag": "name of the image; default: flatfab:cpu or flatfab:gpu",
+        "build-arg": "NAME=VALUE of an ARG in the Dockerfile, such as BASE; repeatable",
     },
 )
 def build(c, build_arg, gpu=False, tag=None):
-    """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0."""
-    python(
-        "-m",
-        "trainer.machines.images",
-        "build",
-        *["--gpu"] * gpu,
-        *(f"--build-arg={one}" for one in build_arg),
-        tag=tag,
-    )
+    """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0"""
+    arguments = ["--gpu"] * gpu + [f"--build-arg={value}" for value in build_arg]
+    python("-m", "trainer.machines.images", "build", *arguments, tag=tag)
 
 
-@task(help={"tag": "its name, which begins with the registry's"})
+@task(help={"tag": "name of the image, starting with its registry"})
 def push(c, tag):
-    """Send an image to its registry."""
+    """Push an image to its registry: fab push --tag=registry.example.com/team/flatfab:1.0"""
     python("-m", "trainer.machines.images", "push", tag=tag)
 
 
-@task(help={"gpu": "in the image for NVIDIA's GPUs, with all of them"})
+@task(help={"gpu": "use the GPU image and all GPUs of this machine"})
 def shell(c, gpu=False):
-    """Open a shell in a container of the image; runs, cache and packages are those of this folder."""
+    """Open a shell in a container of the image, with the runs, cache and packages of this folder."""
     os.environ["PYTHONPATH"] = str(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", "trainer.machines.containers", "shell", *["--gpu"] * gpu])  # noqa: S606
 
 
-@task(help={"docker": "in a container of the image for GPUs"})
+@task(help={"docker": "check in a container of the GPU image"})
 def gpu_check(c, docker=False):
-    """Show that TensorFlow computes on the GPUs of this machine, and what they are; or why it does not."""
+    """Check that TensorFlow computes on the GPUs of this machine, or print why it does not."""
     python("-m", *(["trainer.machines.containers", "gpu-check"] if docker else ["trainer.machines.gpu"]))
 
 
-@task(help={"rows": "how many", "out": "file to write", "seed": "another number, other rows"})
+@task(help={"rows": "number of rows", "out": "file to write", "seed": "random seed"})
 def sample(c, rows=2000, out=str(SAMPLE), seed=0):
-    """Make rows with a known truth; by default the sample."""
+    """Generate rows whose true click rates are known; by default the sample."""
     python(ROOT / "data" / "make_sample.py", rows=str(rows), out=out, seed=str(seed))
 
 
-@task(help={"only": "pytest's -k: tests whose names match", "junit": "XML file to write for a CI server"})
+@task(help={"only": "run tests whose names match (pytest -k)", "junit": "XML file to write for a CI server"})
 def test(c, only=None, junit=None):
     """Run all tests."""
     report = [f"--junitxml={Path(junit).absolute()}"] if junit else []
     call(sys.executable, "-m", "pytest", *report, *(["-k", only] if only else []), cwd=ROOT)
 
 
-@task(help={"only": "pytest's -k: tests whose names match"})
+@task(help={"only": "run tests whose names match (pytest -k)"})
 def test_faults(c, only=None):
-    """Run the tests of what survives in their long form: hundreds of kills, every fail-point, a million inputs."""
+    """Run the fault tests in their long form: hundreds of kills, every fail point, a million inputs. Takes an hour."""
     selected = ["-k", only] if only else []
     call(sys.executable, "-m", "pytest", "-p", "tests.scale", "--dist=worksteal", *selected, cwd=ROOT, FLATFAB_LONG="1")
 
@@ -268,22 +267,22 @@ def lint(c):
 
 @task(
     help={
-        "rows": "generated rows to measure on",
-        "sizes": "rows of whole runs, such as 200000,5000000; default: up to --rows",
-        "limited-rows": "encoded rows to train on under a memory limit, such as 30000000; default: not measured",
-        "folder": "keeps the generated files for the next time",
+        "rows": "number of generated rows",
+        "sizes": "rows of complete runs, such as 200000,5000000; default: up to --rows",
+        "limited-rows": "rows to train on under a memory limit, such as 30000000; default: skip this",
+        "folder": "keep the generated files here for the next time",
         "markdown": "print Markdown, as in BENCHMARKS.md",
     }
 )
 def bench(c, rows=200_000, sizes=None, limited_rows=None, folder=None, markdown=False):
-    """Measure speed, memory and quality beside those of what one would use instead."""
-    form = ["--markdown"] if markdown else []
-    python("-m", "tests.benchmarks", *form, rows=str(rows), sizes=sizes, limited_rows=limited_rows, folder=folder)
+    """Measure speed, memory and quality, and compare them with the alternatives."""
+    options = ["--markdown"] if markdown else []
+    python("-m", "tests.benchmarks", *options, rows=str(rows), sizes=sizes, limited_rows=limited_rows, folder=folder)
 
 
-@task(help={"junit": "XML file to write for a CI server", "image": "--no-image: without what needs a Docker engine"})
+@task(help={"junit": "XML file to write for a CI server", "image": "--no-image skips what needs Docker"})
 def ci(c, junit=None, image=True):
-    """What the CI server runs: lint, types, all tests, and each variant on the sample in the image."""
+    """Run what the CI server runs: lint, types, all tests, and each variant on the sample in the image."""
     lint(c)
     test(c, junit=junit)
     for name in json.loads((ROOT / "variant_config.json").read_text(encoding="utf-8")) if image else []:

@@ -1,4 +1,4 @@
-"""A machine without GPU is refused, with the reason, before anything else is done."""
+"""A run that needs a GPU is refused on a machine without one, with the reason, before anything else."""
 
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def test_each_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (devices / "nvidia0").touch()
     assert "the NVIDIA driver is not loaded" in gpu.reasons(devices, driver)[0]
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 10 10:00:00 UTC 2026\n")
-    assert "this TensorFlow is the one for CPUs" in gpu.reasons(devices, driver)[0]
+    assert "this TensorFlow is built for CPUs only" in gpu.reasons(devices, driver)[0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert gpu.reasons(devices, driver)[0] == "CUDA_VISIBLE_DEVICES=-1 hides them all"
+    assert gpu.reasons(devices, driver)[0] == "CUDA_VISIBLE_DEVICES=-1 hides all GPUs"
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
@@ -52,17 +52,17 @@ def test_each_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 10 10:00:00 UTC 2026\n", "570.86.15"),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n", "575.57.08"),
-        ("nothing that we know\n", "unknown"),
+        ("another driver\n", "unknown"),
     ],
 )
-def test_the_driver_tells_its_version(tmp_path: Path, text: str, version: str) -> None:
+def test_the_version_of_the_driver_is_read(tmp_path: Path, text: str, version: str) -> None:
     path = tmp_path / "version"
     path.write_text(text)
     assert gpu.driver_version(path) == version
     assert gpu.driver_version(tmp_path / "missing") == "unknown"
 
 
-def test_a_device_must_multiply_and_do_it_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_must_multiply_correctly(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.multiply("CPU:0", "the CPU")  # any device
     with pytest.raises(ResourceError, match=r"Phantom \(GPU:7\) cannot multiply matrices.*CPU:0"):
         gpu.multiply("GPU:7", "Phantom")

@@ -1,4 +1,4 @@
-"""The images, made and run by a real Docker engine: the results of a run outside, no secret in, nothing left over."""
+"""Images built and run by a real Docker engine: same results as outside, no secret inside, nothing left behind."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ from tests.project_image import CANARY, PLANTED, Done, base, command, digest_in,
 from tests.scale import many
 from tests.servers.bucket import Bucket
 from tests.servers.registry import Registry, serving
-from trainer.machines import containers, images
+from trainer.machines import container_options, containers, images
 from trainer.package import archive as packaging
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError
 from trainer.training import checkpoint
@@ -68,9 +68,9 @@ def with_rows(folder: Path, rows: int = 600) -> Path:
 
 def members(package: Path) -> Result:
     """The weights by name, and the metrics. (The headers of the file of weights differ by the version of Python.)"""
-    found = packaging.read_package(package)
-    with np.load(io.BytesIO(found["weights.npz"]), allow_pickle=False) as weights:
-        return {name: array.tobytes() for name, array in weights.items()}, found["metrics.csv"]
+    files = packaging.read_package(package)
+    with np.load(io.BytesIO(files["weights.npz"]), allow_pickle=False) as weights:
+        return {name: array.tobytes() for name, array in weights.items()}, files["metrics.csv"]
 
 
 def result(folder: Path) -> Result:
@@ -170,7 +170,7 @@ def test_S9_a_training_has_no_rights_that_it_does_not_need(image: str, project: 
         assert config["CapDrop"] == ["ALL"]
         assert not config["CapAdd"]
         assert config["SecurityOpt"] == ["no-new-privileges"]
-        assert config["PidsLimit"] == containers.MOST_PROCESSES
+        assert config["PidsLimit"] == container_options.MAX_PROCESSES
         assert container.attrs["Config"]["User"] == f"{os.getuid()}:{os.getgid()}"
         mounts = {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"] if mount["Type"] == "bind"}
         assert mounts == {
@@ -208,14 +208,14 @@ def running(project: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str]
 
 def containers_of(client: docker.DockerClient, folder: Path) -> list[Any]:
     """The containers of trainings in a folder."""
-    found = []
-    for container in client.containers.list(all=True, filters={"label": containers.LABEL}, ignore_removed=True):
+    matching = []
+    for container in client.containers.list(all=True, filters={"label": container_options.LABEL}, ignore_removed=True):
         with contextlib.suppress(NotFound):
-            found += [container] if container.attrs["Config"]["WorkingDir"] == str(folder) else []
-    return found
+            matching += [container] if container.attrs["Config"]["WorkingDir"] == str(folder) else []
+    return matching
 
 
-# Orders to stop
+# Stop signals
 
 
 def test_R7_a_run_that_docker_stops_goes_on_in_the_image_and_outside(
@@ -246,7 +246,7 @@ def test_R7_a_run_that_docker_stops_goes_on_in_the_image_and_outside(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_R7_an_order_to_the_command_reaches_the_trainer_and_leaves_no_container(
+def test_R7_a_signal_to_the_command_reaches_the_trainer_and_leaves_no_container(
     image: str, project: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = with_rows(tmp_path)
@@ -376,13 +376,13 @@ def test_R28_a_build_that_fails_says_where_and_names_no_image(
 
 def test_the_image_for_gpus_is_the_same_but_where_it_means_to_be_another() -> None:
     cpu, gpu = ((ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "Dockerfile.gpu"))
-    told = gpu.replace("requirements-gpu.txt", "requirements.txt").splitlines()[1:]
+    lines = gpu.replace("requirements-gpu.txt", "requirements.txt").splitlines()[1:]
     only_gpu = [
         "    NVIDIA_VISIBLE_DEVICES=all \\", "    NVIDIA_DRIVER_CAPABILITIES=compute,utility \\",
         "    FLATFAB_GPU=1 \\",
     ]  # fmt: skip
-    assert Counter(told) - Counter(cpu.splitlines()[1:]) == Counter(only_gpu)
-    assert [line for line in told if line not in only_gpu] == cpu.splitlines()[1:]
+    assert Counter(lines) - Counter(cpu.splitlines()[1:]) == Counter(only_gpu)
+    assert [line for line in lines if line not in only_gpu] == cpu.splitlines()[1:]
 
 
 def test_the_image_for_gpus_refuses_to_train_without_one(
@@ -421,10 +421,10 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
             (copy / listed).write_text("")
     done = command(copy, copy, "trainer.machines.images", "build", f"--tag={name}", f"--build-arg=TOKEN={CANARY}")
     assert done.code == 0, done.err
-    names, found = looked_through(engine.images.get(name).save(chunk_size=2**21))
-    told = [[one.history(), one.attrs] for one in map(engine.images.get, (name, image))]
+    names, leaks = files_in_layers(engine.images.get(name).save(chunk_size=2**21))
+    metadata = [[one.history(), one.attrs] for one in map(engine.images.get, (name, image))]
     engine.images.remove(name)
-    assert found == []
+    assert leaks == []
     assert len(names) > 5000
     own = {name.removeprefix("opt/flatfab/") for name in names if name.startswith("opt/flatfab/")}
     rooms = {path.parent.name for path in project.glob("trainer/*/__init__.py")}
@@ -439,13 +439,13 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
         *(path.relative_to(project).as_posix() for path in (*code, *templates)),
     }  # fmt: skip
     assert not [name for name in names if Path(name).name in (".env", ".netrc", ".git", "id_rsa", "id_ed25519")]
-    assert CANARY not in json.dumps(told)
+    assert CANARY not in json.dumps(metadata)
     record_property("files in layers", len(names))
 
 
-def looked_through(saved: Iterator[bytes]) -> tuple[set[str], list[str]]:
-    """The names of all that is in the layers of a saved image, and of what holds the secret."""
-    names, found = set(), []
+def files_in_layers(saved: Iterator[bytes]) -> tuple[set[str], list[str]]:
+    """The names of all files in the layers of a saved image, and of those that contain the secret."""
+    names, leaks = set(), []
     with tarfile.open(fileobj=Pieces(saved), mode="r|", bufsize=2**20) as archive:
         for part in archive:
             if not part.isfile():
@@ -453,7 +453,7 @@ def looked_through(saved: Iterator[bytes]) -> tuple[set[str], list[str]]:
             file = archive.extractfile(part)
             assert file is not None
             if not part.name.endswith("layer.tar") and not part.name.startswith("blobs/"):
-                found += [part.name] if CANARY.encode() in file.read() else []
+                leaks += [part.name] if CANARY.encode() in file.read() else []
                 continue
             with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=file, mode="r|*") as layer:
                 for member in layer:
@@ -461,8 +461,8 @@ def looked_through(saved: Iterator[bytes]) -> tuple[set[str], list[str]]:
                     if member.isfile() and member.size < 2**24:
                         content = layer.extractfile(member)
                         assert content is not None
-                        found += [member.name] if CANARY.encode() in content.read() else []
-    return names, found
+                        leaks += [member.name] if CANARY.encode() in content.read() else []
+    return names, leaks
 
 
 class Pieces(io.RawIOBase):
@@ -515,7 +515,7 @@ def test_S6_credentials_come_as_a_file_that_can_only_be_read(
     secret.write_text(CANARY)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(secret))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    job = containers.training([], ["gs://bucket/rows/"], "gs://bucket/packages", gpu=False)
+    job = containers.training_job([], ["gs://bucket/rows/"], "gs://bucket/packages", gpu=False)
     program = """
 import os
 path = os.environ["GOOGLE_APPLICATION_CREDENTIALS"]
@@ -530,12 +530,12 @@ open(path, "a")
         assert "Read-only file system" in logs
         container.reload()
         assert CANARY not in json.dumps(container.attrs)
-    local = containers.training([], [], "packages", gpu=False)
-    assert containers.INSIDE not in local.read  # who needs no bucket gets no credentials
+    local = containers.training_job([], [], "packages", gpu=False)
+    assert not local.mounts  # without a bucket, no credentials
 
     secret.unlink()
     with pytest.raises(ConfigError, match="there is no such file"):
-        containers.training([], ["gs://bucket/rows/"], "packages", gpu=False)
+        containers.training_job([], ["gs://bucket/rows/"], "packages", gpu=False)
 
 
 # What is refused
@@ -546,7 +546,7 @@ open(path, "a")
     [
         ("unix:///no/such/socket", 6, "No Docker engine answers at unix:///no/such/socket: No such file"),
         ("unix:///dev/null", 6, "No Docker engine answers at unix:///dev/null: Connection refused"),
-        ("tcp://127.0.0.1:1", 2, "is an engine without encryption"),
+        ("tcp://127.0.0.1:1", 2, "is a connection without encryption"),
     ],
 )
 def test_without_an_engine_one_line_says_so(project: Path, tmp_path: Path, host: str, code: int, words: str) -> None:
@@ -557,7 +557,7 @@ def test_without_an_engine_one_line_says_so(project: Path, tmp_path: Path, host:
     assert done.out == ""
 
 
-def test_what_is_wrong_with_data_is_told_before_anything_is_built(project: Path, tmp_path: Path) -> None:
+def test_wrong_data_is_refused_before_anything_is_built(project: Path, tmp_path: Path) -> None:
     done = inside(project, tmp_path, "--data=no_such_rows", DOCKER_HOST="unix:///no/such/socket")
     assert done.code == 4
     assert "no_such_rows" in done.err
@@ -582,11 +582,11 @@ def test_the_exit_code_and_the_message_are_the_trainers(image: str, project: Pat
     assert done.err.count("\n") == 1
 
 
-def test_a_container_without_memory_is_told(
+def test_a_container_out_of_memory_says_so(
     image: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(containers, "SHARE_OF_MEMORY", 2**28 / engine.info()["MemTotal"])
+    monkeypatch.setattr(container_options, "MEMORY_SHARE", 2**28 / engine.info()["MemTotal"])
     job = containers.Job(("python", "-c", "print(len(bytearray(2**30)))"))
     with pytest.raises(ResourceError, match="Out of memory"):
         containers.run(engine, image, job)
@@ -601,17 +601,17 @@ def test_only_what_a_dataset_is_made_of_is_mounted(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         (shards / name).write_text("{}\n")
     (tmp_path / "above" / "schema.json").write_text("[]")
-    assert containers.places(str(shards)) == [shards, tmp_path / "above" / "schema.json"]
-    assert containers.places(str(shards / "*.json")) == [shards, tmp_path / "above" / "schema.json"]
-    assert containers.places(str(shards / "a.json")) == [shards / "a.json", tmp_path / "above" / "schema.json"]
+    assert containers.dataset_paths(str(shards)) == [shards, tmp_path / "above" / "schema.json"]
+    assert containers.dataset_paths(str(shards / "*.json")) == [shards, tmp_path / "above" / "schema.json"]
+    assert containers.dataset_paths(str(shards / "a.json")) == [shards / "a.json", tmp_path / "above" / "schema.json"]
 
 
 def test_a_cloud_on_this_machine_needs_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
     for host, expected in (
         ("http://127.0.0.1:4443", "host"), ("http://localhost:4443", "host"), ("http://storage:4443", None), ("", None),
     ):  # fmt: skip
-        assert containers.network({"STORAGE_EMULATOR_HOST": host}) == expected
-    assert containers.network({images.NETWORK: "own"}) == "own"
+        assert container_options.network({"STORAGE_EMULATOR_HOST": host}) == expected
+    assert container_options.network({images.NETWORK: "own"}) == "own"
 
 
 # A terminal
@@ -680,8 +680,8 @@ def until(terminal: int, pattern: bytes | None) -> bytes:
 
 @pytest.fixture
 def registry() -> Iterator[tuple[str, type[Registry]]]:
-    with serving() as found:
-        yield found
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture
@@ -693,7 +693,7 @@ def small_image(engine: docker.DockerClient, registry: tuple[str, type[Registry]
     engine.images.remove(name, force=True)
 
 
-def test_an_image_is_pushed_and_its_digest_told(
+def test_a_push_prints_the_digest(
     small_image: str, registry: tuple[str, type[Registry]], project: Path, tmp_path: Path
 ) -> None:
     done = command(project, tmp_path, "trainer.machines.images", "push", f"--tag={small_image}")
@@ -702,7 +702,7 @@ def test_an_image_is_pushed_and_its_digest_told(
     assert f"pushed as sha256:{hashlib.sha256(manifest).hexdigest()}" in done.out
 
 
-def test_R28_a_registry_that_refuses_or_is_gone_is_told(
+def test_R28_a_registry_that_refuses_or_is_gone_is_reported(
     small_image: str, registry: tuple[str, type[Registry]], project: Path, tmp_path: Path
 ) -> None:
     registry[1].refuses = True
@@ -711,6 +711,6 @@ def test_R28_a_registry_that_refuses_or_is_gone_is_told(
     assert re.match(r"error: Pushing .* failed: .*denied", done.err)
     done = command(project, tmp_path, "trainer.machines.images", "push", "--tag=127.0.0.1:1/no/image:1")
     assert (done.code, done.err) == (
-        4, "error: There is no image 127.0.0.1:1/no/image:1. `fab build --tag=127.0.0.1:1/no/image:1` makes it.\n",
+        4, "error: There is no image 127.0.0.1:1/no/image:1. `fab build --tag=127.0.0.1:1/no/image:1` builds it.\n",
     )  # fmt: skip
-    assert isinstance(images.refusal("Pushing", "denied"), StorageError)
+    assert isinstance(images.engine_error("Pushing", "denied"), StorageError)

@@ -1,4 +1,4 @@
-"""Training on other machines: a real sshd on this one, with the real Docker engine behind it where there is one."""
+"""Training on other machines: a real sshd on this one, with a real Docker engine behind it if there is one."""
 
 import contextlib
 import io
@@ -26,10 +26,9 @@ from tests.project_image import CANARY
 from tests.scale import many
 from tests.servers import ssh as ssh_server
 from tests.servers.ssh import Server
-from trainer.machines import code_archive, detached, remote, ssh
-from trainer.machines import remote_docker as machines
-from trainer.machines.remote import Order
-from trainer.machines.remote_docker import machine
+from trainer.machines import code_archive, detached, remote, remote_docker, ssh
+from trainer.machines.remote import TrainRequest
+from trainer.machines.remote_docker import connected
 from trainer.package import archive as packaging
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, TrainerError
 
@@ -44,12 +43,12 @@ pytestmark = pytest.mark.skipif(ssh_server.SSHD is None, reason="these need sshd
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with ssh_server.serving(tmp_path_factory.mktemp("machine")) as found:
-        yield found
+    with ssh_server.serving(tmp_path_factory.mktemp("machine")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
-def known(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def known_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ssh.KNOWN_HOSTS, str(server.known_hosts))
 
 
@@ -67,7 +66,7 @@ def refused(connection: Connection) -> str:
     return str(caught.value)
 
 
-# Whom we talk to
+# Host keys and logins
 
 
 def test_S12_another_host_key_is_refused_before_a_byte_of_the_login(
@@ -80,9 +79,9 @@ def test_S12_another_host_key_is_refused_before_a_byte_of_the_login(
         known_hosts = tmp_path / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{server.port} {kind} {key}\n")
         monkeypatch.setenv(ssh.KNOWN_HOSTS, str(known_hosts))
-        said = refused(connection_to(server))
-        assert "Another machine may answer" in said
-        assert fingerprint(server) in said
+        message = refused(connection_to(server))
+        assert "Another machine may answer" in message
+        assert fingerprint(server) in message
     wait_until(lambda: not server.sessions())
     assert server.log().count("Connection from 127.0.0.1") >= times
     assert server.log().count("userauth-request") == before
@@ -90,8 +89,8 @@ def test_S12_another_host_key_is_refused_before_a_byte_of_the_login(
 
 
 def fingerprint(server: Server) -> str:
-    told = subprocess.run(["ssh-keygen", "-lf", server.folder / "host_key.pub"], capture_output=True, check=True)
-    return told.stdout.decode().split()[1]
+    text = subprocess.run(["ssh-keygen", "-lf", server.folder / "host_key.pub"], capture_output=True, check=True)
+    return text.stdout.decode().split()[1]
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
@@ -101,15 +100,15 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_S12_an_unknown_host_key_is_refused_and_what_is_said_adds_it(
+def test_S12_an_unknown_host_key_is_refused_and_the_printed_command_adds_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ssh.KNOWN_HOSTS, str(tmp_path / "known_hosts"))
     before = server.log().count("userauth-request")
-    said = refused(connection_to(server))
+    message = refused(connection_to(server))
     assert server.log().count("userauth-request") == before
-    assert fingerprint(server) in said
-    command = re.search(r"ssh-keyscan .*", said)
+    assert fingerprint(server) in message
+    command = re.search(r"ssh-keyscan .*", message)
     assert command is not None
     subprocess.run(command[0], shell=True, check=True, capture_output=True)
     ssh.open_connection(connection_to(server))
@@ -136,12 +135,12 @@ def test_S12_known_hosts_files_mean_what_they_mean_to_ssh(
     connection = connection_to(server)
     if is_let_in:
         ssh.open_connection(connection)
-        assert ssh.ask(connection, "echo hello") == (0, "hello\n", "")
+        assert ssh.run(connection, "echo hello") == (0, "hello\n", "")
     else:
         refused(connection)
 
 
-def test_S12_hashed_names_are_known_and_a_broken_line_is_named(
+def test_S12_hashed_names_work_and_a_broken_line_is_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "known_hosts"
@@ -154,7 +153,7 @@ def test_S12_hashed_names_are_known_and_a_broken_line_is_named(
     assert f"{path}, line 2" in refused(connection_to(server))
 
 
-def test_S12_the_machine_on_the_way_has_to_be_known_too(
+def test_S12_a_gateway_needs_a_known_host_key_too(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ssh_server.serving(tmp_path / "hop") as hop:
@@ -184,24 +183,24 @@ def test_S12_the_machine_on_the_way_has_to_be_known_too(
         connection = through()
         ssh.open_connection(connection)
         assert connection.gateway.forward_agent is False
-        assert ssh.ask(connection, 'echo "$SSH_AUTH_SOCK"').out == "\n"
+        assert ssh.run(connection, 'echo "$SSH_AUTH_SOCK"').out == "\n"
 
 
-def test_what_keeps_one_from_a_machine_is_told_in_a_line(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_machine_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     ssh_server.make_key(tmp_path / "other")
     other = {"key_filename": str(tmp_path / "other"), "look_for_keys": False, "allow_agent": False}
     assert "refused the login" in refused(Connection(server.address, connect_kwargs=other))
     assert "cannot be reached" in refused(Connection(f"me@127.0.0.1:{ssh_server.free_port()}"))
     assert "cannot be reached" in refused(Connection("me@machine.invalid"))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        said = refused(Connection(f"me@127.0.0.1:{deaf.getsockname()[1]}", connect_kwargs={"banner_timeout": 0.5}))
-    assert "cannot be reached" in said
+        message = refused(Connection(f"me@127.0.0.1:{deaf.getsockname()[1]}", connect_kwargs={"banner_timeout": 0.5}))
+    assert "cannot be reached" in message
     subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", tmp_path / "other"], check=True)
     assert "has a passphrase" in refused(Connection(server.address, connect_kwargs=other))
 
 
 @pytest.mark.parametrize(
-    ("docker_says", "we_say"),
+    ("docker_error", "remedy"),
     [
         (None, "Install Docker there"),
         ("permission denied while trying to connect to the Docker daemon socket", "-aG docker"),
@@ -209,22 +208,24 @@ def test_what_keeps_one_from_a_machine_is_told_in_a_line(server: Server, tmp_pat
         ("something else", "something else"),
     ],
 )
-def test_a_machine_without_an_engine_is_told_in_a_line(tmp_path: Path, docker_says: str | None, we_say: str) -> None:
+def test_a_machine_without_an_engine_is_reported_in_one_line(
+    tmp_path: Path, docker_error: str | None, remedy: str
+) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "mkdir", "id"):
         (programs / name).symlink_to(str(shutil.which(name)))
-    if docker_says:
-        (programs / "docker").write_text(f"#!{shutil.which('sh')}\necho '{docker_says}' >&2\nexit 1\n")
+    if docker_error:
+        (programs / "docker").write_text(f"#!{shutil.which('sh')}\necho '{docker_error}' >&2\nexit 1\n")
         (programs / "docker").chmod(0o755)
     with ssh_server.serving(tmp_path / "machine", PATH=str(programs)) as server:
         os.environ[ssh.KNOWN_HOSTS] = str(server.known_hosts)
-        with pytest.raises(ResourceError, match=re.escape(we_say)) as caught, machine(connection_to(server)):
+        with pytest.raises(ResourceError, match=re.escape(remedy)) as caught, connected(connection_to(server)):
             raise AssertionError
     assert "\n" not in str(caught.value)
 
 
-# What is asked for
+# What a user asks for
 
 HOSTILE = (
     "$(touch {canary})", "`touch {canary}`", "; touch {canary}", "x; touch {canary} #", "x\ntouch {canary}",
@@ -237,11 +238,11 @@ HOSTILE = (
 
 @pytest.mark.parametrize("option", ["run", "variant", "data", "host"])
 def test_S13_hostile_names_are_refused_before_anything_is_sent(option: str, tmp_path: Path) -> None:
-    order = Order(variant="deep_v1", run=None, data={}, output=None)
+    request = TrainRequest(variant="deep_v1", run=None, data={}, output=None)
     take: dict[str, Callable[[str], object]] = {
-        "run": lambda name: remote.paired(name, "run", 1),
-        "variant": lambda name: remote.tasks_of(order._replace(variant=name), 1),
-        "data": lambda name: remote.check_place("--data", name),
+        "run": lambda name: remote.one_name_each(name, "run", 1),
+        "variant": lambda name: remote.plan_runs(request._replace(variant=name), 1),
+        "data": lambda name: remote.check_path("--data", name),
         "host": lambda name: remote.check_hosts([name]),
     }
     for form in HOSTILE:
@@ -266,27 +267,29 @@ def test_machines_as_people_write_them(name: str) -> None:
         (2, {"variant": "deep_v1"}, "2 machines take 2 names"),
         (1, {"variant": "deep_v1,rnn_v1"}, "1 machines take 1 names"),
         (2, {"variant": "deep_v1,rnn_v1", "run": "a"}, "--run: 2 machines"),
-        (2, {"variant": "deep_v1,deep_v1"}, "called the same"),
-        (2, {"variant": "deep_v1,rnn_v1", "run": "a,a"}, "called the same"),
+        (2, {"variant": "deep_v1,deep_v1"}, "have the same name"),
+        (2, {"variant": "deep_v1,rnn_v1", "run": "a,a"}, "have the same name"),
         (1, {"variant": "deep_v2"}, "no variant 'deep_v2'"),
         (1, {"data": {"test_data": "rows/"}}, "--test-data"),
     ],
 )
-def test_what_does_not_fit_is_refused(machines: int, options: dict[str, Any], words: str) -> None:
+def test_options_that_do_not_fit_the_machines_are_refused(machines: int, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        remote.tasks_of(Order(**({"variant": "deep_v1", "run": None, "data": {}, "output": None} | options)), machines)
+        remote.plan_runs(
+            TrainRequest(**({"variant": "deep_v1", "run": None, "data": {}, "output": None} | options)), machines
+        )
 
 
-def test_a_task_for_each_machine_has_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_for_each_machine_has_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NET_EPOCHS", "3")
     monkeypatch.setenv("MY_TOKEN", CANARY)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", CANARY)
     data = {"data": "gs://bucket/rows/", "test_data": None}
-    first, second = remote.tasks_of(Order("deep_v1,rnn_v1", "a,b", data, "here", gpu=True, restart=True), 2)
+    first, second = remote.plan_runs(TrainRequest("deep_v1,rnn_v1", "a,b", data, "here", gpu=True, restart=True), 2)
     assert first.arguments == [
         "--variant=deep_v1", "--run=a", "--data=gs://bucket/rows/", "--restart", "--output=packages",
     ]  # fmt: skip
-    assert (second.run, second.arguments[0], second.output, second.gpu) == ("b", "--variant=rnn_v1", "here", True)
+    assert (second.name, second.arguments[0], second.output, second.gpu) == ("b", "--variant=rnn_v1", "here", True)
     assert first.environment["NET_EPOCHS"] == "3"
     assert first.environment["FLATFAB_GPU"] == "1"
     assert CANARY not in str((first, second))
@@ -304,11 +307,7 @@ def test_a_task_for_each_machine_has_settings_and_no_secret(monkeypatch: pytest.
     ],
 )
 def test_of_another_machine_a_run_sees_its_rows_alone(place: str, seen: str) -> None:
-    assert detached.mounted(place) == seen
-
-
-def test_the_moment_of_a_line_is_found_again() -> None:
-    assert detached.calendar_seconds("1970-01-02T00:00:01.999999999Z") == 86401
+    assert detached.dataset_folder(place) == seen
 
 
 # What is sent
@@ -350,7 +349,7 @@ def test_the_commit_is_sent_or_the_files_as_they_are_and_never_a_secret(project:
 
 def test_no_commit_is_no_code(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".dockerignore", tmp_path)
-    with pytest.raises(ConfigError, match="Commit first"):
+    with pytest.raises(ConfigError, match="Commit it first"):
         code_archive.archive(tmp_path, dirty=False)
 
 
@@ -368,16 +367,16 @@ def script(project: Path) -> Path:
 def fab(
     script: Path, folder: Path, servers: list[Server], *arguments: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of the project script, on its way; what it says goes to `folder`/said."""
+    """A command of the project script, on its way; its output goes to `folder`/output."""
     folder.mkdir(exist_ok=True)
     (folder / "known_hosts").write_text("".join(server.known_hosts.read_text() for server in servers))
     where = ["-r", str(script), "-H", ",".join(server.address for server in servers)]
     keys = [option for server in servers for option in ("-i", str(server.user_key))]
     own = {ssh.KNOWN_HOSTS: str(folder / "known_hosts"), "PYTHONPATH": str(script), "FLATFAB_DOCKER_NETWORK": "host"}
-    with (folder / "said").open("wb") as said:
+    with (folder / "output").open("wb") as file:
         process = subprocess.Popen(
             [FAB, *where, *keys, *arguments], cwd=folder, env=os.environ | own | environment, stdin=subprocess.DEVNULL,
-            stdout=said, stderr=said,
+            stdout=file, stderr=file,
         )  # fmt: skip
     try:
         yield process
@@ -387,19 +386,19 @@ def fab(
 
 
 def done(script: Path, folder: Path, servers: list[Server], *arguments: str, **environment: str) -> tuple[int, str]:
-    """The same to its end: exit code, and what it said."""
+    """The same, to its end: exit code and output."""
     with fab(script, folder, servers, *arguments, **environment) as process:
         code = process.wait(timeout=300)
-    return code, said(folder)
+    return code, output(folder)
 
 
-def said(folder: Path) -> str:
-    return (folder / "said").read_text()
+def output(folder: Path) -> str:
+    return (folder / "output").read_text()
 
 
 def epochs(folder: Path) -> list[int]:
     """The epochs that a command has shown."""
-    return [int(number) for number in re.findall(r"^epoch +(\d+) ", said(folder), re.MULTILINE)]
+    return [int(number) for number in re.findall(r"^epoch +(\d+) ", output(folder), re.MULTILINE)]
 
 
 def weights(folder: Path, run: str) -> bytes:
@@ -439,15 +438,15 @@ def outlives(script: Path, server: Server, engine: docker.DockerClient, run: str
             wait_until(lambda epoch=epoch: epoch in epochs(folder) or first.poll() is not None, 200)  # type: ignore[misc]
             cuts += server.cut()
         with fab(script, beside, [server], *command, **RUN) as second:
-            wait_until(lambda: "already" in said(beside) or second.poll() is not None)
+            wait_until(lambda: "already" in output(beside) or second.poll() is not None)
             cuts += server.cut()
-            assert (first.wait(timeout=200), second.wait(timeout=200)) == (0, 0), said(folder) + said(beside)
+            assert (first.wait(timeout=200), second.wait(timeout=200)) == (0, 0), output(folder) + output(beside)
     (container,) = engine.containers.list(all=True, filters={"label": f"{detached.RUN}={run}"})
     assert container.attrs["State"]["ExitCode"] == container.attrs["RestartCount"] == 0
     whole = list(range(1, EPOCHS + 1))
     assert (epochs(folder), epochs(beside)) == (whole, whole)  # no line is lost, none comes twice
     assert container.logs().count(b"\nepoch ") == EPOCHS
-    assert said(folder).count("connecting again") >= 3
+    assert output(folder).count("connecting again") >= 3
     assert weights(folder, run) == weights(beside, run)
     return cuts
 
@@ -464,7 +463,7 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_stopped_and_gone_on_with(
         wait_until(lambda: 3 in epochs(tmp_path / "first") or process.poll() is not None, 200)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 75
-    assert f"attach --run={run}` shows it" in said(tmp_path / "first")
+    assert f"attach --run={run}` shows the log" in output(tmp_path / "first")
     container = engine.containers.get(f"flatfab-{run}")
     assert container.status == "running"
     assert container.labels[detached.RUN] == run
@@ -473,30 +472,30 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_stopped_and_gone_on_with(
     assert (limits["ReadonlyRootfs"], limits["CapDrop"], limits["Privileged"]) == (True, ["ALL"], False)
 
     with fab(script, tmp_path / "attached", [server], "attach", f"--run={run}") as attached:
-        code, told = done(script, tmp_path / "status", [server], "status")
-        assert (code, re.findall(rf"{run}: running since", told)) == (0, [f"{run}: running since"])
-        code, told = done(script, tmp_path / "anew", [server], "train", f"--run={run}", "--restart", **RUN)
+        code, text = done(script, tmp_path / "status", [server], "status")
+        assert (code, re.findall(rf"{run}: running since", text)) == (0, [f"{run}: running since"])
+        code, text = done(script, tmp_path / "anew", [server], "train", f"--run={run}", "--restart", **RUN)
         assert code == 4
-        assert "Stop it first" in told
+        assert "Stop it first" in text
         wait_until(lambda: 3 in epochs(tmp_path / "attached"))
         assert done(script, tmp_path / "stop", [server], "stop", f"--run={run}")[0] == 0
         assert attached.wait(timeout=60) == 75
-    assert "Stopped by SIGTERM" in said(tmp_path / "attached")
+    assert "Stopped by SIGTERM" in output(tmp_path / "attached")
     assert "exit code 75" in done(script, tmp_path / "status", [server], "status")[1]
 
-    code, told = done(script, tmp_path / "second", [server], "train", f"--run={run}", **RUN)
-    assert code == 0, told
+    code, text = done(script, tmp_path / "second", [server], "train", f"--run={run}", **RUN)
+    assert code == 0, text
     assert epochs(tmp_path / "second")[-1] == EPOCHS
     assert epochs(tmp_path / "second")[0] > 3
     assert {path.stat().st_uid for path in (server.folder / "home" / "flatfab").rglob("*")} == {os.getuid()}
-    code, told = done(script, tmp_path / "again", [server], "attach", f"--run={run}")
+    code, text = done(script, tmp_path / "again", [server], "attach", f"--run={run}")
     assert (code, weights(tmp_path / "again", run)) == (0, weights(tmp_path / "second", run))
 
     assert done(script, tmp_path / "stop", [server], "stop", f"--run={run}", "--remove")[0] == 0
     with pytest.raises(NotFound):
         engine.containers.get(f"flatfab-{run}")
-    code, told = done(script, tmp_path / "attached", [server], "attach", f"--run={run}")
-    assert (code, f"has no run {run}" in told) == (4, True)
+    code, text = done(script, tmp_path / "attached", [server], "attach", f"--run={run}")
+    assert (code, f"has no run {run}" in text) == (4, True)
 
 
 def test_several_machines_train_a_variant_each(
@@ -514,20 +513,20 @@ def test_several_machines_train_a_variant_each(
         rows = tmp_path / f"$(touch {tmp_path.name}); 'x" / "rows.json"
         rows.parent.mkdir()
         rows.write_bytes((ROOT / "data" / "sample_2k.json").read_bytes())
-        code, told = done(script, tmp_path / "w", [server, other], "train", "--variant=deep_v1", f"--run={run}")
-        assert (code, "2 machines take 2 names" in told) == (2, True)
+        code, text = done(script, tmp_path / "w", [server, other], "train", "--variant=deep_v1", f"--run={run}")
+        assert (code, "2 machines take 2 names" in text) == (2, True)
         assert "Accepted publickey" not in other.log()
         runs = [f"{run}-a", f"{run}-b"]
-        code, told = done(
+        code, text = done(
             script, tmp_path / "w", [server, other], "train", "--variant=deep_v1,rnn_v1", f"--run={','.join(runs)}",
             f"--data={rows}", "--output=here", NET_EPOCHS="2", MY_TOKEN=CANARY,
         )  # fmt: skip
-        assert code == 0, told
+        assert code == 0, text
         for machine_, name, network in zip((server, other), runs, ("deep_v1", "rnn_v1"), strict=True):
-            found = packaging.read_package(tmp_path / "w" / "here" / f"{name}.zip")
-            assert json.loads(found["config.json"])["network"] == network
-            assert json.loads(found["dataset.json"])["sets"]["train"]["path"] == str(rows)
-            assert f"[{machine_.address}] epoch      2" in told
+            package = packaging.read_package(tmp_path / "w" / "here" / f"{name}.zip")
+            assert json.loads(package["config.json"])["network"] == network
+            assert json.loads(package["dataset.json"])["sets"]["train"]["path"] == str(rows)
+            assert f"[{machine_.address}] epoch      2" in text
             assert (machine_.folder / "home" / "flatfab" / "packages" / f"{name}.zip").exists()
             assert CANARY not in json.dumps(engine.containers.get(f"flatfab-{name}").attrs)
     assert not list(Path.cwd().glob(tmp_path.name))
@@ -541,8 +540,8 @@ def test_the_exit_code_is_that_of_the_trainer(
     run: str,
     tmp_path: Path,
 ) -> None:
-    code, told = done(script, tmp_path / "w", [server], "train", f"--run={run}", NET_EPOCHS="none")
-    assert (code, "NET_EPOCHS" in told) == (2, True)
+    code, text = done(script, tmp_path / "w", [server], "train", f"--run={run}", NET_EPOCHS="none")
+    assert (code, "NET_EPOCHS" in text) == (2, True)
     assert not (tmp_path / "w" / "packages").exists()
 
 
@@ -552,13 +551,13 @@ def test_a_machine_without_gpu_says_so_and_a_run_of_others_is_theirs(
     engine: docker.DockerClient,
     run: str,
 ) -> None:
-    task = detached.Task(run, ["--run", run], "packages", True, [], {})
-    with machine(connection_to(server)) as there:
+    remote_run = detached.RemoteRun(run, ["--run", run], "packages", True, [], {})
+    with connected(connection_to(server)) as there:
         if "nvidia" not in engine.info().get("Runtimes", {}):
             with pytest.raises(ResourceError, match="NVIDIA Container Toolkit"):
-                detached.begin(there, task, image)
+                detached.start(there, remote_run, image)
             assert detached.find(there, run) is None
-        detached.create(there, task._replace(gpu=False), image)
+        detached.create(there, remote_run._replace(gpu=False), image)
         assert detached.states(there) == [f"{run}: never started"]
         assert detached.states(there._replace(folder="/home/other/flatfab")) == []
         with pytest.raises(StorageError, match="another user"):
@@ -566,12 +565,12 @@ def test_a_machine_without_gpu_says_so_and_a_run_of_others_is_theirs(
 
 
 def test_a_connection_that_does_not_come_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(remote_docker, "RETRY_SECONDS", 1.0)
     with ssh_server.serving(tmp_path / "machine") as server:
         monkeypatch.setenv(ssh.KNOWN_HOSTS, str(server.known_hosts))
         connection = connection_to(server)
         ssh.open_connection(connection)
     connection.transport.join(timeout=10)
-    lost = machines.ConnectionLostError("The connection to it was lost.")
-    with pytest.raises(machines.ConnectionLostError, match="was lost"):
-        machines.connect_again(connection, lost)
+    lost = remote_docker.ConnectionLostError("The connection to it was lost.")
+    with pytest.raises(remote_docker.ConnectionLostError, match="was lost"):
+        remote_docker.reconnect(connection, lost)

@@ -1,4 +1,4 @@
-"""TensorBoard and a notebook in a real browser; what they show, whom they let in, and that nothing of them stays."""
+"""TensorBoard and a notebook in a real browser: what they show, who may see it, and that they end cleanly."""
 
 import base64
 import contextlib
@@ -71,7 +71,7 @@ class Seen(NamedTuple):
 
 
 def seen(url: str, tmp_path: Path, name: str, words: Iterable[str]) -> Seen:
-    """What a browser of nobody shows at an address, once it shows the words, and a picture of it."""
+    """The page that a fresh browser shows at an address, once it contains the words; saves a screenshot."""
     pictures = Path(os.environ.get(SCREENSHOTS) or tmp_path)
     pictures.mkdir(exist_ok=True)
     with browser(tmp_path / f"profile-{name}", url) as ask:
@@ -91,11 +91,11 @@ def seen(url: str, tmp_path: Path, name: str, words: Iterable[str]) -> Seen:
 
 @contextlib.contextmanager
 def browser(profile: Path, url: str) -> Iterator[Callable[..., Any]]:
-    """A browser at an address: a function that asks it by Chrome's DevTools protocol."""
+    """A browser at an address: a function that sends it a command of Chrome's DevTools protocol."""
     command = [str(BROWSER), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", url]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        listening = next(found for line in process.stderr or () if (found := re.search(r"//(127\.0\.0\.1:\d+)/", line)))
+        listening = next(match for line in process.stderr or () if (match := re.search(r"//(127\.0\.0\.1:\d+)/", line)))
         (page,) = (one for one in answer_of(f"http://{listening[1]}/json/list") if one["type"] == "page")
         with contextlib.closing(
             websocket.create_connection(page["webSocketDebuggerUrl"], suppress_origin=True, timeout=60)
@@ -106,8 +106,8 @@ def browser(profile: Path, url: str) -> Iterator[Callable[..., Any]]:
                 socket.send(json.dumps({"id": (number := next(numbers)), "method": method, "params": parameters}))
                 while (answer := json.loads(socket.recv())).get("id") != number:
                     pass
-                found: dict[str, Any] = answer["result"]
-                return found
+                result: dict[str, Any] = answer["result"]
+                return result
 
             yield ask
     finally:
@@ -119,7 +119,7 @@ def browser(profile: Path, url: str) -> Iterator[Callable[..., Any]]:
 
 @contextlib.contextmanager
 def look(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, and the address that it tells; afterwards Ctrl-C, which it has to obey."""
+    """The command and the address that it prints; afterwards Ctrl-C must end it."""
     command = [sys.executable, "-m", "trainer.machines.viewers", *arguments]
     with subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE,
@@ -136,12 +136,12 @@ def look(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
 
 
 def address(process: subprocess.Popen[str]) -> str:
-    told = []
+    lines = []
     for line in process.stdout or ():
-        told.append(line)
-        if found := re.search(r"http://127\.0\.0\.1:\d+/\S*", line):
-            return found[0]
-    raise AssertionError("".join(told))
+        lines.append(line)
+        if url := re.search(r"http://127\.0\.0\.1:\d+/\S*", line):
+            return url[0]
+    raise AssertionError("".join(lines))
 
 
 def answer_of(url: str) -> Any:
@@ -205,18 +205,18 @@ def test_tensorboard_shows_a_run_all_runs_or_all_packages_of_a_bucket(folder: Pa
         f"--output={bucket.uri}/packages": {"it/train", "it/validation", "it/test"},
     }
     for option, runs in shown.items():
-        with look(folder, "tensorboard", option, "--tied") as (process, url):
+        with look(folder, "tensorboard", option, "--until-stdin-closes") as (process, url):
             assert set(answer_of(f"{url}data/runs")) == runs
             if process.stdin and "gs://" in option:  # it ends with its input, too
                 process.stdin.close()
                 assert process.wait(timeout=60) == 0
                 assert ended(url)
-    with viewers.logs(run=None, package=None, output=str(folder / "packages")) as found:
-        assert sorted(path.name for path in (found / "it").iterdir()) == ["test", "train", "validation"]
-    assert not found.exists()
+    with viewers.log_folder(run=None, package=None, output=str(folder / "packages")) as logs:
+        assert sorted(path.name for path in (logs / "it").iterdir()) == ["test", "train", "validation"]
+    assert not logs.exists()
 
 
-def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_logs_and_packages_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.zip").write_bytes(b"no zip")
     for given, error in (
@@ -227,7 +227,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"output": "nowhere"}, StorageError),
         ({}, StorageError),
     ):
-        with pytest.raises(error), viewers.logs(**({"run": None, "package": None, "output": None} | given)):
+        with pytest.raises(error), viewers.log_folder(**({"run": None, "package": None, "output": None} | given)):
             raise AssertionError
 
 
@@ -278,13 +278,13 @@ def test_tensorboard_of_another_machine_is_seen_here_and_ends_with_the_connectio
     shutil.copytree(folder / "runs", there / "runs", dirs_exist_ok=True)
     for way in ("Ctrl-C", "cut"):
         with test_remote.fab(script, tmp_path / way, [server], "tensorboard", "--run=it") as process:
-            test_remote.wait_until(lambda way=way: "Ctrl-C ends it" in test_remote.said(tmp_path / way), 120)  # type: ignore[misc]
-            (url,) = re.findall(r"http://127\S+", test_remote.said(tmp_path / way))
+            test_remote.wait_until(lambda way=way: "Press Ctrl-C to stop" in test_remote.output(tmp_path / way), 120)  # type: ignore[misc]
+            (url,) = re.findall(r"http://127\S+", test_remote.output(tmp_path / way))
             assert is_alone_here(url)
             if way == "cut":
                 server.cut()
                 assert process.wait(timeout=60) == 6
-                assert "was lost" in test_remote.said(tmp_path / way)
+                assert "was lost" in test_remote.output(tmp_path / way)
             else:
                 seen(f"{url}?tagFilter=loss#timeseries", tmp_path, "tensorboard-remote", ["tensorboard/validation"])
                 process.send_signal(signal.SIGINT)

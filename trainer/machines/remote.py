@@ -1,11 +1,10 @@
-"""Training on other machines: `fab -H user@gpu-1 train --gpu --variant=rnn_v1`, then attach, status and stop.
+"""Train on other machines: `fab -H user@gpu-1 train --gpu --variant=rnn_v1`, then `attach`, `status` and `stop`.
 
-A machine needs sshd and Docker, nothing else. The code goes there as an archive of the commit, is built there, and runs
-in a container that no connection holds (see `trainer.machines.detached`). Names, settings and paths go to the engine's
-programming interface, never through a shell; logins and credentials stay where they are.
+A machine needs only sshd and Docker. We send the code of the commit as an archive, build the image there, and start a
+container that needs no connection (see `trainer.machines.detached`). Names, settings and paths go to the engine's API,
+never through a shell. Logins and credentials stay where they are.
 """
 
-import os
 import re
 import sys
 import threading
@@ -21,10 +20,10 @@ from fabric.main import program
 from trainer.cloud import storage
 from trainer.config import net_config
 from trainer.config.levels import shown
-from trainer.machines import containers, detached, images, ssh
+from trainer.machines import container_options, detached, images, ssh
 from trainer.machines.code_archive import archive, commit, uncommitted
-from trainer.machines.detached import Task
-from trainer.machines.remote_docker import Machine, again, machine
+from trainer.machines.detached import RemoteRun
+from trainer.machines.remote_docker import Machine, connected, retry
 from trainer.runtime.command import exit_process, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError, TrainerError
 
@@ -36,12 +35,12 @@ PACKAGES = "packages"
 T = TypeVar("T")
 
 
-class Order(NamedTuple):
-    """What `fab train` was asked for."""
+class TrainRequest(NamedTuple):
+    """The options of `fab train`."""
 
-    variant: str  # of several machines one each: a,b
-    run: str | None  # likewise
-    data: Mapping[str, str | None]  # place of a dataset by option of the trainer: data, test_data, validation_data
+    variant: str  # for several machines one each: a,b
+    run: str | None  # for several machines one each
+    data: Mapping[str, str | None]  # path or URI by option of the trainer: data, test_data, validation_data
     output: str | None
     gpu: bool = False
     dirty: bool = False
@@ -49,201 +48,192 @@ class Order(NamedTuple):
     build_arguments: Sequence[str] = ()  # NAME=VALUE of an ARG in the Dockerfile
 
 
-def train(c: Connection, order: Order) -> None:
-    """Train on each machine one variant, showing the logs, and fetch the packages."""
-    for_all(c, lambda machines: train_on(machines, order))
+def train(c: Connection, request: TrainRequest) -> None:
+    """Train one variant on each machine, print the logs, and fetch the packages."""
+    for_all(c, lambda connections: train_on(connections, request))
 
 
 def attach(c: Connection, run: str, output: str | None) -> None:
-    """Show the log of a run, on several machines of one each, until its end, and fetch the package."""
+    """Print the log of a run until its end and fetch its package; for several machines one run each."""
 
-    def begin(connection: Connection, run: str, mark: str) -> int:
-        with machine(connection) as there:
-            tell(mark, "run", state_of(there, run, connection))
-        return finish(connection, run, output or PACKAGES, mark, replace=False)
+    def work(connection: Connection, run: str, prefix: str) -> int:
+        with connected(connection) as machine:
+            say(f"{prefix}run", detached.state(detached.existing(machine, run)))
+        return finish(connection, run, output or PACKAGES, prefix, replace=False)
 
-    def work(machines: list[Connection]) -> None:
-        runs = paired(run, "run", len(machines))
-        side_by_side(machines, runs, begin, runs)
+    def work_on_all(connections: list[Connection]) -> None:
+        runs = one_name_each(run, "run", len(connections))
+        in_parallel(connections, runs, work, runs)
 
-    for_all(c, work)
+    for_all(c, work_on_all)
 
 
 def status(c: Connection) -> None:
     """List the runs of each machine."""
 
-    def show(connection: Connection, _: str, mark: str) -> int:
-        with machine(connection) as there:
-            states = detached.states(there)
+    def work(connection: Connection, _: None, prefix: str) -> int:
+        with connected(connection) as machine:
+            states = detached.states(machine)
         for state in states or [f"none on {ssh.name_of(connection)}"]:
-            tell(mark, "run", state)
+            say(f"{prefix}run", state)
         return 0
 
-    for_all(c, lambda machines: side_by_side(machines, [""] * len(machines), show))
+    for_all(c, lambda connections: in_parallel(connections, [None] * len(connections), work))
 
 
 def stop(c: Connection, run: str, *, remove: bool) -> None:
-    """Stop a run, on several machines one each, with 30 seconds to end in order; `remove`: its log goes, too."""
+    """Stop a run, for several machines one each. With `remove`, remove its container and log, too."""
 
-    def work(connection: Connection, run: str, mark: str) -> int:
-        again(connection, lambda there: detached.stop(there, run, remove=remove))
-        tell(mark, "stopped", f"{run} on {ssh.name_of(connection)}; train with this --run goes on with it")
+    def work(connection: Connection, run: str, prefix: str) -> int:
+        retry(connection, lambda machine: detached.stop(machine, run, remove=remove))
+        say(f"{prefix}stopped", f"{run} on {ssh.name_of(connection)}; train with --run={run} resumes it")
         return 0
 
-    for_all(c, lambda machines: side_by_side(machines, paired(run, "run", len(machines)), work))
+    for_all(c, lambda connections: in_parallel(connections, one_name_each(run, "run", len(connections)), work))
 
 
 def for_all(c: Connection, work: Callable[[list[Connection]], None]) -> None:
-    """Do the work of a task for all machines at once, when fabric calls it for the first of them."""
-    given = str(program.args.hosts.value).split(",")
-    run_command(lambda: check_hosts(given))
-    machines = [Connection(host, config=c.config) for host in given]
-    if machines[0] == c:
-        run_command(lambda: work(machines))
+    """Do the work of a task for all machines of -H at once. fabric calls a task for each; the first call does it."""
+    hosts = str(program.args.hosts.value).split(",")
+    run_command(lambda: check_hosts(hosts))
+    connections = [Connection(host, config=c.config) for host in hosts]
+    if connections[0] == c:
+        run_command(lambda: work(connections))
 
 
-def check_hosts(given: Sequence[str]) -> None:
-    """ConfigError unless each is a user, a machine and a port as ssh knows them, and another one."""
-    for host in given:
+def check_hosts(hosts: Sequence[str]) -> None:
+    """ConfigError unless each host is a machine as ssh names it, with an optional user and port, and none repeats."""
+    for host in hosts:
         if not HOST.fullmatch(host):
-            raise ConfigError(f"-H {host!r} is no machine. Write user@machine or user@machine:port.")
-    if len(set(given)) < len(given):
-        raise ConfigError("-H names a machine twice.")
+            raise ConfigError(f"-H {host!r} is not a machine. Write user@machine or user@machine:port.")
+    if len(set(hosts)) < len(hosts):
+        raise ConfigError("-H names a machine twice. Name each once.")
 
 
-def paired(given: str | None, option: str, machines: int) -> list[str]:
-    """The names that an option gives, one for each machine; ConfigError unless they are as many, and different."""
-    names = (given or "").split(",")
-    if len(names) != machines or not all(names):
-        raise ConfigError(f"--{option}: {machines} machines take {machines} names with commas between them, one each.")
-    for name in names:
+def one_name_each(names: str | None, option: str, machines: int) -> list[str]:
+    """The names in an option, a,b, one for each machine. ConfigError if their number differs or one is not a name."""
+    parts = (names or "").split(",")
+    if len(parts) != machines or not all(parts):
+        raise ConfigError(f"--{option}: {machines} machines take {machines} names, separated by commas.")
+    for name in parts:
         net_config.check_name(name, option)
-    return names
+    return parts
 
 
-def train_on(machines: list[Connection], order: Order) -> None:
-    tasks = tasks_of(order, len(machines))
-    if not order.dirty and uncommitted(ROOT):
-        say("warning", "changes that are not committed stay here; --dirty sends them.")
-    context, revision = archive(ROOT, dirty=order.dirty), commit(ROOT) + "-dirty" * order.dirty
-    arguments = {"REVISION": revision, "VERSION": images.version()} | images.named(order.build_arguments)
+def train_on(connections: list[Connection], request: TrainRequest) -> None:
+    """Start or find the run of each machine, and follow all of them."""
+    runs = plan_runs(request, len(connections))
+    if not request.dirty and uncommitted(ROOT):
+        say("warning", "uncommitted changes stay here; --dirty sends them.")
+    context, revision = archive(ROOT, dirty=request.dirty), commit(ROOT) + "-dirty" * request.dirty
+    arguments = {"REVISION": revision, "VERSION": images.version()} | images.build_arguments(request.build_arguments)
 
-    def begin(connection: Connection, task: Task, mark: str) -> int:
-        with machine(connection) as there:
-            container = detached.find(there, task.run)
+    def work(connection: Connection, run: RemoteRun, prefix: str) -> int:
+        with connected(connection) as machine:
+            container = detached.find(machine, run.name)
             if container and detached.is_alive(container):
-                if order.restart:
-                    raise StorageError(f"{task.run} is running. Stop it first: {hint(connection, 'stop', task.run)}")
-                tell(mark, "run", f"{task.run} is running on {ssh.name_of(connection)} already")
+                if request.restart:
+                    stop_command = f"`fab -H {machine.name} stop --run={run.name}`"
+                    raise StorageError(f"{run.name} is running. Stop it first: {stop_command}")
+                say(f"{prefix}run", f"{run.name} is already running on {machine.name}")
             else:
-                tell(mark, "build", f"{revision or 'the code'} on {ssh.name_of(connection)}")
-                image = detached.build(there, context, gpu=task.gpu, arguments=arguments, mark=mark)
-                detached.begin(there, task, image)
-                tell(mark, "run", f"{task.run} runs on {ssh.name_of(connection)}, whether or not anybody looks")
-        return finish(connection, task.run, order.output or PACKAGES, mark, replace=order.restart)
+                say(f"{prefix}build", f"{revision} on {machine.name}")
+                image = detached.build(machine, context, gpu=run.gpu, arguments=arguments, prefix=prefix)
+                detached.start(machine, run, image)
+                say(f"{prefix}run", f"{run.name} runs on {machine.name}, even if this connection ends")
+        return finish(connection, run.name, request.output or PACKAGES, prefix, replace=request.restart)
 
-    side_by_side(machines, tasks, begin, [task.run for task in tasks])
+    in_parallel(connections, runs, work, [run.name for run in runs])
 
 
-def tasks_of(order: Order, machines: int) -> list[Task]:
-    """A task for each machine; ConfigError for what is wrong with one, before anything is sent."""
-    variants = paired(order.variant, "variant", machines)
+def plan_runs(request: TrainRequest, machines: int) -> list[RemoteRun]:
+    """A run for each machine. ConfigError for an invalid option, before anything is sent."""
+    variants = one_name_each(request.variant, "variant", machines)
     known = net_config.variants()
     if unknown := [variant for variant in variants if variant not in known]:
         raise ConfigError(f"There is no variant {unknown[0]!r}. Known: {', '.join(known)}.")
-    moment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    runs = paired(order.run or ",".join(f"{variant}-{moment}" for variant in variants), "run", machines)
-    if len(set(runs)) < machines:
-        raise ConfigError(f"Two runs would be called the same. Name them: --run=NAME{',NAME' * (machines - 1)}.")
-    data = {f"--{option.replace('_', '-')}": place for option, place in order.data.items() if place}
-    for option, place in data.items():
-        check_place(option, place)
-    output = order.output or PACKAGES
-    given = [f"{option}={place}" for option, place in data.items()] + ["--restart"] * order.restart
-    given.append(f"--output={output if storage.is_remote(output) else PACKAGES}")
-    environment = {
-        name: text for name, text in containers.passed(os.environ).items() if name not in ("COLUMNS", "TERM")
-    }
-    environment |= {"FLATFAB_GPU": "1"} if order.gpu else {}
+    now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    names = one_name_each(request.run or ",".join(f"{variant}-{now}" for variant in variants), "run", machines)
+    if len(set(names)) < machines:
+        raise ConfigError(f"Two runs would have the same name. Name them: --run=NAME{',NAME' * (machines - 1)}.")
+    data = {f"--{option.replace('_', '-')}": path for option, path in request.data.items() if path}
+    for option, path in data.items():
+        check_path(option, path)
+    output = request.output or PACKAGES
+    arguments = [f"{option}={path}" for option, path in data.items()] + ["--restart"] * request.restart
+    arguments.append(f"--output={output if storage.is_remote(output) else PACKAGES}")
+    own_terminal = ("COLUMNS", "TERM")  # a log is not as wide as the terminal that happened to start the run
+    environment = {name: text for name, text in container_options.environment().items() if name not in own_terminal}
+    environment |= {"FLATFAB_GPU": "1"} if request.gpu else {}
     return [
-        Task(run, [f"--variant={variant}", f"--run={run}", *given], output, order.gpu, list(data.values()), environment)
-        for variant, run in zip(variants, runs, strict=True)
-    ]
+        RemoteRun(
+            name, [f"--variant={variant}", f"--run={name}", *arguments], output, request.gpu, list(data.values()),
+            environment,
+        )
+        for variant, name in zip(variants, names, strict=True)
+    ]  # fmt: skip
 
 
-def check_place(option: str, place: str) -> None:
-    """ConfigError unless a dataset can be found from another machine."""
-    path = PurePosixPath(place)
-    if storage.is_remote(place) or (path.is_absolute() and ".." not in path.parts and place.isprintable()):
+def check_path(option: str, path: str) -> None:
+    """ConfigError unless a dataset's path means the same on another machine: gs://, or an absolute path."""
+    pure = PurePosixPath(path)
+    if storage.is_remote(path) or (pure.is_absolute() and ".." not in pure.parts and path.isprintable()):
         return
     raise ConfigError(
-        f"{option}={shown(place)}: of another machine, rows are named by gs:// or by a whole path there, "
-        "such as /data/rows."
+        f"{option}={shown(path)}: with -H, rows are gs:// or an absolute path on that machine, such as /data/rows."
     )
 
 
-def finish(connection: Connection, run: str, output: str, mark: str, *, replace: bool) -> int:
-    """Follow a run to its end and fetch its package; returns its exit code."""
-    code = detached.follow(connection, run, mark)
+def finish(connection: Connection, run: str, output: str, prefix: str, *, replace: bool) -> int:
+    """Follow a run to its end and fetch its package; returns the run's exit code."""
+
+    def fetch(machine: Machine) -> None:
+        container = detached.find(machine, run)
+        if container and not storage.is_remote(container.labels[detached.OUTPUT]):
+            say(f"{prefix}package", f"{detached.fetch(machine, run, output, replace=replace)}, verified")
+
+    code = detached.follow(connection, run, prefix)
     if code == 0:
-        again(connection, lambda there: fetch(there, run, output, mark, replace=replace))
+        retry(connection, fetch)
     return code
 
 
-def fetch(there: Machine, run: str, output: str, mark: str, *, replace: bool) -> None:
-    container = detached.find(there, run)
-    if container and not storage.is_remote(container.labels[detached.OUTPUT]):
-        tell(mark, "package", f"{detached.fetch(there, run, output, replace=replace)}, verified")
-
-
-def state_of(there: Machine, run: str, connection: Connection) -> str:
-    """A run in a line; StorageError where there is none."""
-    container = detached.find(there, run)
-    if container is None:
-        raise StorageError(f"{ssh.name_of(connection)} has no run {run}. {hint(connection, 'status')} lists them.")
-    return detached.state(container)
-
-
-def side_by_side(
-    machines: list[Connection], things: Sequence[T], work: Callable[[Connection, T, str], int], runs: Sequence[str] = ()
+def in_parallel(
+    connections: list[Connection],
+    items: Sequence[T],
+    work: Callable[[Connection, T, str], int],
+    runs: Sequence[str] = (),
 ) -> None:
-    """Do the work of each machine at the same time as the others', and leave with the first exit code that is not 0. An
-    order to stop ends this process alone, and says how to come back to the runs."""
-    codes = [0] * len(machines)
+    """Do the work of all machines at the same time, each with its item and a prefix for its lines.
 
-    def one(number: int) -> None:
-        mark = f"[{ssh.name_of(machines[number])}] " if len(machines) > 1 else ""
+    Exit with the first exit code that is not 0. A stop signal ends this process alone; runs: the names in its message.
+    """
+    codes = [0] * len(connections)
+
+    def guarded(number: int) -> None:
+        prefix = f"[{ssh.name_of(connections[number])}] " if len(connections) > 1 else ""
         try:
-            codes[number] = work(machines[number], things[number], mark)
+            codes[number] = work(connections[number], items[number], prefix)
         except TrainerError as error:
-            print(f"{mark}error: {error}", file=sys.stderr, flush=True)
+            print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
             codes[number] = error.exit_code
         except Exception:
             traceback.print_exc()
             codes[number] = TrainerError.exit_code
 
-    threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(len(machines))]
+    # Daemon threads, unlike those of a ThreadPoolExecutor, do not keep the process alive after a stop signal.
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(len(connections))]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             while thread.is_alive():
-                thread.join(timeout=0.2)  # an order to stop is heard between two of these
+                thread.join(timeout=0.2)  # signals are handled between two of these
     except Interrupted as error:
-        what = "What runs there goes on."
+        message = "Training there continues."
         if runs:
-            fab = f"`fab -H {','.join(map(ssh.name_of, machines))}"
-            what = f"What runs there goes on: {fab} attach --run={','.join(runs)}` shows it, {fab} stop ...` ends it."
-        raise Interrupted(f"{str(error).partition(';')[0]}. {what}") from None
+            fab, names = f"`fab -H {','.join(map(ssh.name_of, connections))}", ",".join(runs)
+            message += f" {fab} attach --run={names}` shows the log, {fab} stop --run={names}` stops it."
+        raise Interrupted(f"{str(error).partition(';')[0]}. {message}") from None
     if code := next(filter(None, codes), 0):
         exit_process(code)
-
-
-def hint(connection: Connection, task: str, run: str = "") -> str:
-    """A command of this script for that machine."""
-    return f"`fab -H {ssh.name_of(connection)} {task}{f' --run={run}' if run else ''}`"
-
-
-def tell(mark: str, what: str, text: str) -> None:
-    """One line for people about a machine."""
-    say(f"{mark}{what}", text)

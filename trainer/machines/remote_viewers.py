@@ -1,12 +1,11 @@
-"""`fab -H user@gpu-1 tensorboard`, or notebook: what runs there have left, in a browser here.
+"""Show the runs and packages of another machine in a browser here: `fab -H user@gpu-1 tensorboard`, or `notebook`.
 
-The server runs there in a container, listens on 127.0.0.1 of that machine, and is seen here through the connection. It
-lives as long as its standard input is held: when the connection ends, however it does, so does the server.
+The server runs in a container there, listens on 127.0.0.1 of that machine, and is reached through the ssh connection.
+It exits when its standard input is closed, and so when the connection ends for any reason.
 """
 
 import contextlib
 import io
-import os
 import re
 import socket
 import tarfile
@@ -17,16 +16,15 @@ from docker.models.containers import Container
 from docker.types import Mount
 from fabric import Connection
 
-from trainer.cloud import storage
-from trainer.machines import containers, detached, images, ssh, viewers
+from trainer.machines import container_options, detached, images, ssh, viewers
 from trainer.machines.code_archive import archive
 from trainer.machines.remote import ROOT, for_all
-from trainer.machines.remote_docker import Machine, machine
+from trainer.machines.remote_docker import Machine, connected
 from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError
 
 URL = re.compile(rb"http://127\.0\.0\.1:([0-9]+)(/\S*)")
-NOTEBOOK = """FROM {image}
+NOTEBOOK_DOCKERFILE = """FROM {image}
 USER 0:0
 COPY requirements-dev.txt /opt/flatfab/
 RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation --require-hashes \\
@@ -36,80 +34,80 @@ USER 10001:10001
 """
 
 
-def look(c: Connection, what: str, arguments: Sequence[str], port: str | None) -> None:
-    """Show TensorBoard or notebooks of one other machine until an order to stop.
+def show(c: Connection, viewer: str, arguments: Sequence[str], port: str | None) -> None:
+    """Show TensorBoard or notebooks of another machine until a stop signal. ConfigError for more than one machine.
 
-    arguments: of `trainer.machines.viewers`, with paths in ~/flatfab there; port: of this machine, default: a free one.
+    viewer: "tensorboard" or "notebook"; arguments: of `trainer.machines.viewers`, with paths in ~/flatfab there;
+    port: of this machine, default: a free one.
     """
 
     def work(connections: list[Connection]) -> None:
         if len(connections) > 1:
-            raise ConfigError("-H: one machine can be looked at a time.")
+            raise ConfigError("-H names several machines; this task takes one.")
         if port and not port.isdecimal():
-            raise ConfigError(f"--port={port} is no number.")
-        with contextlib.suppress(Interrupted):  # this is how one leaves it
-            look_at(connections[0], what, arguments, int(port) if port else viewers.free_port())
+            raise ConfigError(f"--port={port} is not a number.")
+        with contextlib.suppress(Interrupted):  # Ctrl-C is how one closes a viewer
+            show_port(connections[0], viewer, arguments, int(port) if port else viewers.free_port())
 
     for_all(c, work)
 
 
-def look_at(connection: Connection, what: str, arguments: Sequence[str], port: int) -> None:
-    with machine(connection) as there:
-        image = detached.build(there, archive(ROOT, dirty=True), gpu=False, arguments={}, mark="")
-        if what == "notebook":
-            image = with_notebook(there, image)
-        with images.answering(f"Showing {what}"), serving(there, image, [what, *arguments]) as said:
-            for line in said:
-                if found := URL.search(line):
+def show_port(connection: Connection, viewer: str, arguments: Sequence[str], port: int) -> None:
+    """Run a viewer on another machine and forward a port of this machine to it, until it exits."""
+    with connected(connection) as machine:
+        image = detached.build(machine, archive(ROOT, dirty=True), gpu=False, arguments={}, prefix="")
+        if viewer == "notebook":
+            image = with_jupyter(machine, image)
+        with images.engine_errors(f"Showing {viewer}"), serving(machine, image, [viewer, *arguments]) as output:
+            for line in output:
+                if url := URL.search(line):
                     listener = socket.create_server((viewers.HOST, port))
-                    with ssh.forwarding(listener, ssh.port_channel(connection, int(found[1]))):
-                        say(what, f"http://{viewers.HOST}:{port}{found[2].decode()}  Ctrl-C ends it.")
-                        rest = b"".join(said)
-                    raise ResourceError(f"{what} has ended: {rest.decode(errors='replace').strip()[-300:]}")
+                    with ssh.forwarding(listener, ssh.port_channel(connection, int(url[1]))):
+                        say(viewer, f"http://{viewers.HOST}:{port}{url[2].decode()}  Press Ctrl-C to stop.")
+                        rest = b"".join(output)
+                    raise ResourceError(f"{viewer} has ended: {rest.decode(errors='replace').strip()[-300:]}")
                 print(line.decode(errors="replace"), end="", flush=True)
-        raise ResourceError(f"{what} did not start.")
+        raise ResourceError(f"{viewer} did not start.")
 
 
 @contextlib.contextmanager
-def serving(there: Machine, image: str, arguments: Sequence[str]) -> Iterator[Iterator[bytes]]:
-    """What a server there prints, while the block lasts."""
-    container = create(there, image, arguments)
-    held = container.attach_socket(params={"stdin": 1, "stream": 1})
+def serving(machine: Machine, image: str, arguments: Sequence[str]) -> Iterator[Iterator[bytes]]:
+    """Run a viewer in a container for the length of the block; yields its output."""
+    container = create(machine, image, arguments)
+    stdin = container.attach_socket(params={"stdin": 1, "stream": 1})
     try:
         container.start()
         yield container.logs(stream=True, follow=True)
     finally:
-        held.close()
-        with contextlib.suppress(NotFound):  # it removes itself
-            container.stop(timeout=containers.GRACE)
+        stdin.close()
+        with contextlib.suppress(NotFound):  # it removes itself when it exits
+            container.stop(timeout=container_options.STOP_SECONDS)
 
 
-def create(there: Machine, image: str, arguments: Sequence[str]) -> Container:
-    mounts = [Mount(detached.FOLDER, there.folder, type="bind")]
-    environment = containers.passed(os.environ)
-    if there.credentials and any(storage.is_remote(argument.partition("=")[2]) for argument in arguments):
-        mounts.append(Mount(containers.INSIDE, there.credentials, type="bind", read_only=True))
-        environment[containers.CREDENTIALS] = containers.INSIDE
-    return there.client.containers.create(
-        image, entrypoint=["python"], command=["-m", "trainer.machines.viewers", *arguments, "--tied"],
-        environment=environment, mounts=mounts, working_dir=detached.FOLDER, network_mode="host", stdin_open=True,
-        auto_remove=True,
-        labels={containers.LABEL: "1"}, **detached.limits(there),
+def create(machine: Machine, image: str, arguments: Sequence[str]) -> Container:
+    """Create the container of a viewer."""
+    paths = [argument.partition("=")[2] for argument in arguments]
+    mounts, variables = container_options.google_credentials(machine.credentials, paths)
+    mounts.append(Mount(detached.FOLDER, machine.folder, type="bind"))
+    return machine.client.containers.create(
+        image, entrypoint=["python"], command=["-m", "trainer.machines.viewers", *arguments, "--until-stdin-closes"],
+        environment=container_options.environment() | variables, mounts=mounts, working_dir=detached.FOLDER,
+        network_mode="host", stdin_open=True, auto_remove=True, labels={container_options.LABEL: "1"},
+        **container_options.limits(machine.client, machine.user),
     )  # fmt: skip
 
 
-def with_notebook(there: Machine, image: str) -> str:
-    """The image with JupyterLab in it; returns its digest."""
+def with_jupyter(machine: Machine, image: str) -> str:
+    """Build an image with JupyterLab on top of `image`; returns its digest."""
     example = f"data/{viewers.EXAMPLE}"
+    dockerfile = NOTEBOOK_DOCKERFILE.format(image=image, example=example).encode()
+    files = {"Dockerfile": dockerfile} | {
+        name: (ROOT / name).read_bytes() for name in ("requirements-dev.txt", example)
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        add(tar, "Dockerfile", NOTEBOOK.format(image=image, example=example).encode())
-        for name in ("requirements-dev.txt", example):
-            add(tar, name, (ROOT / name).read_bytes())
-    return detached.build_from(there, buffer.getvalue(), "Dockerfile", "flatfab:notebook", {}, "")
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return detached.build_from(machine, buffer.getvalue(), "Dockerfile", "flatfab:notebook", {}, "")

@@ -1,6 +1,7 @@
-"""Another machine by ssh: its host key is known or nothing is sent, and what listens there can be talked to from here.
+"""Connect to another machine by ssh, check its host key, and forward connections to it.
 
-fabric accepts any host key; here a key counts only if a known_hosts file has it. No agent is forwarded.
+fabric accepts any host key, and paramiko ignores @revoked lines. Here a key counts only if a known_hosts file has it
+and none revokes it; otherwise nothing is sent. The ssh agent is not forwarded.
 """
 
 import contextlib
@@ -18,18 +19,18 @@ from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from trainer.runtime.errors import ConfigError, ResourceError
 
-KNOWN_HOSTS = "FLATFAB_KNOWN_HOSTS"  # in the environment: a file that is read instead of those of ssh
+KNOWN_HOSTS = "FLATFAB_KNOWN_HOSTS"  # environment variable: a known_hosts file to read instead of those of ssh
 CONNECT_TIMEOUT = 20  # seconds
-SIGN_OF_LIFE = 15  # seconds between them on a silent connection
-SILENCE = 60_000  # milliseconds without an answer, after which a connection is lost
-PIECE = 2**16  # bytes
-LOST = (paramiko.SSHException, OSError, EOFError)  # what a connection that breaks raises
+KEEPALIVE = 15  # seconds between messages on an idle connection
+SILENCE = 60_000  # milliseconds without an answer until a connection counts as lost
+PIECE = 2**16  # bytes that are forwarded at a time
+LOST_CONNECTION = (paramiko.SSHException, OSError, EOFError)  # the exceptions of a broken connection
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would print tracebacks of what is told here
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would print tracebacks of handled errors
 
 
-class Answer(NamedTuple):
-    """How a command ended there."""
+class Result(NamedTuple):
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -37,51 +38,54 @@ class Answer(NamedTuple):
 
 
 class RefuseUnknown(paramiko.MissingHostKeyPolicy):
-    """No machine whose key is not known is talked to."""
+    """Refuse a machine whose host key is not known."""
 
     def __init__(self, connection: Connection, files: list[Path]) -> None:
         self.connection, self.files = connection, files
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """ResourceError with the fingerprint and what to do; paramiko calls this before it logs in."""
+        """Raise ResourceError with the fingerprint and the remedy; paramiko calls this before it logs in."""
         host, port = self.connection.host, self.connection.port
         raise ResourceError(
-            f"The host key of {host}, port {port}, is not known; nothing was sent. It shows {said(key)}. Compare that "
-            f"with the fingerprint that its administrator tells; if it is the same: ssh-keyscan -p {port} {host} "
-            f">> {self.files[0]}"
+            f"The host key of {host}, port {port}, is not known; nothing was sent. Its key is {fingerprint(key)}. "
+            f"Compare this with the fingerprint that its administrator gives you; if they are the same: "
+            f"ssh-keyscan -p {port} {host} >> {self.files[0]}"
         )
 
 
-def said(key: paramiko.PKey) -> str:
-    """A key for people, as ssh shows it."""
+def fingerprint(key: paramiko.PKey) -> str:
+    """The type and fingerprint of a key, as ssh shows them."""
     return f"{key.get_name()} {key.fingerprint}"
 
 
 def open_connection(connection: Connection) -> None:
-    """Connect and log in, if that is not done. ResourceError where the machine cannot be reached, its host key is not
-    the known one, or it refuses the login; a host key is checked before a byte of the login is sent."""
+    """Connect and log in, unless the connection is open. The host key is checked before any byte of the login is sent.
+
+    ResourceError if the machine cannot be reached, has another host key, or refuses the login.
+    """
     if connection.is_connected:
         return
     with contextlib.ExitStack() as stack:
-        stack.callback(connection.client.close)  # what is half open must not stay
+        stack.callback(connection.client.close)  # a half-open connection must not stay
         log_in(connection)
         stack.pop_all()
 
 
 def log_in(connection: Connection) -> None:
+    """Open a connection. ResourceError with the remedy if that fails."""
     try:
-        connection.close()  # what is left of a broken one
+        connection.close()  # the rest of a broken one
         check_host_keys(connection)
         connection.open()
         transport = connection.transport
-        transport.set_keepalive(SIGN_OF_LIFE)
+        transport.set_keepalive(KEEPALIVE)
         if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):  # not on macOS
             transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE)
     except paramiko.BadHostKeyException as error:
         raise ResourceError(
-            f"Another machine may answer for {name_of(connection)}: its host key is {said(error.key)}, but "
-            f"{said(error.expected_key)} is known; nothing was sent. If it was set up anew, ask its administrator for "
-            f"the fingerprint, remove the old key with ssh-keygen -R and add the new one."
+            f"Another machine may answer for {name_of(connection)}: its host key is {fingerprint(error.key)}, but "
+            f"{fingerprint(error.expected_key)} is expected; nothing was sent. If it was installed anew, ask its "
+            f"administrator for the fingerprint, remove the old key with ssh-keygen -R and add the new one."
         ) from None
     except paramiko.PasswordRequiredException:
         raise ResourceError(
@@ -91,12 +95,12 @@ def log_in(connection: Connection) -> None:
         raise ResourceError(
             f"{name_of(connection)} refused the login. `fab -i KEY -H ...` names another key; try `ssh` with it first."
         ) from None
-    except LOST as error:
-        raise unreachable(connection, error) from None
+    except LOST_CONNECTION as error:
+        raise unreachable_error(connection, error) from None
 
 
 def check_host_keys(connection: Connection) -> None:
-    """From now on the connection, and each that it goes through, wants a known host key."""
+    """Make a connection, and every gateway on its way, accept only known host keys."""
     hop: Any = connection
     while isinstance(hop, Connection):
         files = known_hosts_files(hop)
@@ -111,17 +115,19 @@ def check_host_keys(connection: Connection) -> None:
 
 
 def known_hosts_files(connection: Connection) -> list[Path]:
-    """The files of known host keys, as ssh has them: the user's own first."""
+    """The known_hosts files that ssh would read, those of the user first."""
     if own := os.environ.get(KNOWN_HOSTS):
         return [Path(own)]
-    given = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
-    return [*(Path(path).expanduser() for path in given), Path("/etc/ssh/ssh_known_hosts")]
+    user_files = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
+    return [*(Path(path).expanduser() for path in user_files), Path("/etc/ssh/ssh_known_hosts")]
 
 
 def known_keys(files: list[Path]) -> list[tuple[str, paramiko.PKey]]:
-    """(name, key) of each line of the files that are there, but for keys that a line revokes. A name may be hashed.
-    ConfigError for a line that cannot be read."""
-    found: list[tuple[str, paramiko.PKey]] = []
+    """(host name, key) of each line of the known_hosts files that exist, without revoked keys. Names may be hashed.
+
+    ConfigError for a line that is not a host key.
+    """
+    known: list[tuple[str, paramiko.PKey]] = []
     revoked = set()
     for path in files:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
@@ -132,61 +138,63 @@ def known_keys(files: list[Path]) -> list[tuple[str, paramiko.PKey]]:
             try:
                 entry = HostKeyEntry.from_line(rest if marker == "@revoked" else line.strip(), number)
             except (InvalidHostKey, paramiko.SSHException):
-                raise ConfigError(f"{path}, line {number}: no host key. Remove or mend this line.") from None
+                raise ConfigError(f"{path}, line {number}: not a host key. Remove or correct this line.") from None
             if entry and entry.key and marker == "@revoked":
                 revoked.add(entry.key.asbytes())
             elif entry and entry.key:
-                found += [(name, entry.key) for name in entry.hostnames or ()]
-    return [(name, key) for name, key in found if key.asbytes() not in revoked]
+                known += [(name, entry.key) for name in entry.hostnames or ()]
+    return [(name, key) for name, key in known if key.asbytes() not in revoked]
 
 
-def unreachable(connection: Connection, error: BaseException) -> ResourceError:
-    """The refusal that a machine which cannot be reached ends in."""
+def unreachable_error(connection: Connection, error: BaseException) -> ResourceError:
+    """The error for a machine that cannot be reached."""
     reason = "the connection was lost" if isinstance(error, EOFError) else str(error) or type(error).__name__
-    reason = reason.partition("] ")[2] or reason  # [Errno 110] is for nobody
+    reason = reason.partition("] ")[2] or reason  # without "[Errno 110] "
     return ResourceError(f"{name_of(connection)} cannot be reached: {reason.rstrip('.')}. Check the name and port.")
 
 
 def name_of(connection: Connection) -> str:
-    """The machine as a user would write it."""
+    """The machine as a user would write it: user@host, and the port unless it is 22."""
     return f"{connection.user}@{connection.host}" + (f":{connection.port}" if connection.port != 22 else "")
 
 
-def ask(connection: Connection, command: str) -> Answer:
-    """Run a short command to its end there, in the user's shell."""
+def run(connection: Connection, command: str) -> Result:
+    """Run a short command there in the user's shell, and wait for its end."""
     channel = connection.transport.open_session()
     with channel:
         channel.exec_command(command)
         out, err = channel.makefile("rb").read(), channel.makefile_stderr("rb").read()
-        return Answer(channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace"))
+        return Result(channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def command_channel(connection: Connection, command: str) -> Callable[[], paramiko.Channel]:
-    """What begins a command there and talks to its input and output."""
+    """A function that starts a command there and returns a channel to its input and output."""
 
-    def begin() -> paramiko.Channel:
+    def start() -> paramiko.Channel:
         channel = connection.transport.open_session()
         channel.exec_command(command)
         return channel
 
-    return begin
+    return start
 
 
 def port_channel(connection: Connection, port: int) -> Callable[[], paramiko.Channel]:
-    """What talks to a port there that listens for that machine alone."""
+    """A function that connects to a port of 127.0.0.1 there."""
     return lambda: connection.transport.open_channel("direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0))
 
 
 @contextlib.contextmanager
-def forwarding(listener: socket.socket, begin: Callable[[], paramiko.Channel]) -> Iterator[None]:
-    """While the block lasts, each connection to a listening socket of this machine gets a channel of its own to the
-    other one. Where none can be had, the connection is closed."""
+def forwarding(listener: socket.socket, open_channel: Callable[[], paramiko.Channel]) -> Iterator[None]:
+    """Inside the block, forward each connection to a listening socket of this machine through a channel of its own.
+
+    If no channel can be opened, the connection is closed.
+    """
 
     def serve() -> None:
         with contextlib.suppress(OSError):  # the block has ended
             while True:
                 accepted, _ = listener.accept()
-                threading.Thread(target=join, args=(accepted, begin), daemon=True).start()
+                threading.Thread(target=join, args=(accepted, open_channel), daemon=True).start()
 
     listener.listen()
     threading.Thread(target=serve, daemon=True).start()
@@ -194,13 +202,13 @@ def forwarding(listener: socket.socket, begin: Callable[[], paramiko.Channel]) -
         yield
     finally:
         with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread up
+            listener.shutdown(socket.SHUT_RDWR)  # ends `accept` in the thread
         listener.close()
 
 
-def join(accepted: socket.socket, begin: Callable[[], paramiko.Channel]) -> None:
-    """Pass bytes in both directions until both sides have ended."""
-    with accepted, contextlib.suppress(*LOST), begin() as channel:
+def join(accepted: socket.socket, open_channel: Callable[[], paramiko.Channel]) -> None:
+    """Copy bytes in both directions until both sides have ended."""
+    with accepted, contextlib.suppress(*LOST_CONNECTION), open_channel() as channel:
         back = threading.Thread(
             target=copy, args=(channel.recv, accepted.sendall, lambda: accepted.shutdown(socket.SHUT_WR)), daemon=True
         )
@@ -210,9 +218,9 @@ def join(accepted: socket.socket, begin: Callable[[], paramiko.Channel]) -> None
 
 
 def copy(receive: Callable[[int], bytes], send: Callable[[bytes], None], end: Callable[[], None]) -> None:
-    """Pass bytes in one direction until its source ends or is lost."""
-    with contextlib.suppress(*LOST):
+    """Copy bytes in one direction until the source ends or its connection is lost."""
+    with contextlib.suppress(*LOST_CONNECTION):
         while piece := receive(PIECE):
             send(piece)
-    with contextlib.suppress(*LOST):
+    with contextlib.suppress(*LOST_CONNECTION):
         end()

@@ -1,7 +1,7 @@
-"""Looking at runs and packages in a browser: `python -m trainer.machines.viewers tensorboard`, or `notebook`.
+"""Show runs and packages in a browser: `python -m trainer.machines.viewers tensorboard`, or `notebook`.
 
-Both listen on 127.0.0.1 only, and end with this process. TensorBoard asks nobody who he is: whoever has a login on this
-machine can read what it shows. A notebook runs any code, so each one wants a token, which the printed address holds.
+Both servers listen on 127.0.0.1 only and end with this process. TensorBoard has no login: every user of this machine
+can read what it shows. Notebooks can run any code, so they need a token, which is part of the printed address.
 """
 
 import contextlib
@@ -32,51 +32,53 @@ ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 PACKAGES = Path("packages")
 EXAMPLE = "look_into_a_package.ipynb"
-START_SECONDS = 120.0  # a server may take until it listens
-LOGS = "tensorboard/"  # members of a package
+START_SECONDS = 120.0  # how long a server may take to answer
+LOGS = "tensorboard/"  # prefix of the logs in a package
 
 
 @contextlib.contextmanager
-def logs(*, run: str | None, package: str | None, output: str | None) -> Iterator[Path]:
-    """The folder that TensorBoard is to show: of a run, of a package, of all packages in a folder or below a prefix, or
-    of all runs. Packages are unpacked for as long as the block lasts."""
+def log_folder(*, run: str | None, package: str | None, output: str | None) -> Iterator[Path]:
+    """The folder of logs for TensorBoard: of a run, a package, all packages in a folder or bucket, or all runs.
+
+    Packages are unpacked for the length of the block. StorageError if there is nothing to show.
+    """
     if package or output:
-        found = [package] if package else packages_in(str(output))
+        packages = [package] if package else packages_in(str(output))
         with tempfile.TemporaryDirectory() as folder:
-            for uri in found:
+            for uri in packages:
                 with sources.local_file(uri) as path:
                     members = archive.read_package(path)
-                wanted = {name.removeprefix(LOGS): data for name, data in members.items() if name.startswith(LOGS)}
-                archive.extract(wanted, Path(folder) / uri.rpartition("/")[2].removesuffix(".zip"))
+                logs = {name.removeprefix(LOGS): data for name, data in members.items() if name.startswith(LOGS)}
+                archive.extract(logs, Path(folder) / uri.rpartition("/")[2].removesuffix(".zip"))
             yield Path(folder)
         return
     if run:
         net_config.check_run_name(run)
     folder_of_runs = RUNS / run if run else RUNS
     if not folder_of_runs.is_dir():
-        raise StorageError(f"There is no {folder_of_runs}: nothing has been trained here. `fab train` does it.")
+        raise StorageError(f"There is no folder {folder_of_runs}. Train a model first: `fab train`.")
     yield folder_of_runs
 
 
 def packages_in(output: str) -> list[str]:
-    """The packages right in a folder or below a prefix; StorageError where there is none."""
+    """The packages directly in a folder or gs:// prefix. StorageError if there are none."""
     uris = [stored.uri for stored in storage.entries(output)]
-    found = [uri for uri in uris if uri.endswith(".zip") and storage.join(output, uri.rpartition("/")[2]) == uri]
-    if not found:
-        raise StorageError(f"There are no packages in {output}.")
-    return found
+    packages = [uri for uri in uris if uri.endswith(".zip") and storage.join(output, uri.rpartition("/")[2]) == uri]
+    if not packages:
+        raise StorageError(f"There are no packages in {output}. Check the path.")
+    return packages
 
 
-def show_tensorboard(folder: Path, port: int, *, tied: bool) -> None:
-    """Show logs until an order to stop."""
+def show_tensorboard(folder: Path, port: int, *, until_stdin_closes: bool) -> None:
+    """Serve TensorBoard for a folder of logs until a stop signal."""
     command = ["-m", "tensorboard.main", f"--logdir={folder}", f"--host={HOST}", f"--port={port}"]
-    serve(command, "TensorBoard", f"http://{HOST}:{port}/", tied=tied)
+    serve(command, "TensorBoard", f"http://{HOST}:{port}/", until_stdin_closes=until_stdin_closes)
 
 
-def show_notebook(port: int, *, tied: bool) -> None:
-    """Serve notebooks in the folder of packages, with the example in it, until an order to stop."""
+def show_notebook(port: int, *, until_stdin_closes: bool) -> None:
+    """Serve JupyterLab in the folder of packages, with the example notebook in it, until a stop signal."""
     if importlib.util.find_spec("jupyterlab") is None:
-        raise ConfigError("JupyterLab is not installed: .venv/bin/pip install '.[notebook]'")
+        raise ConfigError("JupyterLab is not installed. Install it: .venv/bin/pip install '.[notebook]'")
     if not (PACKAGES / EXAMPLE).exists():
         system.write_atomic(PACKAGES / EXAMPLE, (ROOT / "data" / EXAMPLE).read_bytes())
     token = secrets.token_urlsafe(24)
@@ -87,37 +89,41 @@ def show_notebook(port: int, *, tied: bool) -> None:
     }  # fmt: skip
     command = ["-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
     url = f"http://{HOST}:{port}/lab/tree/{EXAMPLE}?token={token}"
-    serve(command, "notebook", url, tied=tied, JUPYTER_TOKEN=token)  # a command line is for all to see
+    serve(
+        command, "notebook", url, until_stdin_closes=until_stdin_closes, JUPYTER_TOKEN=token
+    )  # other users can read command lines
 
 
-def serve(command: list[str], what: str, url: str, *, tied: bool, **variables: str) -> None:
-    """Run a Python server until an order to stop, or with `tied` until standard input ends; then end it and all that it
-    has started. ResourceError where it does not come up."""
+def serve(command: list[str], name: str, url: str, *, until_stdin_closes: bool, **variables: str) -> None:
+    """Run a Python server until a stop signal, then end it and its children. ResourceError if it does not start.
+
+    variables: further environment variables. until_stdin_closes: stop, too, when standard input is closed.
+    """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         server = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"} | variables,
         )  # fmt: skip
         try:
-            wait_until_it_answers(server, url.partition("?")[0])
+            wait_until_up(server, url.partition("?")[0])
             if server.poll() is None:
-                say(what, f"{url}  Ctrl-C ends it.")
-                if wait_for_the_end(server, tied=tied):
+                say(name, f"{url}  Press Ctrl-C to stop.")
+                if wait_until_closed(server, until_stdin_closes=until_stdin_closes):
                     return
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
-            raise ResourceError(f"{what} has ended: {lines[-1] if lines else 'it said nothing'}")
+            output.seek(0)
+            lines = output.read().decode(errors="replace").strip().splitlines()
+            raise ResourceError(f"{name} has ended: {lines[-1] if lines else 'it printed no reason'}")
         except Interrupted:
-            return  # this is how one leaves it
+            return  # Ctrl-C is how one closes a viewer
         finally:
-            end(server)
+            end_server(server)
 
 
-def wait_until_it_answers(server: subprocess.Popen[bytes], url: str) -> None:
-    """Until a server answers at an address, whatever it says, or has ended; ResourceError if it takes too long."""
+def wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until a server answers at an address, or has ended. ResourceError after `START_SECONDS`."""
     limit = time.monotonic() + START_SECONDS
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine's own ports
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by way of a proxy
     while server.poll() is None:
         with contextlib.suppress(OSError), opener.open(url, timeout=5):
             return
@@ -126,25 +132,25 @@ def wait_until_it_answers(server: subprocess.Popen[bytes], url: str) -> None:
         time.sleep(0.2)
 
 
-def wait_for_the_end(server: subprocess.Popen[bytes], *, tied: bool) -> bool:
-    """Until standard input ends (True; only with `tied`) or the server does (False)."""
-    over = threading.Event()
+def wait_until_closed(server: subprocess.Popen[bytes], *, until_stdin_closes: bool) -> bool:
+    """Wait until the server ends (returns False) or, if asked, standard input is closed (returns True)."""
+    closed = threading.Event()
 
     def read() -> None:
-        while os.read(0, 4096):  # not by way of sys.stdin, whose lock a process must not end with
+        while os.read(0, 4096):  # not sys.stdin: a process that exits while a thread holds its lock crashes
             pass
-        over.set()
+        closed.set()
 
-    if tied:
+    if until_stdin_closes:
         threading.Thread(target=read, daemon=True).start()
     while server.poll() is None:
-        if over.wait(timeout=0.2):
+        if closed.wait(timeout=0.2):
             return True
     return False
 
 
-def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and what it has started: in order, and after ten seconds by force."""
+def end_server(server: subprocess.Popen[bytes]) -> None:
+    """End a server and its children: SIGTERM, and after ten seconds SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)
@@ -153,29 +159,29 @@ def end(server: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on at the moment."""
+    """A port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Show runs and packages in a browser of this machine."""
+    """Show runs and packages in a browser on this machine."""
     parser = argument_parser("trainer.machines.viewers", main)
-    parser.add_argument("what", choices=["tensorboard", "notebook"])
+    parser.add_argument("viewer", choices=["tensorboard", "notebook"])
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--run", help="name of a run, finished or not; default: all of them")
-    shown.add_argument("--package", help="zip of a run; gs:// likewise")
-    shown.add_argument("--output", help="folder of packages, to compare all of them; gs:// likewise")
-    parser.add_argument("--port", type=int, help="of 127.0.0.1 to listen on; default: a free one")
-    parser.add_argument("--tied", action="store_true", help="end when standard input does")
+    shown.add_argument("--run", help="name of a run, finished or not; default: all runs")
+    shown.add_argument("--package", help="package to show, a path or gs://")
+    shown.add_argument("--output", help="folder of packages to compare, a path or gs://")
+    parser.add_argument("--port", type=int, help="port of 127.0.0.1; default: a free one")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="stop when standard input is closed")
     arguments = parser.parse_args(argv)
     port = arguments.port or free_port()
-    if arguments.what == "notebook":
-        show_notebook(port, tied=arguments.tied)
+    if arguments.viewer == "notebook":
+        show_notebook(port, until_stdin_closes=arguments.until_stdin_closes)
         return
-    with logs(run=arguments.run, package=arguments.package, output=arguments.output) as folder:
-        show_tensorboard(folder, port, tied=arguments.tied)
+    with log_folder(run=arguments.run, package=arguments.package, output=arguments.output) as folder:
+        show_tensorboard(folder, port, until_stdin_closes=arguments.until_stdin_closes)
 
 
 if __name__ == "__main__":
