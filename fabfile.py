@@ -79,8 +79,7 @@ def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None,
           docker=False, gpu=False, dirty=False):  # fmt: skip
     """Train a variant and write its package: fab train --variant=rnn_v1 --data=rows/
 
-    Without options it trains deep_v1 on the sample. A setting for one run: NET_LEARNING_RATE=0.01 fab train
-    On another machine: fab -H user@gpu-1 train --gpu
+    Set NET_LEARNING_RATE=0.01 to change a setting for one run; fab -H user@gpu-1 train --gpu trains on another machine.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
     if isinstance(c, Connection):
