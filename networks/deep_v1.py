@@ -17,11 +17,11 @@ from trainer.model.layers import MeanEmbedding, dense_layers, feature_inputs, fe
 class Config(NetConfig):
     """The settings of deep_v1."""
 
-    embedding_dim: int = setting(16, "width of the embedding of a category", low=1, high=4096)
-    text_embedding_dim: int = setting(32, "width of the embedding of a token", low=1, high=4096)
+    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096)
+    text_embedding_dim: int = setting(32, "length of a token's embedding", low=1, high=4096)
     hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
-    dropout: float = setting(0.1, "share of hidden units dropped in training", low=0, below=1)
-    batch_norm: bool = setting(False, "normalise each dense layer over the batch")
+    dropout: float = setting(0.1, "share of hidden units to drop during training", low=0, below=1)
+    batch_norm: bool = setting(False, "apply batch normalisation after each dense layer")
 
 
 def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:

@@ -20,13 +20,13 @@ CELLS: dict[str, type[keras.layers.RNN]] = {"gru": GRU, "lstm": LSTM}
 class Config(NetConfig):
     """The settings of rnn_v1."""
 
-    embedding_dim: int = setting(16, "width of the embedding of a category", low=1, high=4096)
-    text_embedding_dim: int = setting(32, "width of the embedding of a token", low=1, high=4096)
+    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096)
+    text_embedding_dim: int = setting(32, "length of a token's embedding", low=1, high=4096)
     cell: str = setting("gru", "kind of recurrent layer", choices=tuple(CELLS))
-    rnn_units: int = setting(64, "width of the recurrent layer, per direction", low=1, high=65_536)
-    bidirectional: bool = setting(False, "read the title in both directions")
+    rnn_units: int = setting(64, "units of the recurrent layer, per direction", low=1, high=65_536)
+    bidirectional: bool = setting(False, "read texts in both directions")
     hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
-    dropout: float = setting(0.1, "share of hidden units dropped in training", low=0, below=1)
+    dropout: float = setting(0.1, "share of hidden units to drop during training", low=0, below=1)
 
 
 def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:

@@ -57,64 +57,77 @@ STOPPING_METRICS: dict[str, dict[str, str]] = {
 class NetConfig:
     """The settings that every network shares. The default columns are those of `data/sample_2k.json`."""
 
-    network: str = setting("deep_v1", "registered architecture: a file in networks/")
+    network: str = setting("deep_v1", "name of a file in networks/")
 
-    # Roles: what each column of the dataset is to the model.
+    # Columns of the dataset by role.
     categorical_columns: tuple[str, ...] = setting(
-        ("item", "publisher", "campaign", "country", "device", "hour"), "columns of one category a row"
+        ("item", "publisher", "campaign", "country", "device", "hour"), "columns with one category per row"
     )
-    multi_categorical_columns: tuple[str, ...] = setting((), "REPEATED columns: a list of categories a row")
-    text_columns: tuple[str, ...] = setting(("title",), "columns of text")
-    numeric_columns: tuple[str, ...] = setting(("position", "age"), "numbers, standardised")
-    log_numeric_columns: tuple[str, ...] = setting((), "numbers >= 0, standardised after log(1 + x)")
-    label_column: str = setting("ctr", "what is predicted")
-    weight_column: str | None = setting("impressions", "weight of a row in loss and metrics; null: all rows weigh 1")
+    multi_categorical_columns: tuple[str, ...] = setting(
+        (), "columns with a list of categories per row (REPEATED in BigQuery)"
+    )
+    text_columns: tuple[str, ...] = setting(("title",), "columns with text")
+    numeric_columns: tuple[str, ...] = setting(
+        ("position", "age"), "columns with numbers, scaled to mean 0 and deviation 1"
+    )
+    log_numeric_columns: tuple[str, ...] = setting(
+        (), "columns with numbers >= 0, scaled in the same way after log(1 + x)"
+    )
+    label_column: str = setting("ctr", "column to predict")
+    weight_column: str | None = setting(
+        "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
+    )
     key_columns: tuple[str, ...] = setting(
-        (), "identify a row; its hash decides its side of a random split; none: all columns with a role"
+        (), "columns that identify a row; a random split goes by their hash; empty: all columns used"
     )
     objective: str = setting(
         "binary",
-        "kind of label: a click or a rate in [0, 1], a number, one class, a list of classes",
+        "kind of label: a click or rate in [0, 1], a number, one class, or a list of classes",
         choices=("binary", "regression", "multiclass", "multilabel"),
     )
 
     # Split.
-    split: str = setting("random", "how test and validation rows are chosen", choices=("random", "time", "group"))
+    split: str = setting("random", "how to choose test and validation rows", choices=("random", "time", "group"))
     test_fraction: float = setting(
-        0.1, "share of rows (groups, latest times) to test on, unless --test-data is given", low=0, below=1
+        0.1, "share of the rows (split=group: of the groups) for the test set; --test-data replaces it", low=0, below=1
     )
     validation_fraction: float = setting(
-        0.1, "share to choose by (early stopping, best epoch), unless --validation-data is given", above=0, below=1
+        0.1,
+        "share of the rows (split=group: of the groups) for choosing the best epoch; --validation-data replaces it",
+        above=0,
+        below=1,
     )
-    time_column: str | None = setting(None, "orders the rows of split=time")
-    group_columns: tuple[str, ...] = setting((), "split=group: rows that share a value of any of these stay together")
-    split_seed: int = setting(0, "another number, another random split", low=0, high=2**31 - 1)
-    max_bad_rows: int = setting(0, "unreadable rows to skip and report before the run is refused", low=0, high=10**9)
+    time_column: str | None = setting(None, "split=time: column that orders the rows; the latest are tested on")
+    group_columns: tuple[str, ...] = setting(
+        (), "split=group: rows that share a value in any of these columns stay together"
+    )
+    split_seed: int = setting(0, "random seed of the split", low=0, high=2**31 - 1)
+    max_bad_rows: int = setting(0, "unreadable rows to skip; one more stops the run", low=0, high=10**9)
     subsample: float = setting(
-        1.0, "share of the rows to use, drawn by their hash before the split: the same at every run", above=0, high=1
+        1.0, "share of the rows to use, chosen by their hash: the same rows in every run", above=0, high=1
     )
 
-    # Preprocessing, learnt from training rows only.
+    # Preprocessing, fitted to training rows only.
     min_count: int = setting(
-        2, "a category or token that occurs less often in the training rows is out of vocabulary", low=1, high=10**9
+        2, "categories and tokens that occur less often in the training rows count as unknown", low=1, high=10**9
     )
     max_vocabulary: int = setting(
-        200_000, "categories or tokens kept per column, most frequent first", low=1, high=10**8
+        200_000, "categories or tokens to keep per column, most frequent first", low=1, high=10**8
     )
-    max_values: int = setting(8, "categories kept per row of a multi-categorical column", low=1, high=10_000)
+    max_values: int = setting(8, "categories to keep per row of a multi-categorical column", low=1, high=10_000)
     tokenizer: str = setting(
-        "spacy", "spacy: its English rules; regex: runs inside the SavedModel too", choices=("spacy", "regex")
+        "spacy", "spacy: English rules; regex: also works inside the SavedModel", choices=("spacy", "regex")
     )
-    lowercase: bool = setting(True, "lower-case tokens")
-    max_tokens: int = setting(16, "tokens kept per text", low=1, high=10_000)
+    lowercase: bool = setting(True, "convert text to lower case")
+    max_tokens: int = setting(16, "tokens to keep per text", low=1, high=10_000)
 
     # Memory and disk.
     rows_in_memory: int | None = setting(
-        None, "rows of a side in memory at a time, the others in the cache, read in shuffled blocks; null: all",
+        None, "rows of each set in memory at a time; the others are read from the cache in shuffled blocks; null: all",
         low=1, high=10**9,
     )  # fmt: skip
     cache_gb: float = setting(
-        20.0, "encoded rows and shards from buckets kept in cache/ for the next run; 0: none", low=0, high=10**6
+        20.0, "GB of cache/, which keeps encoded rows and downloads for the next run; 0: no cache", low=0, high=10**6
     )
 
     # Training.
@@ -122,26 +135,28 @@ class NetConfig:
     epochs: int = setting(20, "passes over the training rows, at most", low=1, high=100_000)
     optimizer: str = setting(
         "adam",
-        "update rule; of a table of more than 4096 rows only those that a batch touches are updated",
+        "update rule; in tables of more than 4096 embeddings it updates only those in the batch",
         choices=("adam", "adagrad", "sgd"),
     )
-    learning_rate: float = setting(0.002, "step size after warm-up", above=0, high=100)
+    learning_rate: float = setting(0.002, "learning rate after warm-up", above=0, high=100)
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0, high=10**9)
     decay: str = setting(
-        "none", "of the learning rate, over all epochs, after warm-up", choices=("none", "linear", "cosine")
+        "none",
+        "how the learning rate falls to 0 until the last epoch; none: it stays",
+        choices=("none", "linear", "cosine"),
     )
     clip_norm: float | None = setting(
-        None, "gradients are scaled down to this global norm; null: never", above=0, high=10**9
+        None, "largest global norm of the gradients; larger ones are scaled down; null: no limit", above=0, high=10**9
     )
     checkpoint_minutes: float = setting(
-        10.0, "between checkpoints within an epoch; 0: after every half second", low=0, high=10**6
+        10.0, "minutes between checkpoints within an epoch; 0: every half second", low=0, high=10**6
     )
-    stopping_metric: str = setting("loss", "validation metric that picks the best epoch")
+    stopping_metric: str = setting("loss", "validation metric that chooses the best epoch")
     patience: int | None = setting(
-        3, "epochs without a better validation metric before training stops; null: never", low=1, high=100_000
+        3, "epochs without a better stopping_metric before training stops; null: no early stopping", low=1, high=100_000
     )
-    seed: int = setting(0, "of weights, shuffling and dropout", low=0, high=2**31 - 1)
-    deterministic: bool | None = setting(None, "bit-identical runs; null: on a CPU yes, on a GPU no")
+    seed: int = setting(0, "random seed of weights, shuffling and dropout", low=0, high=2**31 - 1)
+    deterministic: bool | None = setting(None, "same bits in every run; null: true on a CPU, false on a GPU")
 
 
 class Configuration(NamedTuple):
