@@ -1,4 +1,4 @@
-"""`fab check-data`: figures against known truth, warnings, the page, what is refused."""
+"""`fab check-data`: figures checked against the truth, warnings, the page, what is refused."""
 
 import json
 import os
@@ -170,8 +170,8 @@ def test_a_column_made_from_the_label_is_distinguished_from_one_that_is_merely_g
     rng = np.random.default_rng(0)
     y = rng.beta(2, 12, 3000) if label == "rate" else rng.lognormal(0, 2, 3000)
     column = (FROM_THE_LABEL | HONEST)[made](y, rng)
-    found = leakage(np.asarray(column), y, np.arange(2400), np.arange(2400, 3000))
-    assert (max(found.forward or 0, found.backward or 0) >= SUSPICIOUS) == (made in FROM_THE_LABEL)
+    measured = leakage(np.asarray(column), y, np.arange(2400), np.arange(2400, 3000))
+    assert (max(measured.forward or 0, measured.backward or 0) >= SUSPICIOUS) == (made in FROM_THE_LABEL)
 
 
 @pytest.mark.parametrize(("share", "flips"), [(0.5, 0.0), (0.1, 0.0), (0.5, 0.1), (0.1, 0.05)])
@@ -180,8 +180,8 @@ def test_a_copy_of_a_click_or_class_is_found_and_a_predictor_with_errors_is_none
     y = (rng.random(4000) < share).astype(float)
     copy = np.where(rng.random(4000) < flips, 1 - y, y)
     for column, label in ((copy, y), (copy.astype(int), y), (copy.astype(int), y.astype(int))):
-        found = leakage(column, label, np.arange(3000), np.arange(3000, 4000))
-        assert ((found.forward or 0) >= SUSPICIOUS) == (not flips)
+        measured = leakage(column, label, np.arange(3000), np.arange(3000, 4000))
+        assert ((measured.forward or 0) >= SUSPICIOUS) == (not flips)
 
 
 def test_the_explained_share_is_that_of_the_truth() -> None:
@@ -191,8 +191,8 @@ def test_the_explained_share_is_that_of_the_truth() -> None:
     y = means[group] + noise
     ranks = pd.Series(y).rank().to_numpy()
     truth = 1 - np.var(ranks - pd.Series(ranks).groupby(group).transform("mean")) / np.var(ranks)
-    found = leakage(group, y, np.arange(50_000), np.arange(50_000, 60_000))
-    assert found.forward == pytest.approx(truth, abs=0.02)
+    measured = leakage(group, y, np.arange(50_000), np.arange(50_000, 60_000))
+    assert measured.forward == pytest.approx(truth, abs=0.02)
 
 
 def test_columns_are_twins_whatever_their_values_are_called() -> None:
@@ -285,7 +285,7 @@ def test_D50_rows_that_stand_on_two_sides_are_counted(tmp_path: Path) -> None:
     train, test = write(tmp_path / "a", rows), write(tmp_path / "b", [*rows[:20], {"y": 1, "x": -1.0, "k": "new"}])
     inspection = inspect(config(numeric_columns=("x",), key_columns=("k",)), {"train": train, "test": test})
     shared = inspection.split["also_in_train"]["test"]
-    assert 10 <= shared <= 20  # but for those that validation has
+    assert 10 <= shared <= 20  # the others are in the validation set
     assert any(f"{shared} test rows have the same k as a training row" in warning for warning in inspection.warnings)
 
 
@@ -353,8 +353,8 @@ def test_types_come_from_the_schema_else_from_the_first_lines(tmp_path: Path) ->
     }  # fmt: skip
     rows = [row | {"y": number / 400} for number, row in enumerate(rows * 200)]
     schema = {"y": "FLOAT", "x": "STRING", "n": "NUMERIC", "l": "REPEATED STRING", "o": "RECORD", "b": "BOOLEAN"}
-    known = write(tmp_path / "known", rows, schema)
-    inspection = inspect(config(categorical_columns=("x",), numeric_columns=("n",)), {"train": known})
+    typed = write(tmp_path / "typed", rows, schema)
+    inspection = inspect(config(categorical_columns=("x",), numeric_columns=("n",)), {"train": typed})
     assert {name: profile.column.type for name, profile in by_name(inspection).items()} == {
         "x": "STRING",
         "n": "NUMERIC",
@@ -430,8 +430,8 @@ def test_the_command_imports_neither_tensorflow_nor_a_library_of_the_cloud(tmp_p
 def test_the_settings_are_those_of_a_run() -> None:
     environ = {"NET_MAX_TOKENS": "7", "NET_SPLIT": "time", "NET_TIME_COLUMN": "at"}
     for variant in ("deep_v1", "rnn_v1", "deep_v1_groups", "rnn_v1_lstm"):
-        mine, whole = load_settings(variant, environ), load_config(variant, environ=environ).config
-        assert all(getattr(whole, name) == value for name, value in vars(mine).items())
+        mine, complete = load_settings(variant, environ), load_config(variant, environ=environ).config
+        assert all(getattr(complete, name) == value for name, value in vars(mine).items())
     for variant, wrong in (
         ("deep_v1", {"NET_MAX_TOKENS": "none"}),
         ("deep_v1", {"NET_SPLIT": "time"}),

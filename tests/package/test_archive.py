@@ -1,4 +1,4 @@
-"""Packages: the same members make the same bytes, and what is not a package of ours is refused before it is used."""
+"""Packages: equal members make equal bytes, and anything that is not a valid package is refused before use."""
 
 import contextlib
 import hashlib
@@ -55,7 +55,7 @@ def test_every_flipped_byte_is_found_or_harmless(package: Path) -> None:
     for position in range(0, len(data), 7):
         package.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
         with contextlib.suppress(StorageError):
-            assert read_package(package) == MEMBERS  # a flipped date, say
+            assert read_package(package) == MEMBERS  # a date may flip
 
 
 def test_a_cut_package_is_refused(package: Path) -> None:
@@ -66,8 +66,7 @@ def test_a_cut_package_is_refused(package: Path) -> None:
             read_package(package)
 
 
-# Packages that somebody else has made: the manifest is true, so that nothing but the check of names and layout is
-# between them and the disk.
+# Crafted packages with a correct manifest: only the checks of names and layout keep them from the disk.
 
 Member = tuple[str, bytes, int]  # name, content, mode
 
@@ -78,7 +77,7 @@ def crafted(path: Path, *members: Member, prefix: bytes = b"") -> Path:
     with path.open("wb") as file:
         file.write(prefix)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # names given twice
+            warnings.simplefilter("ignore")  # duplicate names
             for name, data, mode in [*members, ("manifest.json", manifest, stat.S_IFREG | 0o644)]:
                 info = zipfile.ZipInfo("placeholder")
                 info.filename = info.orig_filename = name
@@ -182,7 +181,7 @@ ARCHIVES: dict[str, tuple[bytes, Callable[[bytearray], None]]] = {
 
 
 @pytest.mark.parametrize("trick", ARCHIVES)
-def test_an_archive_that_lies_is_refused(tmp_path: Path, trick: str) -> None:
+def test_a_manipulated_archive_is_refused(tmp_path: Path, trick: str) -> None:
     prefix, change = ARCHIVES[trick]
     members: list[Member] = [("config.json", b'{"a": 1}' * 9, 0), ("other.json", b"[1, 2, 3]" * 9, 0)]
     assert_refused(tmp_path, changed(crafted(tmp_path / "run.zip", *members, prefix=prefix), change))
@@ -295,7 +294,7 @@ def test_only_regular_files_are_packed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*run.zip*"))
 
 
-def test_a_missing_package_and_another_format_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_package_and_an_unknown_format_have_messages_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="There is no package at"):
         read_package(tmp_path / "none.zip")
     with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:

@@ -1,4 +1,4 @@
-"""What a run shows: the table of metrics, pictures, the page, TensorBoard's files."""
+"""What a run writes for people: metrics.csv, plots, report.html, TensorBoard's files."""
 
 import csv
 import math
@@ -62,10 +62,10 @@ def test_csv_holds_every_bit_of_every_number(tmp_path: Path) -> None:
     rows = history()
     write_metrics_csv(tmp_path / "metrics.csv", rows)
     with (tmp_path / "metrics.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [list(row) for row in found] == [list(row) for row in rows]
+        written = list(csv.DictReader(file))
+    assert [list(row) for row in written] == [list(row) for row in rows]
     np.testing.assert_array_equal(
-        [list(map(float, row.values())) for row in found], [list(row.values()) for row in rows]
+        [list(map(float, row.values())) for row in written], [list(row.values()) for row in rows]
     )
 
 
@@ -184,7 +184,7 @@ def read(text: str) -> Reader:
     return reader
 
 
-def test_page_says_what_matters(report: Report, tmp_path: Path) -> None:
+def test_page_shows_what_matters(report: Report, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", report)
     shown = read((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for words in (
@@ -268,19 +268,19 @@ def log_run(folder: Path, weights: dict[str, Any]) -> None:
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     log_run(tmp_path, {"dense/kernel": tf.Variable(np.linspace(-1, 1, 50, dtype=np.float32))})
     for side in SIDES:
-        found = EventAccumulator(str(tmp_path / side), size_guidance={"tensors": 0}).Reload()
-        assert {"metrics/loss", "metrics/auc"} <= set(found.Tags()["tensors"])
-        events = found.Tensors("metrics/loss")
+        logged = EventAccumulator(str(tmp_path / side), size_guidance={"tensors": 0}).Reload()
+        assert {"metrics/loss", "metrics/auc"} <= set(logged.Tags()["tensors"])
+        events = logged.Tensors("metrics/loss")
         assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
         values = [float(tf.make_ndarray(event.tensor_proto)) for event in events]
         assert values == pytest.approx([row[f"{side}_loss"] for row in history()])
-    found = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
-    assert "training/learning_rate" in found.Tags()["tensors"]
-    buckets = tf.make_ndarray(found.Tensors("dense/kernel")[-1].tensor_proto)
+    logged = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
+    assert "training/learning_rate" in logged.Tags()["tensors"]
+    buckets = tf.make_ndarray(logged.Tensors("dense/kernel")[-1].tensor_proto)
     assert buckets[:, 2].sum() == 50
     assert (buckets[0, 0], buckets[-1, 1]) == (-1, 1)
-    assert "click_probability" in {node.name for node in found.Graph().node}
-    table = tf.make_ndarray(found.Tensors("configuration")[0].tensor_proto).item()
+    assert "click_probability" in {node.name for node in logged.Graph().node}
+    table = tf.make_ndarray(logged.Tensors("configuration")[0].tensor_proto).item()
     assert table.decode().endswith('| label\\_column | "a\\|b &lt;b&gt;" | default | what is \\*predicted\\* |')
 
 
@@ -297,8 +297,8 @@ def test_projector_files_hold_vectors_and_names_in_step(tmp_path: Path) -> None:
     config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [entry.tensor_name for entry in config.embeddings] == ["../item", "title"]
     entry = config.embeddings[0]
-    found = np.loadtxt(tmp_path / entry.tensor_path, delimiter="\t", dtype=np.float32)
-    np.testing.assert_allclose(found, vectors, rtol=1e-5)
+    vectors_read = np.loadtxt(tmp_path / entry.tensor_path, delimiter="\t", dtype=np.float32)
+    np.testing.assert_allclose(vectors_read, vectors, rtol=1e-5)
     shown = (tmp_path / entry.metadata_path).read_text(encoding="utf-8").splitlines()
     assert shown == ["plain", "tab and line", "''", "日本"]
     assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}

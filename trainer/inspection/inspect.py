@@ -199,6 +199,7 @@ def held_out_rows(sets: Sets) -> tuple[Array, Array]:
 
 
 def text_rules(config: NetConfig) -> TextRules:
+    """How texts are tokenized."""
     return TextRules(config.tokenizer, config.lowercase, config.max_tokens)
 
 
