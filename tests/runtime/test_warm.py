@@ -12,14 +12,11 @@ from trainer.package.archive import read_package, weights_from_bytes
 from trainer.runtime import warm
 
 
-def test_a_warm_run_has_the_bits_of_a_process_of_its_own(tmp_path: Path) -> None:
-    arguments = (f"--data={SAMPLE}", "--run=it")
-    finished(tmp_path, start(tmp_path, *arguments, NET_EPOCHS="2"))
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NET_EPOCHS": "2"}
-    subprocess.run([sys.executable, "-m", "trainer", *arguments], cwd=alone, env=environment, check=True)
-    ours, theirs = (read_package(folder / "packages" / "it.zip") for folder in (tmp_path, alone))
+def test_a_warm_run_has_the_bits_of_a_process_of_its_own(sample_run: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NET_EPOCHS": "3"}
+    command = [sys.executable, "-m", "trainer", f"--data={SAMPLE}", "--run=it", "--output=out"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    ours, theirs = (read_package(folder / "out" / "it.zip") for folder in (sample_run, tmp_path))
     assert ours["metrics.csv"] == theirs["metrics.csv"]
     expected = weights_from_bytes(theirs["weights.npz"])
     for path, array in weights_from_bytes(ours["weights.npz"]).items():
