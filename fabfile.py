@@ -21,7 +21,7 @@ PORT_HELP = "port of 127.0.0.1; default: a free one"
 
 def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
     """Run a command on this terminal and pass stop signals on to it; if it fails, exit with its exit code."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # and stay in the user's working folder
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # so that it works from any folder
     child = subprocess.Popen(list(command), cwd=cwd, env=env, process_group=0)
     handlers_before = {
         number: signal.signal(number, lambda received, _: child.send_signal(received))
@@ -36,9 +36,8 @@ def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> Non
 
 def python(*arguments: str | Path, **options: str | None) -> None:
     """Run Python with arguments, and with the options that have a value: test_data="x" becomes --test-data=x."""
-    call(
-        sys.executable, *arguments, *[f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
-    )
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
+    call(sys.executable, *arguments, *flags)
 
 
 def trainer(docker: bool, gpu: bool) -> list[str]:

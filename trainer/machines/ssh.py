@@ -84,7 +84,7 @@ def log_in(connection: Connection) -> None:
     except paramiko.BadHostKeyException as error:
         raise ResourceError(
             f"Another machine may answer for {name_of(connection)}: its host key is {fingerprint(error.key)}, but "
-            f"{fingerprint(error.expected_key)} is expected; nothing was sent. If it was installed anew, ask its "
+            f"{fingerprint(error.expected_key)} is expected; nothing was sent. If it was reinstalled, ask its "
             f"administrator for the fingerprint, remove the old key with ssh-keygen -R and add the new one."
         ) from None
     except paramiko.PasswordRequiredException:
@@ -116,8 +116,8 @@ def check_host_keys(connection: Connection) -> None:
 
 def known_hosts_files(connection: Connection) -> list[Path]:
     """The known_hosts files that ssh would read, those of the user first."""
-    if own := os.environ.get(KNOWN_HOSTS):
-        return [Path(own)]
+    if path := os.environ.get(KNOWN_HOSTS):
+        return [Path(path)]
     user_files = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
     return [*(Path(path).expanduser() for path in user_files), Path("/etc/ssh/ssh_known_hosts")]
 

@@ -81,7 +81,7 @@ def show_notebook(port: int, *, until_stdin_closes: bool) -> None:
         raise ConfigError("JupyterLab is not installed. Install it: .venv/bin/pip install '.[notebook]'")
     if not (PACKAGES / EXAMPLE).exists():
         system.write_atomic(PACKAGES / EXAMPLE, (ROOT / "data" / EXAMPLE).read_bytes())
-    token = secrets.token_urlsafe(24)
+    token = secrets.token_urlsafe(24)  # goes by environment variable: other users can read command lines
     options = {
         "ServerApp.ip": HOST, "ServerApp.port": port, "ServerApp.port_retries": 0, "ServerApp.open_browser": False,
         "ServerApp.root_dir": PACKAGES.absolute(), "ServerApp.allow_root": True, "ServerApp.log_level": "ERROR",
@@ -89,9 +89,7 @@ def show_notebook(port: int, *, until_stdin_closes: bool) -> None:
     }  # fmt: skip
     command = ["-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
     url = f"http://{HOST}:{port}/lab/tree/{EXAMPLE}?token={token}"
-    serve(
-        command, "notebook", url, until_stdin_closes=until_stdin_closes, JUPYTER_TOKEN=token
-    )  # other users can read command lines
+    serve(command, "notebook", url, until_stdin_closes=until_stdin_closes, JUPYTER_TOKEN=token)
 
 
 def serve(command: list[str], name: str, url: str, *, until_stdin_closes: bool, **variables: str) -> None:
@@ -123,7 +121,7 @@ def serve(command: list[str], name: str, url: str, *, until_stdin_closes: bool, 
 def wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
     """Wait until a server answers at an address, or has ended. ResourceError after `START_SECONDS`."""
     limit = time.monotonic() + START_SECONDS
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by way of a proxy
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
     while server.poll() is None:
         with contextlib.suppress(OSError), opener.open(url, timeout=5):
             return
