@@ -105,7 +105,7 @@ def test_a_machine_that_is_taken_away_is_followed_by_another(
         os.kill(process.pid or 0, signal.SIGTERM)
         done = finished(tmp_path / machine, process)
         assert done.code == 75, done.err
-        assert "Only on this machine" not in done.err
+        assert "Use this machine" not in done.err
         shutil.rmtree(tmp_path / machine)
     done = run(tmp_path / "third", bucket)
     assert (done.code, done.err) == (0, "")

@@ -50,14 +50,14 @@ def run(
     """
     config, timings, package = settings.config, Timings(), storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
-    found = resume.find(folder, identity, mirror, restart=restart)
+    found = resume.find_checkpoint(folder, identity, mirror, restart=restart)
     ended = found is not None and storage.find(package) is not None
     check_free(folder, output, package, own=ended or restart)
 
     sets, split_facts, learnt, packed, held_out = prepared = prepare(config, data, timings)
     identity |= resume.identity_of_data(prepared)
     if found:
-        resume.refuse_if_different(folder, found.progress["identity"], identity)
+        resume.check_same_run(folder, found.progress["identity"], identity)
     if ended:
         say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
         return
@@ -75,18 +75,18 @@ def run(
     with timings.stage("train"), logs as log, system.deferred_stop() as stop_request, heartbeat.watched():
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        keeper = resume.Keeper(folder, ops, identity, stop_request, history, mirror)
+        checkpointer = resume.Checkpointer(folder, ops, identity, stop_request, history, mirror)
 
-        def watch(history: loop.History, *, epoch_ended: bool) -> None:
+        def callback(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
                 log.epoch(history.rows[-1], {weight.path: weight for weight in ops.model.trainable_weights})
                 write_metrics_csv(folder / "metrics.csv", history.rows)
                 say_epoch(config, history)
-            keeper(history, epoch_ended=epoch_ended)
+            checkpointer(history, epoch_ended=epoch_ended)
 
         loop.train(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
-            maximise=maximise(config), history=history, watch=watch,
+            maximise=maximise(config), history=history, callback=callback,
         )  # fmt: skip
     timings.count_rows("train", len(history.rows) * tables["train"].rows)
 

@@ -58,7 +58,7 @@ def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> Non
     original = loop.progress
 
     @contextmanager
-    def progress(epoch: int, epochs: int, rows: int) -> Iterator[loop.Progressing]:
+    def progress(epoch: int, epochs: int, rows: int) -> Iterator[loop.ShowProgress]:
         with original(epoch, epochs, rows) as advance:
 
             def first(rows_done: int, loss: float) -> None:

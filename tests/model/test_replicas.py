@@ -78,7 +78,7 @@ def with_and_without_a_break() -> list[dict[str, list[np.ndarray]]]:
         if epoch_ended and len(history.rows) == 1:
             after_first.append((copy.deepcopy(history), arrays(whole)))
 
-    trained(whole, watch=watch)
+    trained(whole, callback=watch)
     ((history, state),) = after_first
     for name, variable in broken.state().items():
         variable.assign(state[name])

@@ -423,7 +423,7 @@ def test_a_run_that_diverges_says_so_and_its_last_finite_checkpoint_stays(
     environment = DIVERGING | {"NET_LEARNING_RATE": str(rate)}
     done = run(folder, **environment)
     assert_one_message(done, DivergedError.exit_code)
-    assert re.search(r"Epoch \d+(, steps|: the validation loss is|: .* hold NaN)", done.err)
+    assert re.search(r"Epoch \d+(, steps|: the validation loss is|: .* contain NaN)", done.err)
     assert "learning_rate" in done.err
     found, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
     assert found is not None
@@ -444,7 +444,7 @@ def test_broken_weights_that_no_row_looks_up_are_never_the_best() -> None:
     values = table.numpy()
     values[1] = np.nan  # of missing tags, and no row lacks them
     table.assign(values)
-    with pytest.raises(DivergedError, match=r"Epoch 1: list_tags.* hold NaN or infinity"):
+    with pytest.raises(DivergedError, match=r"Epoch 1: list_tags.* contain NaN or infinity"):
         loop.train(
             ops, {"train": rows, "validation": rows}, epochs=2, patience=None, stopping_metric="loss", maximise=False
         )
@@ -486,13 +486,13 @@ def test_an_edit_of_the_code_that_decides_the_weights_is_refused_and_no_other_ed
     for file in ("machines/images.py", "inspection/inspect.py", "package/report.py", "cloud/gcs.py"):
         with (tmp_path / "trainer" / file).open("a") as edited:
             edited.write("# edited\n")
-    resume.refuse_if_different(tmp_path, before, resume.identity(config, tmp_path))
+    resume.check_same_run(tmp_path, before, resume.identity(config, tmp_path))
     for file in ("trainer/features/scale.py", "trainer/model/optimizer.py", "trainer/__main__.py", str(network)):
         before = resume.identity(config, tmp_path)
         with (tmp_path / file).open("a") as edited:
             edited.write("# edited\n")
         with pytest.raises(ConfigError, match=f"/{Path(file).name}: .* before, .* now"):
-            resume.refuse_if_different(tmp_path, before, resume.identity(config, tmp_path))
+            resume.check_same_run(tmp_path, before, resume.identity(config, tmp_path))
 
 
 def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended: Path) -> None:

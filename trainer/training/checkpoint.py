@@ -1,11 +1,11 @@
-"""Checkpoints: all that decides the future of a run, in a folder that is whole or not there.
+"""Save and load checkpoints: folders that are written completely or not at all.
 
-    checkpoints/00000042/   state.bin      the variables, one after the other
+    checkpoints/00000042/   state.bin      all variables, one after the other
                             best.bin       the weights of the best epoch
-                            progress.json  where training stands, and where each array lies in its file
-                            manifest.json  size and SHA-256 of the others
+                            progress.json  the progress of the training, and the dtype and shape of each array
+                            manifest.json  size and SHA-256 of the other files
 
-The two newest are kept. A damaged one is told, and the one before it is used.
+The two newest are kept. If the newest one is damaged, the one before it is used.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Checkpoint(NamedTuple):
-    """Where training stands (plain JSON), and the arrays by name."""
+    """The progress of a training as JSON values, and its arrays by name."""
 
     progress: dict[str, Any]
     state: Arrays
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, durably, and remove all but the two newest."""
+    """Write a checkpoint durably, then remove all but the two newest. ResourceError or StorageError on failure."""
     numbers = numbers_in(folder)
     number = numbers[-1] + 1 if numbers else 1
     part, size = folder / PART, sum(array.nbytes for array in (*checkpoint.state.values(), *checkpoint.best.values()))
@@ -67,15 +67,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def keep_newest(folder: Path, generations: int) -> None:
-    """Remove all checkpoints but the newest ones."""
+    """Remove all checkpoints but the newest `generations`."""
     for number in numbers_in(folder)[:-generations]:
         system.remove(folder / f"{number:08}")
 
 
 def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, None where none was ever made; and the files that are damaged in newer ones.
+    """The newest undamaged checkpoint, and the damaged files of newer ones.
 
-    StorageError where there are checkpoints, but none is whole.
+    None if the folder has no checkpoint; StorageError if all of them are damaged.
     """
     damaged: list[str] = []
     for number in reversed(numbers_in(folder)):
@@ -88,24 +88,24 @@ def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             damaged.append(f"{path}/{error.args[0] if error.args and error.args[0] in FILES else MANIFEST}")
     if damaged:
         raise StorageError(
-            f"No checkpoint in {folder} can be used: {', '.join(damaged)} are damaged. Begin anew with --restart."
+            f"No checkpoint in {folder} can be used: {', '.join(damaged)} are damaged. Start again with --restart."
         )
     return None, []
 
 
 def read(path: Path, number: int) -> Checkpoint:
-    """A checkpoint with all its checks; ValueError with the name of the file that is damaged."""
+    """Read and verify a checkpoint; ValueError with the name of the damaged file."""
     manifest = json.loads((path / MANIFEST).read_bytes())
     files = {}
     for name in FILES:
         files[name] = (path / name).read_bytes()
         if [hashlib.sha256(files[name]).hexdigest(), len(files[name])] != manifest[name]:
             raise ValueError(name)
-    told = json.loads(files["progress.json"])
-    if told["number"] != number:
+    record = json.loads(files["progress.json"])
+    if record["number"] != number:
         raise ValueError("progress.json")
-    arrays = [arrays_of(files[name], told["index"][name]) for name in ("state.bin", "best.bin")]
-    return Checkpoint(told["progress"], *arrays)
+    arrays = [arrays_of(files[name], record["index"][name]) for name in ("state.bin", "best.bin")]
+    return Checkpoint(record["progress"], *arrays)
 
 
 def numbers_in(folder: Path) -> list[int]:
@@ -122,7 +122,10 @@ def bytes_of(array: npt.NDArray[Any]) -> memoryview:
 
 
 def arrays_of(data: bytes, index: Mapping[str, list[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays whose bytes follow each other."""
+    """Arrays by name from their concatenated bytes.
+
+    index: name -> [dtype, shape], in the order of the bytes.
+    """
     arrays, start = {}, 0
     for name, (dtype, shape) in index.items():
         count = int(np.prod(shape, dtype=np.int64))
@@ -132,6 +135,6 @@ def arrays_of(data: bytes, index: Mapping[str, list[Any]]) -> dict[str, npt.NDAr
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of settings, files or versions, a line each; a missing one is None."""
+    """One line per name whose values differ between two records; a missing value counts as None."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [f"{name}: {json.dumps(before.get(name))} before, {json.dumps(now.get(name))} now" for name in names]

@@ -1,4 +1,4 @@
-"""The training loop: epochs, metrics of each, the best weights by a validation metric, progress."""
+"""The training loop: run epochs, measure them, keep the weights of the best one, show progress."""
 
 import math
 import sys
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from trainer.features.tables import Rows
     from trainer.model.ops_wrapper import OpsWrapper
 
-CALL_SECONDS = 0.5  # how long the graph runs before Python looks at signals and the progress bar again
-LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
-MAX_TRAIN_METRIC_ROWS = 200_000  # training rows that the epoch's train metrics are measured on, evenly spaced
+CALL_SECONDS = 0.5  # time in the graph until Python checks signals and updates the progress bar
+LINE_SECONDS = 5.0  # between two lines of progress without a terminal
+MAX_TRAIN_METRIC_ROWS = 200_000  # at most, evenly spaced, for the train metrics of an epoch
 
 EpochRow = dict[str, float]
 Weights = dict[str, np.ndarray]
@@ -29,17 +29,17 @@ Weights = dict[str, np.ndarray]
 
 @dataclass
 class History:
-    """Where training stands, and what it decided and measured: a row per epoch, the best epoch by the stopping metric.
+    """The state of a training: one row of metrics per epoch, and the best epoch by the stopping metric.
 
-    All of it but the clock is a function of the rows and the configuration, however often the run was interrupted.
+    Interruptions change nothing in it but `rows_per_second`.
     """
 
     rows: list[EpochRow] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = math.nan
     best_weights: Weights = field(default_factory=dict)  # path -> array, of the best epoch
-    step: int = 0  # steps done of the epoch that comes after the last row
-    rows_per_second: float = math.nan  # of the last epoch, or of the part of it that this process did
+    step: int = 0  # steps done in the epoch after the last row
+    rows_per_second: float = math.nan  # in the last epoch, since this process started
 
     @property
     def best(self) -> EpochRow:
@@ -47,29 +47,31 @@ class History:
         return self.rows[self.best_epoch - 1]
 
     def best_metrics(self, side: str) -> dict[str, float]:
-        """The metrics of one side in the best epoch, by their own names."""
+        """The metrics of a side ("train", "validation", "test") in the best epoch, without the side in their names."""
         return {
             name.removeprefix(f"{side}_"): value for name, value in self.best.items() if name.startswith(f"{side}_")
         }
 
-    def over(self, epochs: int, patience: int | None) -> bool:
-        """Whether there is no epoch left, or too many came after the best one."""
+    def is_over(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or `patience` epochs have passed since the best one."""
         done = len(self.rows)
         return done >= epochs or (patience is not None and done - self.best_epoch >= patience and done > 0)
 
 
-class Progressing(Protocol):
+class ShowProgress(Protocol):
+    """Shows the rows done in an epoch and the mean loss of the last steps."""
+
     def __call__(self, rows_done: int, loss: float) -> None: ...
 
 
-class Watching(Protocol):
-    """Called after every few steps and at the end of every epoch: the place to report, to save, and to stop."""
+class Callback(Protocol):
+    """Called after every few steps and at the end of every epoch, to report, save a checkpoint or stop."""
 
     def __call__(self, history: History, *, epoch_ended: bool) -> None: ...
 
 
-def watch_nothing(history: History, *, epoch_ended: bool) -> None:
-    """For a training that nobody looks at or interrupts."""
+def no_callback(history: History, *, epoch_ended: bool) -> None:
+    """Do nothing."""
 
 
 def train(
@@ -81,21 +83,23 @@ def train(
     stopping_metric: str,
     maximise: bool,
     history: History | None = None,
-    watch: Watching = watch_nothing,
+    callback: Callback = no_callback,
 ) -> History:
-    """Train on `tables["train"]`, choose by `tables["validation"]`, report on `tables["test"]` where there is one.
+    """Train on `tables["train"]` for `epochs`, or until `patience` epochs have not improved the stopping metric.
 
-    history: where an interrupted training stood; `ops` then holds the variables of that moment. Each epoch appends a
-    row to it: epoch, learning_rate, then the metrics of each side, measured in evaluation mode with the weights of the
-    epoch's end. Test rows decide nothing. The weights of the epoch with the best validation metric are in the model at
-    the end. Raises DivergedError where a training or validation loss or the best weights are not finite, DataError
-    where the validation rows do not determine the stopping metric, and what `watch` raises.
+    tables: "train", "validation" and optionally "test". Each epoch ends with an evaluation of all of them and adds a
+    row to the history: epoch, learning_rate, then the metrics of each table. The stopping metric is a metric of the
+    validation rows; test rows influence nothing. At the end the model has the weights of the best epoch.
+    history: of an interrupted training, whose variables `ops` has.
+
+    Raises DivergedError if a loss or the best weights are not finite, DataError if the validation rows do not
+    determine the stopping metric, and what `callback` raises.
     """
     history = history or History()
     measured = tables | {"train": tables["train"].evenly_spaced(MAX_TRAIN_METRIC_ROWS)}
-    while not history.over(epochs, patience):
-        train_epoch(ops, tables["train"], history, epochs, watch)
-        watch(history, epoch_ended=False)  # a request to stop need not wait for the metrics
+    while not history.is_over(epochs, patience):
+        train_epoch(ops, tables["train"], history, epochs, callback)
+        callback(history, epoch_ended=False)  # a request to stop need not wait for the metrics
         epoch, steps = len(history.rows) + 1, history.step
         row: EpochRow = {"epoch": epoch, "learning_rate": float(ops.learning_rate(steps * epochs))}
         for side, table in measured.items():
@@ -108,23 +112,23 @@ def train(
         if epoch == 1 or (value > history.best_value if maximise else value < history.best_value):
             history.best_epoch, history.best_value = epoch, value
             history.best_weights = {weight.path: weight.numpy() for weight in ops.model.weights}
-            refuse_broken(history.best_weights, epoch)
-        watch(history, epoch_ended=True)
+            check_finite(history.best_weights, epoch)
+        callback(history, epoch_ended=True)
     for weight in ops.model.weights:
         weight.assign(history.best_weights[weight.path])
     return history
 
 
-def refuse_broken(weights: Weights, epoch: int) -> None:
-    """DivergedError where weights are not finite: rows of a table that no row of the validation looks up, say."""
-    if broken := sorted(path for path, array in weights.items() if not np.isfinite(array).all()):
+def check_finite(weights: Weights, epoch: int) -> None:
+    """DivergedError if weights are not finite. The validation loss does not show that of embeddings it does not use."""
+    if not_finite := sorted(path for path, array in weights.items() if not np.isfinite(array).all()):
         raise DivergedError(
-            f"Epoch {epoch}: {', '.join(broken[:3])} hold NaN or infinity. Lower learning_rate or set clip_norm."
+            f"Epoch {epoch}: {', '.join(not_finite[:3])} contain NaN or infinity. Lower learning_rate or set clip_norm."
         )
 
 
 def check_validation(row: EpochRow, value: float, stopping_metric: str) -> None:
-    """DivergedError or DataError where the validation rows cannot say how good an epoch is."""
+    """DivergedError if the validation loss is not finite, DataError if the stopping metric is undefined."""
     if row["validation_weight"] and not math.isfinite(row["validation_loss"]):
         raise DivergedError(
             f"Epoch {row['epoch']}: the validation loss is {row['validation_loss']}. Lower learning_rate or set "
@@ -133,14 +137,14 @@ def check_validation(row: EpochRow, value: float, stopping_metric: str) -> None:
     if not math.isfinite(value):
         raise DataError(
             f"The {row['validation_rows']:,.0f} validation rows have no {stopping_metric}: their labels are all "
-            "the same, or their weights all 0. Take other rows, or choose another stopping_metric."
+            "the same, or their weights all 0. Use other rows, or choose another stopping_metric."
         )
 
 
 def train_epoch(
-    ops: "OpsWrapper", table: "Rows", history: History, epochs: int, watch: Watching = watch_nothing
+    ops: "OpsWrapper", table: "Rows", history: History, epochs: int, callback: Callback = no_callback
 ) -> None:
-    """The steps that are left of an epoch: one pass over the rows, in an order that is the epoch's own."""
+    """Do the remaining steps of an epoch: one pass over the rows, in an order drawn from the seed and the epoch."""
     epoch, size = len(history.rows) + 1, ops.config.batch_size
     steps, first = math.ceil(table.rows / size), history.step
     began = time.monotonic()
@@ -160,7 +164,7 @@ def train_epoch(
                     )
                 history.step = stop
                 advance(min(stop * size, table.rows), loss)
-                watch(history, epoch_ended=False)
+                callback(history, epoch_ended=False)
                 seconds = max(time.monotonic() - call_began, 1e-6)
                 steps_per_call = max(1, min(4 * steps_per_call, int((stop - step) * CALL_SECONDS / seconds)))
             before = last
@@ -169,8 +173,8 @@ def train_epoch(
 
 
 @contextmanager
-def progress(epoch: int, epochs: int, rows: int) -> Iterator[Progressing]:
-    """A bar on a terminal, a plain line every few seconds elsewhere; both with loss, rows per second and time left."""
+def progress(epoch: int, epochs: int, rows: int) -> Iterator[ShowProgress]:
+    """Show the progress of an epoch: a bar on a terminal, otherwise a line every few seconds."""
     began = time.monotonic()
     if sys.stderr.isatty():
         columns: list[Any] = [
@@ -189,14 +193,14 @@ def progress(epoch: int, epochs: int, rows: int) -> Iterator[Progressing]:
 
     last = began
 
-    def tell(rows_done: int, loss: float) -> None:
+    def print_line(rows_done: int, loss: float) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= LINE_SECONDS:
             last = now
             rate = rows_done / (now - began)
-            left = (rows - rows_done) / rate
-            figures = f"loss {loss:.4f}  {rate:,.0f} rows/s  {left:,.0f} s left"
+            seconds_left = (rows - rows_done) / rate
+            figures = f"loss {loss:.4f}  {rate:,.0f} rows/s  {seconds_left:,.0f} s left"
             print(f"epoch {epoch}/{epochs} {rows_done / rows:4.0%}  {figures}", file=sys.stderr, flush=True)
 
-    yield tell
+    yield print_line

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on where it stood, if it still is the same run: settings, code, versions and data."""
+"""Save checkpoints during training, and resume a run from one if its settings, code, versions and data are the same."""
 
 import hashlib
 import json
@@ -24,17 +24,20 @@ from trainer.training.checkpoint_mirror import Mirror
 from trainer.training.loop import History
 
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
-NO_MATTER = ("cache_gb", "checkpoint_minutes")  # settings that another machine may have otherwise
-# What decides the trained bits: the rows, the model and the order of its steps. The other folders move bytes and show
-# results; what they bring is compared by itself, as fingerprints of the data and the hash of the preprocessing.
+IGNORED_SETTINGS = ("cache_gb", "checkpoint_minutes")  # do not change the result, so they may differ
+# The code that determines the trained weights. The other folders move bytes and show results; what they load is
+# compared directly, by the fingerprints of the data and the hash of the preprocessing.
 TRAINING_CODE = ("__main__.py", "config", "data", "features", "model", "training")
-SHARE_OF_TIME = 0.02  # that checkpoints at the end of short epochs may take at most
-SENDING_SECONDS = 15.0  # for the last checkpoint to reach the bucket; machines that are taken away leave 30
+MAX_TIME_SHARE = 0.02  # of the training time, for checkpoints at the end of short epochs
+UPLOAD_SECONDS = 15.0  # for the last checkpoint to reach the bucket; a preempted machine gets 30 in all
 
 
 def identity(config: NetConfig, root: Path) -> dict[str, Any]:
-    """What a run has to have in common with the one that it continues, by name: settings, code, versions."""
-    settings = {name: value for name, value in asdict(config).items() if name not in NO_MATTER}
+    """What must be equal to resume a run: settings, hashes of code files and versions of packages, by name.
+
+    root: the folder that holds `trainer/`. Returns JSON values.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in IGNORED_SETTINGS}
     network = code_hashes(root, networks.load(config.network).__file__ or "")
     code = code_hashes(root / "trainer", *TRAINING_CODE) | network
     as_stored: dict[str, Any] = json.loads(json.dumps(settings | code | package_versions()))
@@ -42,59 +45,61 @@ def identity(config: NetConfig, root: Path) -> dict[str, Any]:
 
 
 def identity_of_data(prepared: Prepared) -> dict[str, str]:
-    """The same for the rows: their fingerprints, and what was learnt from them."""
-    prints = {f"{side} rows": found["fingerprint"] for side, found in prepared.sets.items()}
-    return prints | {"preprocessing": hashlib.sha256(prepared.learnt.to_json().encode()).hexdigest()}
+    """The same for the data: fingerprints of the rows, and the hash of the fitted preprocessing."""
+    fingerprints = {f"{side} rows": facts["fingerprint"] for side, facts in prepared.sets.items()}
+    return fingerprints | {"preprocessing": hashlib.sha256(prepared.learnt.to_json().encode()).hexdigest()}
 
 
-def find(folder: Path, told: Mapping[str, Any], mirror: Mirror | None = None, *, restart: bool) -> Checkpoint | None:
-    """The checkpoint that a run goes on from, if there is one. ConfigError with what differs where it is of another.
+def find_checkpoint(
+    folder: Path, identity: Mapping[str, Any], mirror: Mirror | None = None, *, restart: bool
+) -> Checkpoint | None:
+    """The checkpoint to resume from, or None to start from the beginning.
 
-    mirror: where newer ones may lie. restart: whatever is there is removed.
+    folder: of the run. mirror: a copy of the checkpoints in a bucket, which may be newer. restart: remove everything.
+    Raises ConfigError if the checkpoint belongs to a run that differs, StorageError if the folder is no run's.
     """
     if mirror:
         (mirror.clear if restart else mirror.fetch)()
-    found, damaged = (None, []) if restart else checkpoint.load(folder / CHECKPOINTS)
+    latest, damaged = (None, []) if restart else checkpoint.load(folder / CHECKPOINTS)
     if damaged:
         say("warning", f"{', '.join(damaged)} is damaged: the checkpoint before it is used.")
-    if found:
-        refuse_if_different(folder, found.progress["identity"], told)
-        return found
-    left = [folder / name for name in (CHECKPOINTS, LOGS) if (folder / name).exists()]
-    if not left and folder.exists() and any(folder.iterdir()):
-        raise StorageError(f"{folder} holds files that are not of a run. Choose another --run, or remove them.")
-    if left:  # of a run that was killed before its first checkpoint, or is to begin anew
-        for old in sorted(folder.iterdir(), key=left.__contains__):  # what shows that the folder is a run's goes last
-            system.remove(old)
+    if latest:
+        check_same_run(folder, latest.progress["identity"], identity)
+        return latest
+    remains = [folder / name for name in (CHECKPOINTS, LOGS) if (folder / name).exists()]
+    if not remains and folder.exists() and any(folder.iterdir()):
+        raise StorageError(f"{folder} contains files, but no run. Choose another --run, or remove them.")
+    if remains:  # of a run that was killed before its first checkpoint, or that restarts
+        for path in sorted(folder.iterdir(), key=remains.__contains__):  # the names that mark a run's folder go last
+            system.remove(path)
     return None
 
 
-def refuse_if_different(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ConfigError with what differs between the run in a folder and what it is to be continued as."""
+def check_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """ConfigError with the differences between two identities: that of the run in a folder, and that of this run."""
     if different := differences({name: before.get(name) for name in now}, now):
         raise ConfigError(
-            f"{folder} is of a run that differs: {'; '.join(different[:5])}{' and more' * (len(different) > 5)}. "
-            "Set them as they were, choose another --run, or begin anew with --restart."
+            f"{folder} belongs to a run that differs: {'; '.join(different[:5])}{' and more' * (len(different) > 5)}. "
+            "Restore these values, choose another --run, or start again with --restart."
         )
 
 
-def restore(ops: OpsWrapper, found: Checkpoint | None) -> History:
-    """Give a model and its optimizer the variables of a checkpoint; returns where the training stood."""
-    if found is None:
+def restore(ops: OpsWrapper, latest: Checkpoint | None) -> History:
+    """Assign the variables of a checkpoint to the model and the optimizer; returns the history up to it."""
+    if latest is None:
         return History()
     for name, variable in ops.state().items():
-        variable.assign(found.state[name])
-    progress = found.progress
+        variable.assign(latest.state[name])
+    progress = latest.progress
     history = History(
-        progress["rows"], progress["best_epoch"], progress["best_value"], dict(found.best), progress["step"]
+        progress["rows"], progress["best_epoch"], progress["best_value"], dict(latest.best), progress["step"]
     )
     say("resume", f"epoch {len(history.rows) + 1}, step {history.step:,}: from checkpoint of {progress['time']}")
     return history
 
 
-class Keeper:
-    """Saves checkpoints: every so many minutes, at the end of epochs and of training, and before it obeys an order to
-    stop. Nothing that is not finite is ever saved."""
+class Checkpointer:
+    """Saves checkpoints every `checkpoint_minutes`, at the end of epochs and of training, and on a request to stop."""
 
     def __init__(
         self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: system.StopRequest,
@@ -105,42 +110,43 @@ class Keeper:
         self.identity = dict(identity)
         self.stop_request = stop_request
         self.mirror = mirror
-        self.saved = time.monotonic()
+        self.saved_at = time.monotonic()
         self.saving_seconds = 0.0
         self.position = (len(history.rows), history.step)
 
     def __call__(self, history: History, *, epoch_ended: bool) -> None:
-        """Save, if it is time to; Interrupted where a signal has ordered to stop."""
+        """Save a checkpoint if it is time. Raises Interrupted after a request to stop, and what `save` raises."""
         heartbeat.beat()
-        config, since = self.ops.config, time.monotonic() - self.saved
-        over = epoch_ended and history.over(config.epochs, config.patience)
-        short = self.saving_seconds > SHARE_OF_TIME * since
-        if self.stop_request.signal or over or since >= 60 * config.checkpoint_minutes or (epoch_ended and not short):
+        config, since = self.ops.config, time.monotonic() - self.saved_at
+        training_ended = epoch_ended and history.is_over(config.epochs, config.patience)
+        is_due = since >= 60 * config.checkpoint_minutes
+        is_cheap = self.saving_seconds <= MAX_TIME_SHARE * since
+        if self.stop_request.signal or training_ended or is_due or (epoch_ended and is_cheap):
             self.save(history)
         if self.stop_request.signal:
-            late = self.mirror.wait(SENDING_SECONDS) if self.mirror else ""
+            problem = self.mirror.wait(UPLOAD_SECONDS) if self.mirror else ""
             raise Interrupted(
                 f"Stopped by {self.stop_request.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
                 f"Start it again with --run={self.folder.name} to go on."
-                + (f" Only on this machine, for the last checkpoint is not in the bucket: {late}" if late else "")
+                + (f" Use this machine, because the last checkpoint is not in the bucket: {problem}" if problem else "")
             )
         if self.mirror:
             self.mirror.check()
 
     def save(self, history: History) -> None:
-        """Write a checkpoint of this moment, unless the last one is of it too."""
+        """Write a checkpoint, unless no step was made since the last one. DivergedError if weights are not finite."""
         position = (len(history.rows), history.step)
         if position == self.position:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         state = {name: variable.numpy() for name, variable in self.ops.state().items()}
-        broken = sorted(
+        not_finite = sorted(
             name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
         )
-        if broken:
+        if not_finite:
             raise DivergedError(
-                f"Epoch {len(history.rows) + (history.step > 0)}: {', '.join(broken[:3])} hold NaN or infinity. Lower "
-                f"learning_rate or set clip_norm. The last finite checkpoint stays in {self.folder / CHECKPOINTS}."
+                f"Epoch {len(history.rows) + (history.step > 0)}: {', '.join(not_finite[:3])} contain NaN or infinity. "
+                f"Lower learning_rate or set clip_norm. The last good checkpoint is in {self.folder / CHECKPOINTS}."
             )
         progress = {
             "rows": history.rows,
@@ -153,5 +159,5 @@ class Keeper:
         checkpoint.save(self.folder / CHECKPOINTS, Checkpoint(progress, state, history.best_weights))
         if self.mirror:
             self.mirror.send()
-        self.position, self.saved = position, time.monotonic()
-        self.saving_seconds = self.saved - began
+        self.position, self.saved_at = position, time.monotonic()
+        self.saving_seconds = self.saved_at - start
