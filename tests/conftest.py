@@ -17,10 +17,11 @@ from tests.servers.bucket import Bucket, known_as_the_service, serving
 
 # The files that take longest, which begin first, so that all workers end at about the same time.
 LONGEST_FIRST = (
-    "training/test_resume.py", "machines/test_images.py", "test_real_data.py", "test_cloud.py", "test_run.py",
-    "cloud/test_storage.py", "bigquery/test_export.py", "test_networks.py", "data/test_dataset.py",
-    "model/test_ops_wrapper.py", "test_benchmarks.py", "machines/test_viewers.py", "package/test_predictor.py",
-    "model/test_replicas.py", "features/test_pipeline.py", "training/test_loop.py", "features/test_tokenizers.py",
+    "training/test_resume.py", "machines/test_images.py", "cloud/test_storage.py", "test_real_data.py", "test_cloud.py",
+    "machines/test_viewers.py", "data/test_dataset.py", "test_run.py", "test_docs.py", "bigquery/test_export.py",
+    "test_benchmarks.py", "test_networks.py", "model/test_ops_wrapper.py", "model/test_replicas.py",
+    "package/test_predictor.py", "training/test_loop.py", "features/test_tokenizers.py", "test_python.py",
+    "features/test_pipeline.py", "runtime/test_warm.py", "inspection/test_inspect.py", "package/test_archive.py",
 )  # fmt: skip
 
 # Temporary folders are in memory where there is room: runs write durably, and a disk lets them wait for that.
