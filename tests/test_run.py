@@ -151,10 +151,10 @@ def test_package_tells_where_and_how_fast_it_was_made(members: dict[str, bytes])
     assert timings["peak_memory_bytes"] > 100e6
 
 
-def test_package_has_what_was_learnt_from_training_rows_and_weights_that_numpy_reads(members: dict[str, bytes]) -> None:
-    learnt = Preprocessing.from_json(members["preprocessing.json"])
+def test_package_has_what_was_fitted_to_training_rows_and_weights_that_numpy_reads(members: dict[str, bytes]) -> None:
+    preprocessing = Preprocessing.from_json(members["preprocessing.json"])
     items = {row["item"] for row in read_rows(SAMPLE)}
-    assert 0 < len(learnt.vocabularies["item"]) < len(items)  # rare ones are none of it
+    assert 0 < len(preprocessing.vocabularies["item"]) < len(items)  # rare ones are none of it
     with np.load(io.BytesIO(members["weights.npz"]), allow_pickle=False) as weights:
         assert all(weights[name].dtype == np.float32 and np.isfinite(weights[name]).all() for name in weights.files)
         assert weights["logits/kernel"].shape == (64, 1)

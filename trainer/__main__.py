@@ -18,8 +18,8 @@ from trainer.cloud import storage
 from trainer.config import net_config
 from trainer.config.net_config import Configuration, NetConfig
 from trainer.config.show import config_rows
-from trainer.features import preprocessing
 from trainer.features.pipeline import prepare
+from trainer.features.preprocessing import transform
 from trainer.features.tables import rows_of
 from trainer.inspection import run_warnings
 from trainer.machines import gpu
@@ -54,21 +54,21 @@ def run(
     ended = found is not None and storage.find(package) is not None
     check_free(folder, output, package, own=ended or restart)
 
-    sets, split_facts, learnt, packed, held_out = prepared = prepare(config, data, timings)
+    sets, split_facts, preprocessing, encoded, held_out = prepared = prepare(config, data, timings)
     identity |= resume.identity_of_data(prepared)
     if found:
         resume.check_same_run(folder, found.progress["identity"], identity)
     if ended:
         say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
         return
-    warnings = warn(run_warnings.before_training(config, split_facts, learnt, packed["train"], data))
+    warnings = warn(run_warnings.before_training(config, split_facts, preprocessing, encoded["train"], data))
     if restart:
         storage.delete(package)
 
     with timings.stage("build graph"):
-        ops = build_model_graph(config, learnt.shapes())
-        tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in packed.items()}
-        del prepared, packed  # the tables hold the same rows
+        ops = build_model_graph(config, preprocessing.shapes())
+        tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in encoded.items()}
+        del prepared, encoded  # the tables hold the same rows
     history = resume.restore(ops, found)
     logs = TensorBoardLog(folder / resume.LOGS, history.rows)
 
@@ -93,13 +93,15 @@ def run(
     with timings.stage("report"):
         side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
         warnings += warn(run_warnings.after_training(side, history.best_metrics(side), constant))
-        done = TrainedRun(settings, data, sets, split_facts, learnt, ops, tables, history, constant, timings, warnings)
+        done = TrainedRun(
+            settings, data, sets, split_facts, preprocessing, ops, tables, history, constant, timings, warnings
+        )
         members = write_artefacts(folder, done, ROOT)
 
     local = folder / f"{folder.name}.zip"
     with timings.stage("package"), system.atomic_path(local, size=archive.size_of(members)) as temporary:
         archive.write_package(temporary, members)
-        expected = ops.predict(ops.table(preprocessing.apply(learnt, held_out)))
+        expected = ops.predict(ops.table(transform(preprocessing, held_out)))
         difference = predictor.verify(temporary, held_out, expected)
     publish.publish(local, package)
     checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)

@@ -15,7 +15,7 @@ import numpy as np
 from tests.benchmarks.speed import BATCH, zipf
 from trainer.config.net_config import load_config
 from trainer.features import DatasetShapes
-from trainer.features.encoded import Packed
+from trainer.features.encoded import EncodedRows
 from trainer.features.tables import FileTable, Rows, rows_of
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.training import loop
@@ -43,7 +43,7 @@ def tastes() -> Tastes:
     return Tastes(categories, random.normal(size=WORDS), random.random(CATEGORIES["item"]))
 
 
-def catalogue(number: int, rows: int) -> tuple[Packed, np.ndarray]:
+def catalogue(number: int, rows: int) -> tuple[EncodedRows, np.ndarray]:
     """The chunk of a number, encoded, with the time of each row, float64 [rows]: the shapes of the large catalogue of
     `speed`, but of any length, for a chunk is a function of its number alone. Items come and go over time."""
     random, taste = np.random.default_rng([1, number]), tastes()
@@ -53,23 +53,23 @@ def catalogue(number: int, rows: int) -> tuple[Packed, np.ndarray]:
     numbers = random.normal(size=(rows, len(NUMBERS))).astype(np.float32)
     logit = sum(taste.categories[column][ids] for column, ids in columns.items()) - 2
     logit += (taste.words[title] * (title > 0)).sum(axis=1) / lengths + 0.5 * np.sin(2 * numbers[:, 1])
-    packed = Packed(
+    encoded_rows = EncodedRows(
         np.column_stack([*columns.values(), title]),
         np.stack([numbers, np.zeros_like(numbers)], axis=2).reshape(rows, -1),
         (random.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float32),
         np.ones(rows, np.float32),
     )
-    return packed, taste.days[columns["item"]] + 0.1 * random.normal(size=rows)
+    return encoded_rows, taste.days[columns["item"]] + 0.1 * random.normal(size=rows)
 
 
-def test_rows() -> Packed:
+def test_rows() -> EncodedRows:
     return catalogue(0, TEST_ROWS)[0]
 
 
 def write(into: str, rows: int) -> dict[str, float]:
     """So many rows as .npy files, in chunks."""
     first = catalogue(1, 1)[0]
-    files = Packed(*(
+    files = EncodedRows(*(
         np.lib.format.open_memmap(
             Path(into) / f"{name}.npy", mode="w+", dtype=array.dtype, shape=(rows, *array.shape[1:])
         )
@@ -99,17 +99,20 @@ def compare(rows: int, order: str, share: float, epochs: int, seeds: int) -> dic
     share: of the rows, in memory at a time; the others are in .npy files in the working folder. The first epoch traces,
     its time does not count.
     """
-    packed, times = catalogue(1, rows)
-    keys = {"random": None, "by item": packed.ids[:, 0], "by time": times, "by label": packed.labels}
+    encoded_rows, times = catalogue(1, rows)
+    keys = {"random": None, "by item": encoded_rows.ids[:, 0], "by time": times, "by label": encoded_rows.labels}
     if (key := keys[order]) is not None:
-        packed = Packed(*(array[np.argsort(key, kind="stable")] for array in packed))
-    for name, array in packed._asdict().items():
+        encoded_rows = EncodedRows(*(array[np.argsort(key, kind="stable")] for array in encoded_rows))
+    for name, array in encoded_rows._asdict().items():
         np.save(f"{name}.npy", array, allow_pickle=False)
     files = open_files(Path())
     seconds: dict[str, list[float]] = {IN_MEMORY: [], FROM_DISK: []}
     losses: dict[str, list[float]] = {IN_MEMORY: [], FROM_DISK: []}
     for seed in range(seeds):
-        sides: dict[str, Rows] = {IN_MEMORY: rows_of(packed), FROM_DISK: FileTable(files, max(round(rows * share), 1))}
+        sides: dict[str, Rows] = {
+            IN_MEMORY: rows_of(encoded_rows),
+            FROM_DISK: FileTable(files, max(round(rows * share), 1)),
+        }
         models = {side: build(seed) for side in sides}
         test = rows_of(test_rows())
         found: dict[str, list[float]] = {side: [] for side in sides}
@@ -128,9 +131,11 @@ def compare(rows: int, order: str, share: float, epochs: int, seeds: int) -> dic
     }  # fmt: skip
 
 
-def open_files(folder: Path) -> Packed:
+def open_files(folder: Path) -> EncodedRows:
     """Arrays that are mapped from their files."""
-    return Packed(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in Packed._fields))
+    return EncodedRows(
+        *(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in EncodedRows._fields)
+    )
 
 
 def epoch(of: str, share: float | None) -> dict[str, float]:

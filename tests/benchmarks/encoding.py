@@ -17,11 +17,11 @@ SPACY = spacy.blank("en")  # imported and made before the clock runs, for both s
 
 
 def trainer(path: str) -> dict[str, float]:
-    """`trainer.features.pipeline`: split, learn, encode."""
+    """`trainer.features.pipeline`: split, fit, encode."""
     timings = Timings()
     prepared = prepare(CONFIG, {"train": path}, timings)
     stages = timings.report()["stages"]
-    rows = sum(len(side.weights) for side in prepared.packed.values())
+    rows = sum(len(side.weights) for side in prepared.encoded.values())
     return {"rows": rows, "seconds": stages["split"]["seconds"] + stages["preprocess"]["seconds"]}
 
 

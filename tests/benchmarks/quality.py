@@ -44,9 +44,9 @@ def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     config = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH)}).config
     cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
-    learnt = pipeline.learn(config, sides["train"])
-    ops = build_model_graph(config, learnt.shapes())
-    tables: dict[str, Rows] = {side: ops.table(preprocessing.apply(learnt, frame)) for side, frame in sides.items()}
+    fitted = pipeline.fit_preprocessing(config, sides["train"])
+    ops = build_model_graph(config, fitted.shapes())
+    tables: dict[str, Rows] = {side: ops.table(preprocessing.transform(fitted, frame)) for side, frame in sides.items()}
     history = loop.train(
         ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
         maximise=False,

@@ -30,7 +30,7 @@ import networks
 from data.make_sample import write_sample
 from trainer.config.net_config import load_config
 from trainer.features import DatasetShapes, pipeline
-from trainer.features.preprocessing import LABEL, WEIGHT, apply
+from trainer.features.preprocessing import LABEL, WEIGHT, transform
 from trainer.features.tables import Table
 from trainer.model import layers, recurrent
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
@@ -47,8 +47,8 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
         write_sample(path, rows)
         cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
-    learnt = pipeline.learn(config, sides["train"])
-    return learnt.shapes(), {side: apply(learnt, frame) for side, frame in sides.items()}
+    fitted = pipeline.fit_preprocessing(config, sides["train"])
+    return fitted.shapes(), {side: transform(fitted, frame) for side, frame in sides.items()}
 
 
 def catalogue_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:

@@ -161,9 +161,9 @@ def test_rows_from_a_bucket_are_those_of_a_folder_bit_for_bit(export: str, bucke
     config = Config()
     here = prepare(config, {"train": "rows"}, Timings())
     there = prepare(config, {"train": export}, Timings())
-    assert here.learnt == there.learnt
-    for side, packed in here.packed.items():
-        for array, other in zip(packed, there.packed[side], strict=True):
+    assert here.preprocessing == there.preprocessing
+    for side, encoded in here.encoded.items():
+        for array, other in zip(encoded, there.encoded[side], strict=True):
             assert array.tobytes() == other.tobytes()
     assert here.sets["train"]["fingerprint"] == there.sets["train"]["fingerprint"]
     assert there.sets["train"]["path"] == export

@@ -32,21 +32,21 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def prepared(config: NetConfig, **data: str) -> tuple[Prepared, set[str]]:
     """What a run would train on, and the stages that it took."""
     timings = Timings()
-    found = prepare(config, data or {"train": str(SAMPLE)}, timings)
-    return found, set(timings.report()["stages"])
+    result = prepare(config, data or {"train": str(SAMPLE)}, timings)
+    return result, set(timings.report()["stages"])
 
 
 def assert_same(first: Prepared, second: Prepared) -> None:
-    assert first.packed.keys() == second.packed.keys()
-    for side, packed in first.packed.items():
-        for column, other in zip(packed, second.packed[side], strict=True):
+    assert first.encoded.keys() == second.encoded.keys()
+    for side, rows in first.encoded.items():
+        for column, other in zip(rows, second.encoded[side], strict=True):
             assert column.dtype == other.dtype
             np.testing.assert_array_equal(column, other)
-    assert (first.learnt, first.sets, first.split) == (second.learnt, second.sets, second.split)
+    assert (first.preprocessing, first.sets, first.split) == (second.preprocessing, second.sets, second.split)
     pd.testing.assert_frame_equal(first.held_out, second.held_out)
 
 
-def test_the_second_run_finds_what_the_first_one_made() -> None:
+def test_the_second_run_takes_the_rows_of_the_first_from_the_cache() -> None:
     plain, stages = prepared(Config(cache_gb=0))
     assert "read" in stages
     assert not cache.FOLDER.exists()
@@ -54,7 +54,7 @@ def test_the_second_run_finds_what_the_first_one_made() -> None:
     assert "read" in stages
     found, stages = prepared(Config())
     assert stages == {"cache"}
-    assert all(isinstance(column, np.memmap) for packed in found.packed.values() for column in packed)
+    assert all(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
     assert_same(plain, made)
     assert_same(plain, found)
 
@@ -86,8 +86,10 @@ def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch:
     found, _ = prepared(config)
     frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
     for side, (of, rows) in pipeline.split_sides(config, {"train": frame}).items():
-        expected = encoded.pack(preprocessing.apply(found.learnt, of.take(rows)), found.learnt.shapes())
-        for column, other in zip(found.packed[side], expected, strict=True):
+        expected = encoded.to_encoded_rows(
+            preprocessing.transform(found.preprocessing, of.take(rows)), found.preprocessing.shapes()
+        )
+        for column, other in zip(found.encoded[side], expected, strict=True):
             np.testing.assert_array_equal(column, other)
 
 
@@ -117,7 +119,7 @@ def test_changed_rows_are_read_anew(tmp_path: Path) -> None:
     path.write_text(text.replace("mobile", "mobilE"))
     second, stages = prepared(Config(), train=str(path))
     assert "read" in stages
-    assert second.learnt.vocabularies["device"] != first.learnt.vocabularies["device"]
+    assert second.preprocessing.vocabularies["device"] != first.preprocessing.vocabularies["device"]
     (tmp_path / "schema.json").write_text("[]")
     with pytest.raises(DataError, match=r"schema\.json"):
         prepared(Config(), train=str(path))
@@ -143,7 +145,7 @@ def test_an_edit_of_the_code_that_makes_the_rows_makes_them_anew_and_no_other_ed
         assert "read" in stages(), file
 
 
-def test_a_damaged_entry_is_told_and_made_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_entry_is_named_and_encoded_again(capsys: pytest.CaptureFixture[str]) -> None:
     expected, _ = prepared(Config(cache_gb=0))
     prepared(Config())
     (entry,) = cache.FOLDER.iterdir()
@@ -153,7 +155,7 @@ def test_a_damaged_entry_is_told_and_made_anew(capsys: pytest.CaptureFixture[str
     file.write_bytes(data)
     found, stages = prepared(Config())
     assert "read" in stages
-    assert "train.ids.npy. Its rows are made anew." in capsys.readouterr().out
+    assert "train.ids.npy. Its rows are encoded again." in capsys.readouterr().out
     assert_same(expected, found)
     assert prepared(Config())[1] == {"cache"}
 
@@ -176,7 +178,7 @@ def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_
 ) -> None:
     found, _ = prepared(Config(cache_gb=1e-5))
     assert "not kept: the encoded rows take" in capsys.readouterr().out
-    assert not any(isinstance(column, np.memmap) for packed in found.packed.values() for column in packed)
+    assert not any(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
     with pytest.raises(ResourceError, match=r"rows_in_memory = 100 needs the cache, but the encoded rows take 0\.00"):
         prepared(Config(cache_gb=1e-5, rows_in_memory=100))
 

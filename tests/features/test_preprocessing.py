@@ -1,4 +1,4 @@
-"""What is learnt from training rows and what becomes of any row: by hand on small tables, and by properties."""
+"""Fitting and transforming rows: by hand on small tables, and by properties."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from trainer.features import DatasetShapes
-from trainer.features.encoded import pack, warnings_of
+from trainer.features.encoded import constant_column_warnings, to_encoded_rows
 from trainer.features.labels import OBJECTIVES, Label
-from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, apply, learn
+from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, fit, transform
 from trainer.features.scale import Scale, scale_of
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import MISSING, VocabularyRules
@@ -41,12 +41,12 @@ def typed(columns: dict[str, list[Any]]) -> pd.DataFrame:
     )
 
 
-def learnt(
+def fitted(
     frame: pd.DataFrame, label: str = "y", objective: str = "binary", weight: str | None = None, **rules: Any
 ) -> Preprocessing:
     features = {name: role for name, role in FEATURES.items() if name in frame}
     vocabulary, text = rules.get("vocabulary", RULES), rules.get("text", TEXT)
-    return learn(frame, features, label=label, weight=weight, objective=objective, vocabulary=vocabulary, text=text)
+    return fit(frame, features, label=label, weight=weight, objective=objective, vocabulary=vocabulary, text=text)
 
 
 TRAIN = typed(
@@ -74,7 +74,7 @@ TEST = typed(
 
 
 def test_vocabularies_of_a_small_table_by_falling_count_then_value() -> None:
-    assert learnt(TRAIN).vocabularies == {
+    assert fitted(TRAIN).vocabularies == {
         "item": ("a", "b", "c"),  # 2, 2, 1
         "tags": ("y", "x", "z"),  # 3, 2, 1: a third value is cut off, and not counted
         "title": ("big", "cat", ",", "a", "dog"),  # 4, 2, 1, 1, 1: "dog runs" is cut off
@@ -82,7 +82,7 @@ def test_vocabularies_of_a_small_table_by_falling_count_then_value() -> None:
 
 
 def test_ids_of_a_small_table() -> None:
-    examples = apply(learnt(TRAIN), TEST)
+    examples = transform(fitted(TRAIN), TEST)
     assert list(examples) == list(FEATURES)
     assert examples["item"].tolist() == [3, 2, 1, 5]
     assert examples["tags"].tolist() == [[2, 4], [5, 0], [1, 0], [3, 3]]
@@ -91,24 +91,24 @@ def test_ids_of_a_small_table() -> None:
 
 
 def test_nothing_is_learnt_from_held_out_rows() -> None:
-    before = learnt(TRAIN).to_json()
-    apply(learnt(TRAIN), TEST)
-    assert learnt(TRAIN).to_json() == before
-    assert not {"new", "the", "'"} & {value for values in learnt(TRAIN).vocabularies.values() for value in values}
+    before = fitted(TRAIN).to_json()
+    transform(fitted(TRAIN), TEST)
+    assert fitted(TRAIN).to_json() == before
+    assert not {"new", "the", "'"} & {value for values in fitted(TRAIN).vocabularies.values() for value in values}
 
 
 def test_min_count_and_max_size() -> None:
     rules = VocabularyRules(min_count=2, max_size=1, max_values=3)
-    assert learnt(TRAIN, vocabulary=rules).vocabularies == {"item": ("a",), "tags": ("y",), "title": ("big",)}
+    assert fitted(TRAIN, vocabulary=rules).vocabularies == {"item": ("a",), "tags": ("y",), "title": ("big",)}
     rules = VocabularyRules(min_count=2, max_size=9, max_values=3)
-    vocabularies = learnt(TRAIN, vocabulary=rules).vocabularies
+    vocabularies = fitted(TRAIN, vocabulary=rules).vocabularies
     assert vocabularies == {"item": ("a", "b"), "tags": ("y", "x", "z"), "title": ("big", "cat")}
 
 
 def test_ties_are_in_the_order_of_code_points() -> None:
     values = ["\U0001f600", "\uffff", "é", "z", "Z", "", "a", "aa"]
     frame = typed({"item": values, "tags": [[value] for value in values], "y": [0] * 8})
-    assert learnt(frame).vocabularies == {"item": tuple(sorted(values)), "tags": tuple(sorted(values))}
+    assert fitted(frame).vocabularies == {"item": tuple(sorted(values)), "tags": tuple(sorted(values))}
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=1), st.randoms())
@@ -118,25 +118,25 @@ def test_the_order_of_pandas_categories_and_unused_ones_make_no_difference(value
     plain = typed({"item": values, "y": [1] * len(values)})
     rng.shuffle(categories)
     other = plain.assign(item=pd.Categorical(values, categories=categories))
-    assert learnt(other) == learnt(plain)
-    np.testing.assert_equal(apply(learnt(plain), other), apply(learnt(plain), plain))
+    assert fitted(other) == fitted(plain)
+    np.testing.assert_equal(transform(fitted(plain), other), transform(fitted(plain), plain))
 
 
 def test_the_marker_of_a_missing_value_is_a_missing_value() -> None:
     frame = typed({"item": ["a", MISSING], "tags": [[MISSING, "a"], [MISSING]], "title": ["a", MISSING], "y": [0, 1]})
     for tokenizer in ("spacy", "regex"):
-        state = learnt(frame, text=TextRules(tokenizer, lowercase=True, max_tokens=2))
+        state = fitted(frame, text=TextRules(tokenizer, lowercase=True, max_tokens=2))
         assert state.vocabularies == {"item": ("a",), "tags": ("a",), "title": ("a",)}
-        examples = apply(state, frame)
+        examples = transform(state, frame)
         assert examples["item"].tolist() == [3, 1]
         assert examples["tags"].tolist() == examples["title"].tolist() == [[3, 0], [1, 0]]
 
 
 def test_rows_cut_out_of_a_frame_keep_their_own_lists() -> None:
-    state = learnt(TRAIN)
-    whole = apply(state, TRAIN)
+    state = fitted(TRAIN)
+    whole = transform(state, TRAIN)
     for rows in (slice(2, 5), [4, 0, 5], slice(None, None, -1), slice(0, 0)):
-        part = apply(state, TRAIN.iloc[rows])
+        part = transform(state, TRAIN.iloc[rows])
         np.testing.assert_equal(part, {name: values[rows] for name, values in whole.items()})
 
 
@@ -144,7 +144,7 @@ def test_rows_cut_out_of_a_frame_keep_their_own_lists() -> None:
 
 
 def test_numbers_of_a_small_table() -> None:
-    examples = apply(learnt(TRAIN), TEST)
+    examples = transform(fitted(TRAIN), TEST)
     deviation = math.sqrt(2)  # of 1, 2, 3, 4, 5, and of log 1, 2, 4, 8, 16 in base 2
     np.testing.assert_allclose(examples["age"], [[0, 0], [0, 1], [3 / deviation, 0], [-3 / deviation, 0]], rtol=1e-6)
     np.testing.assert_allclose(examples["views"], [[-2 / deviation, 0], [0, 1], [0, 0], [-1 / deviation, 0]], atol=1e-7)
@@ -160,36 +160,36 @@ def test_standardisation_is_that_of_scikit_learn(train: list[float], test: list[
     scaler = StandardScaler().fit(np.array(train)[:, np.newaxis])
     if scaler.var_[0] < 1e-9 * max(1.0, scaler.mean_[0] ** 2):  # where rounding decides what is constant
         return
-    state = learnt(typed({"age": [*train, math.nan], "y": [0.0] * (len(train) + 1)}))
+    state = fitted(typed({"age": [*train, math.nan], "y": [0.0] * (len(train) + 1)}))
     expected = scaler.transform(np.array(test)[:, np.newaxis])[:, 0]
-    np.testing.assert_allclose(apply(state, typed({"age": test}))["age"][:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(transform(state, typed({"age": test}))["age"][:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("values", [[0.1] * 3, [1e15 + 0.3] * 7, [5.0], [math.nan, 3.0]])
 def test_a_constant_column_has_deviation_1(values: list[float]) -> None:
     frame = typed({"age": values, "y": [0.0] * len(values)})
-    assert learnt(frame).scales["age"] == Scale(values[-1], 1.0)
-    assert not apply(learnt(frame), frame)["age"][:, 0].any()
+    assert fitted(frame).scales["age"] == Scale(values[-1], 1.0)
+    assert not transform(fitted(frame), frame)["age"][:, 0].any()
 
 
 def test_a_column_without_any_number_is_missing_everywhere() -> None:
     frame = typed({"age": [math.nan] * 2, "views": [math.nan] * 2, "y": [0, 1]})
-    assert learnt(frame).scales == {"age": Scale(0.0, 1.0), "views": Scale(0.0, 1.0)}
-    assert apply(learnt(frame), frame)["views"].tolist() == [[0, 1], [0, 1]]
+    assert fitted(frame).scales == {"age": Scale(0.0, 1.0), "views": Scale(0.0, 1.0)}
+    assert transform(fitted(frame), frame)["views"].tolist() == [[0, 1], [0, 1]]
 
 
 def test_a_number_far_from_all_training_rows_stays_finite() -> None:
-    state = learnt(typed({"age": [0, 1e-30], "y": [0, 1]}))
-    assert np.isfinite(apply(state, typed({"age": [3e38, -3e38]}))["age"]).all()
+    state = fitted(typed({"age": [0, 1e-30], "y": [0, 1]}))
+    assert np.isfinite(transform(state, typed({"age": [3e38, -3e38]}))["age"]).all()
 
 
 def test_negative_numbers_under_a_logarithm_are_refused_with_column_and_smallest_value() -> None:
     bad = typed({"views": [1, -2.5, -0.5, math.nan], "y": [0, 1, 0, 1]})
     message = r"'views' is log_numeric, but holds negative numbers, such as -2\.5\."
     with pytest.raises(DataError, match=message):
-        learnt(bad)
+        fitted(bad)
     with pytest.raises(DataError, match=message):
-        apply(learnt(bad.iloc[[0, 3]]), bad)
+        transform(fitted(bad.iloc[[0, 3]]), bad)
 
 
 # Labels
@@ -197,66 +197,66 @@ def test_negative_numbers_under_a_logarithm_are_refused_with_column_and_smallest
 
 def test_binary_label_and_weights() -> None:
     frame = typed({"y": [0, 1, 0.25], "impressions": [1, 2, 4]})
-    state = learnt(frame, weight="impressions")
-    examples = apply(state, frame)
+    state = fitted(frame, weight="impressions")
+    examples = transform(state, frame)
     assert examples[LABEL].tolist() == [0, 1, 0.25]
     assert examples[WEIGHT].tolist() == [1, 2, 4]
     rate = 3 / 7
     assert state.label.output_bias == pytest.approx((math.log(rate / (1 - rate)),))
-    assert apply(learnt(frame), frame)[WEIGHT].tolist() == [1, 1, 1]
+    assert transform(fitted(frame), frame)[WEIGHT].tolist() == [1, 1, 1]
     assert {examples[LABEL].dtype, examples[WEIGHT].dtype} == {np.dtype(np.float32)}
 
 
 def test_regression_label_is_standardised_by_weighted_statistics() -> None:
     frame = typed({"y": [10, 20, 40], "w": [1, 2, 1]})
-    state = learnt(frame, objective="regression", weight="w")
+    state = fitted(frame, objective="regression", weight="w")
     repeated = np.array([10, 20, 20, 40])
     assert (state.label.mean, state.label.std) == pytest.approx((repeated.mean(), repeated.std()))
     assert state.label.output_bias == (0.0,)
-    np.testing.assert_allclose(apply(state, frame)[LABEL], (frame["y"] - 22.5) / repeated.std(), rtol=1e-6)
-    constant = learnt(typed({"y": [7, 7]}), objective="regression")
+    np.testing.assert_allclose(transform(state, frame)[LABEL], (frame["y"] - 22.5) / repeated.std(), rtol=1e-6)
+    constant = fitted(typed({"y": [7, 7]}), objective="regression")
     assert (constant.label.mean, constant.label.std) == (7, 1)
 
 
 def test_multiclass_labels_are_numbered_by_value() -> None:
     frame = typed({"class": ["b", "a", "b", "10"], "w": [1, 2, 3, 4]})
-    state = learnt(frame, "class", "multiclass", "w")
+    state = fitted(frame, "class", "multiclass", "w")
     assert state.classes == ("10", "a", "b")
     assert state.label.output_bias == pytest.approx(np.log([0.4, 0.2, 0.4]))
-    examples = apply(state, frame)
+    examples = transform(state, frame)
     assert examples[LABEL].tolist() == [2, 1, 2, 0]
     assert examples[LABEL].dtype == np.int32
 
 
 def test_D46_a_class_that_no_training_row_has_is_refused_with_its_rows() -> None:
-    state = learnt(typed({"class": ["a", "b"]}), "class", "multiclass")
+    state = fitted(typed({"class": ["a", "b"]}), "class", "multiclass")
     with pytest.raises(
         DataError, match=r"'class' has classes that no training row has: 'z' \(2 rows\), 'c' \(1 rows\)\."
     ):
-        apply(state, typed({"class": ["a", "z", "c", "z"]}))
+        transform(state, typed({"class": ["a", "z", "c", "z"]}))
     many = typed({"class": [f"{i}\n" + "x" * 99 for i in range(9)]})
     with pytest.raises(DataError, match=r"'0\\nx{38}' \(1 rows\), .* and 4 more\."):
-        apply(state, many)
+        transform(state, many)
 
 
 def test_multilabel_rows_keep_each_known_class_once() -> None:
     train = typed({"classes": [["b", "a", "b"], [], ["c"], ["a"]], "w": [1, 1, 2, 4]})
-    state = learnt(train, "classes", "multilabel", "w")
+    state = fitted(train, "classes", "multilabel", "w")
     assert state.classes == ("a", "b", "c")
     odds = np.array([5 / 3, 1 / 7, 2 / 6])
     assert state.label.output_bias == pytest.approx(np.log(odds))
-    assert apply(state, train)[LABEL].tolist() == [[1, 2], [0, 0], [3, 0], [1, 0]]
-    test = apply(state, typed({"classes": [["new"], ["c", "new", "a"], []], "w": [1, 1, 1]}))
+    assert transform(state, train)[LABEL].tolist() == [[1, 2], [0, 0], [3, 0], [1, 0]]
+    test = transform(state, typed({"classes": [["new"], ["c", "new", "a"], []], "w": [1, 1, 1]}))
     assert test[LABEL].tolist() == [[0, 0], [1, 3], [0, 0]]
     assert test[LABEL].dtype == np.int32
-    assert apply(state, typed({"classes": [[]], "w": [1]}))[LABEL].tolist() == [[0]]
+    assert transform(state, typed({"classes": [[]], "w": [1]}))[LABEL].tolist() == [[0]]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 100)), min_size=1, max_size=20), st.floats(-1, 1))
 @settings(max_examples=50, deadline=None)
 def test_no_constant_logit_is_better_than_the_output_bias(rows: list[tuple[float, float]], step: float) -> None:
     labels, weights = map(np.array, zip(*rows, strict=True))
-    (bias,) = learnt(typed({"y": list(labels), "w": list(weights)}), weight="w").label.output_bias
+    (bias,) = fitted(typed({"y": list(labels), "w": list(weights)}), weight="w").label.output_bias
 
     def loss(logit: float) -> float:
         return float(np.sum(weights * (np.logaddexp(0, logit) - labels * logit)) / weights.sum())
@@ -265,49 +265,49 @@ def test_no_constant_logit_is_better_than_the_output_bias(rows: list[tuple[float
 
 
 def test_output_biases_are_finite_where_all_labels_are_equal() -> None:
-    assert learnt(typed({"y": [1, 1]})).label.output_bias == pytest.approx((math.log(1e6),), rel=1e-5)
-    assert learnt(typed({"class": ["a"]}), "class", "multiclass").label.output_bias == (0.0,)
+    assert fitted(typed({"y": [1, 1]})).label.output_bias == pytest.approx((math.log(1e6),), rel=1e-5)
+    assert fitted(typed({"class": ["a"]}), "class", "multiclass").label.output_bias == (0.0,)
     frame = typed({"class": ["a", "b"], "w": [0, 1]})
-    assert learnt(frame, "class", "multiclass", "w").label.output_bias == pytest.approx((math.log(1e-6), 0))
+    assert fitted(frame, "class", "multiclass", "w").label.output_bias == pytest.approx((math.log(1e-6), 0))
 
 
 def test_weights_that_add_up_to_0_and_labels_without_a_class_are_refused() -> None:
     with pytest.raises(DataError, match="weights of the 2 training rows add up to 0"):
-        learnt(typed({"y": [0, 1], "w": [0, 0]}), weight="w")
+        fitted(typed({"y": [0, 1], "w": [0, 0]}), weight="w")
     with pytest.raises(DataError, match="'classes': no training row has a class"):
-        learnt(typed({"classes": [[], []]}), "classes", "multilabel")
+        fitted(typed({"classes": [[], []]}), "classes", "multilabel")
 
 
 def test_rows_without_a_label_column_have_features_only() -> None:
     frame = TRAIN.assign(w=1.0)
-    assert set(apply(learnt(frame, weight="w"), TEST)) == set(FEATURES)
+    assert set(transform(fitted(frame, weight="w"), TEST)) == set(FEATURES)
 
 
 @pytest.mark.parametrize("name", [LABEL, WEIGHT])
 def test_reserved_names_are_refused(name: str) -> None:
     frame = typed({name: [1, 2], "y": [0, 1]})
     with pytest.raises(DataError, match=f"'{name}': this name is reserved"):
-        learn(frame, {name: "numeric"}, label="y", weight=None, objective="binary", vocabulary=RULES, text=TEXT)
+        fit(frame, {name: "numeric"}, label="y", weight=None, objective="binary", vocabulary=RULES, text=TEXT)
 
 
 def test_D47_constant_features_and_labels_are_warned_of() -> None:
     frame = typed({"item": ["a", "b", "c"], "title": ["x", "x", "x"], "age": [1, 2, 3], "y": [0, 0, 0], "w": [1, 1, 1]})
     rare = VocabularyRules(min_count=2, max_size=9, max_values=2)
-    state = learnt(frame, weight="w", vocabulary=rare)
-    warnings = warnings_of(pack(apply(state, frame), state.shapes()), state.shapes())
+    state = fitted(frame, weight="w", vocabulary=rare)
+    warnings = constant_column_warnings(to_encoded_rows(transform(state, frame), state.shapes()), state.shapes())
     assert len(warnings) == 3
     assert "'item' is the same in all training rows" in warnings[0]
     assert "'title' is the same" in warnings[1]
     assert "same label" in warnings[2]
-    state = learnt(TRAIN)
-    assert warnings_of(pack(apply(state, TRAIN), state.shapes()), state.shapes()) == []
+    state = fitted(TRAIN)
+    assert constant_column_warnings(to_encoded_rows(transform(state, TRAIN), state.shapes()), state.shapes()) == []
 
 
 # Shapes, order, storage
 
 
 def test_shapes_tell_a_graph_what_it_needs() -> None:
-    state = learnt(TRAIN)
+    state = fitted(TRAIN)
     assert state.shapes() == DatasetShapes(
         categorical={"item": 6},
         multi_categorical={"tags": (6, 2)},
@@ -318,7 +318,7 @@ def test_shapes_tell_a_graph_what_it_needs() -> None:
         label_mean=0.0,
         label_std=1.0,
     )
-    assert learnt(typed({"class": ["a", "b"]}), "class", "multiclass").shapes().outputs == 2
+    assert fitted(typed({"class": ["a", "b"]}), "class", "multiclass").shapes().outputs == 2
 
 
 def some_rows(count: int, seed: int) -> pd.DataFrame:
@@ -349,10 +349,10 @@ def test_rows_in_another_order_teach_the_same_to_the_last_bit(objective: str, la
     for seed in range(5):
         frame = some_rows(300, seed)
         order = np.random.default_rng(seed).permutation(len(frame))
-        state = learnt(frame, label, objective, "w", text=text)
-        assert learnt(frame.iloc[order], label, objective, "w", text=text) == state
-        expected = {name: values[order] for name, values in apply(state, frame).items()}
-        np.testing.assert_equal(apply(state, frame.iloc[order]), expected)
+        state = fitted(frame, label, objective, "w", text=text)
+        assert fitted(frame.iloc[order], label, objective, "w", text=text) == state
+        expected = {name: values[order] for name, values in transform(state, frame).items()}
+        np.testing.assert_equal(transform(state, frame.iloc[order]), expected)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -390,8 +390,8 @@ def test_what_is_stored_is_restored_exactly(state: Preprocessing) -> None:
 
 
 def test_a_restored_state_makes_the_same_examples() -> None:
-    state = learnt(TRAIN)
-    np.testing.assert_equal(apply(Preprocessing.from_json(state.to_json()), TEST), apply(state, TEST))
+    state = fitted(TRAIN)
+    np.testing.assert_equal(transform(Preprocessing.from_json(state.to_json()), TEST), transform(state, TEST))
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_restored_state_makes_the_same_examples() -> None:
     ],
 )
 def test_a_state_that_learn_cannot_have_made_is_refused(path: str, value: Any) -> None:
-    stored = json.loads(learnt(TRAIN).to_json())
+    stored = json.loads(fitted(TRAIN).to_json())
     *parents, last = path.split(".")
     part = stored
     for name in parents:
@@ -451,7 +451,7 @@ def test_what_is_no_state_at_all_is_refused(text: str | bytes) -> None:
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_damaged_file_is_refused_or_still_a_state(data: st.DataObject) -> None:
-    stored = bytearray(learnt(TRAIN).to_json().encode())
+    stored = bytearray(fitted(TRAIN).to_json().encode())
     for _ in range(data.draw(st.integers(1, 3))):
         stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.integers(0, 255))
     try:

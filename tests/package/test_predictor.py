@@ -17,7 +17,7 @@ from trainer.config import net_config
 from trainer.config.net_config import Configuration, NetConfig
 from trainer.data import dataset
 from trainer.features import preprocessing
-from trainer.features.pipeline import learn
+from trainer.features.pipeline import fit_preprocessing
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package import archive as packaging
 from trainer.package import predictor as prediction
@@ -89,18 +89,18 @@ def loaded(folder: Path, rows: list[dict[str, Any]], config: NetConfig, *, label
 def packed(folder: Path, config: NetConfig) -> tuple[dict[str, bytes], prediction.Predictor]:
     """The members of a package, but for its SavedModel, and the model that it was made of, with random weights."""
     train = loaded(folder, rows_of(config.objective), config, labelled=True)
-    learnt = learn(config, train)
-    ops = build_model_graph(config, learnt.shapes())
+    fitted = fit_preprocessing(config, train)
+    ops = build_model_graph(config, fitted.shapes())
     random = np.random.default_rng(0)
     for weight in ops.model.weights:
         weight.assign(random.normal(scale=0.5, size=weight.shape))
     settings = Configuration(config, {item.name: "default" for item in dataclasses.fields(config)}, "variant")
     members = {
         "config.json": net_config.to_json(settings).encode(),
-        "preprocessing.json": learnt.to_json().encode(),
+        "preprocessing.json": fitted.to_json().encode(),
         "weights.npz": packaging.weights_to_bytes(get_weights(ops)),
     }
-    return members, prediction.Predictor(settings, learnt, ops)
+    return members, prediction.Predictor(settings, fitted, ops)
 
 
 def package_of(folder: Path, members: dict[str, bytes], made_of: prediction.Predictor) -> Path:
@@ -117,7 +117,7 @@ def package_of(folder: Path, members: dict[str, bytes], made_of: prediction.Pred
 def test_a_package_predicts_what_its_model_predicts(tmp_path: Path, network: str, objective: str) -> None:
     members, made_of = packed(tmp_path, config_of(objective, network))
     frame = loaded(tmp_path, HOSTILE + rows_of(objective, 2), made_of.settings.config)
-    expected = made_of.ops.predict(made_of.ops.table(preprocessing.apply(made_of.preprocessing, frame)))
+    expected = made_of.ops.predict(made_of.ops.table(preprocessing.transform(made_of.preprocessing, frame)))
     found = load_predictor(members).predict(frame)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.float32

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.features.test_preprocessing import FEATURES, LISTS, typed
-from trainer.features.preprocessing import Preprocessing, apply, learn
+from trainer.features.preprocessing import Preprocessing, fit, transform
 from trainer.features.tokenizers import TextRules, tokenize
 from trainer.features.vocabulary import MISSING, VocabularyRules
 from trainer.package.saved_model import export_saved_model, input_names, raw_features
@@ -46,7 +46,7 @@ TEST = typed(
 )
 
 
-def learnt(train: pd.DataFrame, tokenizer: str = "regex", **changes: Any) -> Preprocessing:
+def fitted(train: pd.DataFrame, tokenizer: str = "regex", **changes: Any) -> Preprocessing:
     arguments: dict[str, Any] = {
         "features": {name: role for name, role in FEATURES.items() if name in train},
         "label": "y",
@@ -55,7 +55,7 @@ def learnt(train: pd.DataFrame, tokenizer: str = "regex", **changes: Any) -> Pre
         "vocabulary": VocabularyRules(min_count=1, max_size=200_000, max_values=3),
         "text": TextRules(tokenizer, lowercase=True, max_tokens=6),
     }
-    return learn(train, **(arguments | changes))
+    return fit(train, **(arguments | changes))
 
 
 def small_model(state: Preprocessing, outputs: int = 1) -> keras.Model:
@@ -93,14 +93,14 @@ def exported(folder: Path, state: Preprocessing, model: keras.Model) -> Callable
 
 
 def expected(state: Preprocessing, model: keras.Model, frame: pd.DataFrame) -> np.ndarray:
-    examples = apply(state, frame)
+    examples = transform(state, frame)
     return predicted(model, {name: tf.constant(examples[name]) for name in state.features}).numpy()
 
 
 @pytest.mark.parametrize("tokenizer", ["regex", "spacy"])
 def test_raw_rows_are_scored_like_preprocessed_ones(tokenizer: str, tmp_path: Path) -> None:
     """Unknown, missing, empty, repeated and non-Latin values; also one row, no rows, rows without any list."""
-    state = learnt(TRAIN, tokenizer)
+    state = fitted(TRAIN, tokenizer)
     model = small_model(state)
     serve = exported(tmp_path, state, model)
     no_tags = TEST.assign(
@@ -116,7 +116,7 @@ def test_raw_rows_are_scored_like_preprocessed_ones(tokenizer: str, tmp_path: Pa
 
 @pytest.mark.parametrize("tokenizer", ["regex", "spacy"])
 def test_the_inputs_are_what_the_module_says(tokenizer: str, tmp_path: Path) -> None:
-    state = learnt(TRAIN, tokenizer)
+    state = fitted(TRAIN, tokenizer)
     model = small_model(state)
     serve = exported(tmp_path, state, model)
     texts = ["big dog", "", None, "new cat's"]
@@ -147,17 +147,17 @@ def test_every_text_gets_the_same_ids_in_the_graph(lowercase: bool, tmp_path: Pa
     texts = ["".join(map(chr, range(start, start + 17))) for start in range(0, 0xD7F0, 17)]
     texts += [f"a{chr(code)}B" for code in range(0, 0x3000, 7)]
     frame = pd.DataFrame({"title": pd.Series(texts, dtype="str"), "y": 0.0})
-    state = learnt(frame, text=TextRules("regex", lowercase, max_tokens=30))
+    state = fitted(frame, text=TextRules("regex", lowercase, max_tokens=30))
     assert len(state.vocabularies["title"]) > 5000
     export_saved_model(tmp_path, state, lambda features: tf.cast(features["title"], tf.float32), [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     ids = serve(**raw_features(frame, state))["prediction"].numpy()
-    np.testing.assert_array_equal(ids, apply(state, frame)["title"])
+    np.testing.assert_array_equal(ids, transform(state, frame)["title"])
 
 
 def test_a_row_has_one_answer_per_class(tmp_path: Path) -> None:
     frame = typed({"item": ["a", "b", None], "class": ["x", "y", "z"]})
-    state = learnt(frame, label="class", objective="multiclass")
+    state = fitted(frame, label="class", objective="multiclass")
     model = small_model(state, outputs=3)
     scores = exported(tmp_path, state, model)(**raw_features(frame, state))["prediction"]
     assert scores.shape == (3, 3)
@@ -165,7 +165,7 @@ def test_a_row_has_one_answer_per_class(tmp_path: Path) -> None:
 
 
 def test_a_negative_number_under_a_logarithm_makes_its_own_row_nan(tmp_path: Path) -> None:
-    state = learnt(TRAIN[["views", "y"]])
+    state = fitted(TRAIN[["views", "y"]])
     model = small_model(state)
     scores = exported(tmp_path, state, model)(views=tf.constant([1.0, -0.5, -2.0, np.nan], tf.float64))["prediction"]
     assert np.isnan(scores).tolist() == [False, True, True, False]
@@ -190,7 +190,7 @@ def test_columns_of_any_name_can_be_served(tmp_path: Path) -> None:
     ]
     names += ["x", "x_1", "raw", "name", "args", "kwargs", "inputs", "prediction", "training", "x" * 300]
     frame = pd.DataFrame({name: np.arange(3.0) * i for i, name in enumerate(names)} | {"y": [0.0, 1.0, 1.0]})
-    state = learnt(frame, features=dict.fromkeys(names, "numeric"))
+    state = fitted(frame, features=dict.fromkeys(names, "numeric"))
     weights = tf.random.stateless_normal([len(names)], [1, 2])
 
     def weighted(features: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -202,7 +202,7 @@ def test_columns_of_any_name_can_be_served(tmp_path: Path) -> None:
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     raw = raw_features(frame, state)
     assert raw.keys() == serve.structured_input_signature[1].keys()
-    np.testing.assert_allclose(serve(**raw)["prediction"], weighted(apply(state, frame)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(serve(**raw)["prediction"], weighted(transform(state, frame)), rtol=0, atol=1e-6)
 
 
 def test_names_of_inputs_stay_where_they_can_and_are_distinct() -> None:
@@ -221,15 +221,15 @@ def test_names_of_inputs_stay_where_they_can_and_are_distinct() -> None:
 
 def test_a_large_vocabulary_is_served(tmp_path: Path) -> None:
     frame = pd.DataFrame({"item": pd.Categorical([f"item-{i}" for i in range(100_000)]), "y": 0.0})
-    state = learnt(frame)
+    state = fitted(frame)
     export_saved_model(tmp_path, state, lambda features: tf.cast(features["item"], tf.float32), [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     ids = serve(**raw_features(frame.iloc[::-7], state))["prediction"].numpy()
-    np.testing.assert_array_equal(ids, apply(state, frame.iloc[::-7])["item"])
+    np.testing.assert_array_equal(ids, transform(state, frame.iloc[::-7])["item"])
 
 
 def test_tokens_beyond_those_kept_are_not_needed_but_harmless(tmp_path: Path) -> None:
-    state = learnt(TRAIN[["title", "y"]], "spacy")
+    state = fitted(TRAIN[["title", "y"]], "spacy")
     model = small_model(state)
     serve = exported(tmp_path, state, model)
     text = "big dog cat a runs tail big big big"

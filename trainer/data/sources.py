@@ -43,19 +43,19 @@ GLOB = re.compile(r"[*?\[]")
 class Source(NamedTuple):
     """A dataset as it was found: the files or objects that decide what it is."""
 
-    given: str  # file, folder or glob; or the same below gs://
+    path: str  # file, folder or glob; or the same below gs://
     shards: tuple[Stored, ...]
     descriptions: tuple[Stored, ...]  # schema.json and dataset.json beside the shards, or schema.json above them
     told: tuple[Inventory, ...] = ()  # what dataset.json says of the shards
 
     @property
     def remote(self) -> bool:
-        return storage.is_remote(self.given)
+        return storage.is_remote(self.path)
 
     @property
     def whole(self) -> bool:
         """Whether these are all shards of a folder."""
-        return not GLOB.search(self.given) and self.shards[0].uri != self.given
+        return not GLOB.search(self.path) and self.shards[0].uri != self.path
 
     @property
     def identity(self) -> list[Any]:
@@ -137,13 +137,13 @@ def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
     """A path at which a dataset can be read. What is in a bucket is there once it is in the cache, `folder`; if the
     `limit` of the cache in bytes is too small for it, only while the block lasts."""
     if not source.remote:
-        yield source.given
+        yield source.path
         return
-    key = hashlib.sha256(json.dumps([source.given, source.identity]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([source.path, source.identity]).encode()).hexdigest()[:32]
     copy, part = folder / key, folder / f"{cache.PART}{key}"
     size = sum(stored.size for stored in source.shards)
     whole = is_whole(copy)
-    keep = not cache.make_room(folder, 0 if whole else size, limit, what=source.given)
+    keep = not cache.make_room(folder, 0 if whole else size, limit, what=source.path)
     try:
         if not whole:
             with system.locked_folder(part, wait=True):
@@ -184,8 +184,8 @@ def new_file(uri: str) -> Iterator[Path]:
 
 def path_in(copy: Path, source: Source) -> Path:
     """What corresponds in a copy to the path that was given."""
-    last = source.given.rpartition("/")[2]
-    return copy / DATA / last if GLOB.search(last) or source.shards[0].uri == source.given else copy / DATA
+    last = source.path.rpartition("/")[2]
+    return copy / DATA / last if GLOB.search(last) or source.shards[0].uri == source.path else copy / DATA
 
 
 def fetch(source: Source, folder: Path, part: Path) -> None:
@@ -199,7 +199,7 @@ def fetch(source: Source, folder: Path, part: Path) -> None:
             system.link(old, path)
     storage.fetch([(stored, path) for stored, path in wanted.items() if not path.exists()])
     objects = [[str(path.relative_to(part)), *stored] for stored, path in wanted.items()]
-    system.write_atomic(part / cache.FACTS, json.dumps({"uri": source.given, "objects": objects}).encode())
+    system.write_atomic(part / cache.FACTS, json.dumps({"uri": source.path, "objects": objects}).encode())
 
 
 def place_of(stored: Stored, source: Source) -> str:

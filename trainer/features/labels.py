@@ -1,4 +1,4 @@
-"""What is predicted, as numbers, and the best constant prediction of it."""
+"""Encode labels as numbers, and fit the best constant prediction of them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Label:
-    """`classes` (multiclass, multilabel) in the order of the outputs, sorted; `mean` and `std` of a regression's label,
-    else 0 and 1; `output_bias`: logits of the best constant prediction, 0 for a regression. All weighted."""
+    """A label fitted to the training rows, all statistics weighted.
+
+    classes: of multiclass and multilabel, sorted, one for each output. mean, std: of a regression's label, else 0, 1.
+    output_bias: logits of the best constant prediction, 0 for a regression.
+    """
 
     column: str
     objective: str
@@ -31,8 +34,11 @@ class Label:
     output_bias: tuple[float, ...]
 
 
-def learn_label(column: pd.Series, objective: str, weights: Array) -> Label:
-    """The label of the training rows. DataError where all weights are 0, or no row has a class."""
+def fit_label(column: pd.Series, objective: str, weights: Array) -> Label:
+    """Fit a label to the training rows. weights: float64 [rows].
+
+    DataError if all weights are 0 or no row has a class.
+    """
     name, total = str(column.name), total_of(weights)
     if total <= 0:
         raise DataError(f"The weights of the {len(weights)} training rows add up to {total:g}: no row counts.")
@@ -54,11 +60,12 @@ def learn_label(column: pd.Series, objective: str, weights: Array) -> Label:
     return Label(name, objective, classes, 0.0, 1.0, tuple(np.log(np.clip(rates, RATE_LIMIT, 1)).tolist()))
 
 
-def apply_label(label: Label, column: pd.Series) -> Array:
-    """binary, regression float32 [rows]; multiclass int32 [rows]; multilabel int32 [rows, most classes of a row].
+def encode_label(label: Label, column: pd.Series) -> Array:
+    """Encode labels: binary and regression float32 [rows], multiclass int32 [rows], multilabel int32 [rows, width].
 
-    multiclass refuses a class that no training row has (DataError), for no output stands for it; multilabel leaves such
-    a class out, for the row's answer to every other class still holds.
+    The width of multilabel is the most classes of a row; class numbers begin at 1 and are right-padded with 0. A class
+    that no training row has raises DataError in multiclass, where no output stands for it. Multilabel leaves it out,
+    since the row still answers for all other classes.
     """
     if label.objective in ("binary", "regression"):
         return ((column.to_numpy(np.float64) - label.mean) / label.std).astype(np.float32)
@@ -66,12 +73,12 @@ def apply_label(label: Label, column: pd.Series) -> Array:
         tokens = category_values(column).flat
         numbers = indices_of(tokens.values, label.classes)[tokens.ids]
         if (numbers < 0).any():
-            raise DataError(_unseen_classes(label, tokens, numbers))
+            raise _unseen_classes_error(label, tokens, numbers)
         return numbers
     rows, numbers = _distinct_classes(list_values(column).flat, label.classes)
     lengths = np.bincount(rows, minlength=len(column))
-    known = Tokens([], numbers, np.append(0, np.cumsum(lengths)))
-    return padded(known, np.arange(1, len(label.classes) + 1), max(1, int(lengths.max(initial=0))))
+    classes = Tokens([], numbers, np.append(0, np.cumsum(lengths)))
+    return padded(classes, np.arange(1, len(label.classes) + 1), max(1, int(lengths.max(initial=0))))
 
 
 def _logits(rates: Array) -> tuple[float, ...]:
@@ -80,19 +87,19 @@ def _logits(rates: Array) -> tuple[float, ...]:
 
 
 def _distinct_classes(tokens: Tokens, classes: tuple[str, ...]) -> tuple[Array, Array]:
-    """Row and class number of every known class of every row, each once, in order."""
+    """Row and class number of each class of each row, once and in order; unknown classes are left out."""
     rows = np.repeat(np.arange(len(tokens.offsets) - 1), np.diff(tokens.offsets))
     numbers = indices_of(tokens.values, classes)[tokens.ids]
-    known = numbers >= 0
-    return np.divmod(np.unique(rows[known] * len(classes) + numbers[known]), len(classes))
+    is_class = numbers >= 0
+    return np.divmod(np.unique(rows[is_class] * len(classes) + numbers[is_class]), len(classes))
 
 
-def _unseen_classes(label: Label, tokens: Tokens, numbers: Array) -> str:
+def _unseen_classes_error(label: Label, tokens: Tokens, numbers: Array) -> DataError:
     counts = np.bincount(tokens.ids[numbers < 0], minlength=len(tokens.values))
     unseen = [value for value in np.argsort(-counts, kind="stable") if counts[value]]
     named = ", ".join(f"{tokens.values[value][:40]!r} ({counts[value]} rows)" for value in unseen[:5])
     more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-    return (
+    return DataError(
         f"Label column {label.column!r} has classes that no training row has: {named}{more}. "
-        "Leave these rows out, or see to it that training rows have these classes too."
+        "Leave these rows out, or add training rows with these classes."
     )

@@ -1,4 +1,4 @@
-"""From files to encoded rows: read, split, learn, encode; or what an earlier run left of this in the cache."""
+"""Read, split and encode the rows of a run, or take the encoded rows of an earlier run from the cache."""
 
 import contextlib
 import functools
@@ -18,10 +18,9 @@ from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources, split
 from trainer.data.schema import plan_columns
 from trainer.data.sources import Source
-from trainer.features import encoded, preprocessing
-from trainer.features.encoded import Packed
-from trainer.features.preprocessing import Preprocessing
-from trainer.features.tokenizers import TextRules, get_ready
+from trainer.features.encoded import EncodedRows, encode_rows
+from trainer.features.preprocessing import Columns, Preprocessing, Rows, fit, with_values
+from trainer.features.tokenizers import TextRules, load_tokenizer
 from trainer.features.vocabulary import VocabularyRules
 from trainer.runtime import cache, system
 from trainer.runtime.command import say
@@ -37,7 +36,7 @@ MOST_LISTED = 1000  # bad rows that the package names
 # out: they are checked by size and checksum.
 ENCODING_CODE = ("config", "data", "features", "runtime/cache.py", "runtime/system.py")
 
-# The settings that do not decide what the encoded rows are, as the settings of a network do not.
+# Settings that do not affect the encoded rows. Those of a network do not either.
 AFTER_ENCODING = frozenset(
     ("network", "rows_in_memory", "cache_gb", "batch_size", "epochs", "optimizer", "learning_rate", "warmup_steps",
      "decay", "clip_norm", "checkpoint_minutes", "stopping_metric", "patience", "seed", "deterministic")
@@ -45,12 +44,12 @@ AFTER_ENCODING = frozenset(
 
 
 class Prepared(NamedTuple):
-    """All that training needs of the data, and what its package tells of it."""
+    """All that training needs of the data, and what the package reports about it."""
 
-    sets: dict[str, dict[str, Any]]  # of each dataset: path, rows, rows_read, bad_rows, fingerprint, shards
-    split: dict[str, Any]  # see `split.describe_split`
-    learnt: Preprocessing
-    packed: dict[str, Packed]  # by side: train, validation, test where there is one
+    sets: dict[str, dict[str, Any]]  # facts about each dataset: path, rows, rows_read, bad_rows, fingerprint, shards
+    split: dict[str, Any]  # facts about the split: see `split.describe_split`
+    preprocessing: Preprocessing
+    encoded: dict[str, EncodedRows]  # by side: train, validation, test where there is one
     held_out: pd.DataFrame  # raw features of some rows of the last side
 
 
@@ -62,78 +61,71 @@ def prepare(
     data: path of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
     code: the folder of this package, whose files are part of the cache's key.
     """
-    lie = {side: sources.look_up(path) for side, path in data.items()}
+    located = {side: sources.look_up(path) for side, path in data.items()}
+    identities = {side: source.identity for side, source in located.items()}
     versions = code_hashes(code, *ENCODING_CODE) | package_versions()
-    key = cache.key_of(encoding_settings(config), {side: source.identity for side, source in lie.items()}, versions)
+    key = cache.key_of(encoding_settings(config), identities, versions)
     if config.cache_gb:
         with timings.stage("cache"):
             facts, arrays, damaged = cache.find(cache.FOLDER, key)
         if damaged:
-            say("warning", f"the cache is damaged: {damaged}. Its rows are made anew.")
+            say("warning", f"the cache is damaged: {damaged}. Its rows are encoded again.")
         if facts:
             capacity.check_before_training(config, sum(facts["split"]["rows"].values()))
             return restored(cache.FOLDER / key, facts, arrays, data)
 
-    sets = read_all(config, lie, timings)
+    datasets = read_all(config, located, timings)
     with timings.stage("split"):
-        frames = {side: found.frame for side, found in sets.items()}
-        hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
-        sides = split_sides(config, frames, hashes)
-        compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
-        facts = split.describe_split(
-            {side: frame[compared].take(rows) for side, (frame, rows) in sides.items()},
-            categorical_columns=config.categorical_columns,
-            group_columns=config.group_columns,
-            hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sides.items()},
-        )
-        del hashes
+        sides, facts = split_and_describe(config, {side: read.frame for side, read in datasets.items()})
     with timings.stage("preprocess"):
-        told = {side: describe(lie[side], found) for side, found in sets.items()}
-        prepared = encode(config, key, told, facts, sides)
+        sets = {side: dataset_facts(located[side], read) for side, read in datasets.items()}
+        prepared = encode(config, key, sets, facts, sides)
     timings.count_rows("preprocess", sum(len(rows) for _, rows in sides.values()))
     return prepared
 
 
 def encoding_settings(config: NetConfig) -> dict[str, Any]:
-    """The settings that decide what the encoded rows are."""
+    """The settings that decide the encoded rows, by name: a part of the key of the cache."""
     return {item.name: getattr(config, item.name) for item in fields(NetConfig) if item.name not in AFTER_ENCODING}
 
 
-def read_all(config: NetConfig, lie: Mapping[str, Source], timings: Timings) -> dict[str, dataset.Dataset]:
-    """The rows of all datasets; those in buckets are brought here first."""
-    for source in lie.values():
+def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings) -> dict[str, dataset.Dataset]:
+    """Read all datasets, after fetching those in buckets. DataError where rows differ from their dataset.json."""
+    for source in located.values():
         plan_columns(net_config.column_kinds(config), sources.fields_of(source))
-    with contextlib.ExitStack() as while_read, ThreadPoolExecutor(1) as beside:
+    with contextlib.ExitStack() as copies, ThreadPoolExecutor(1) as background:
         if config.text_columns:
-            beside.submit(get_ready, config.tokenizer)  # a second, while most of the reading is the work of others
-        with timings.stage("download") if any(source.remote for source in lie.values()) else contextlib.nullcontext():
+            background.submit(load_tokenizer, config.tokenizer)  # takes a second, while reading mostly waits
+        with (
+            timings.stage("download") if any(source.remote for source in located.values()) else contextlib.nullcontext()
+        ):
             places = {
-                side: while_read.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
-                for side, source in lie.items()
+                side: copies.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
+                for side, source in located.items()
             }
         capacity.check_before_reading(config, places.values())
         with timings.stage("read"):
-            sets = {side: read(config, place, lie[side].given) for side, place in places.items()}
-    for side, found in sets.items():
-        sources.check_rows(lie[side], found)
-    timings.count_rows("read", sum(found.rows for found in sets.values()))
-    return sets
+            datasets = {side: read(config, place, located[side].path) for side, place in places.items()}
+    for side, read_rows in datasets.items():
+        sources.check_rows(located[side], read_rows)
+    timings.count_rows("read", sum(read_rows.rows for read_rows in datasets.values()))
+    return datasets
 
 
 def read(config: NetConfig, path: str, name: str) -> dataset.Dataset:
-    """A dataset's columns that have a role. name: what people call it."""
+    """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
     keep = functools.partial(split.subsample, columns=config.key_columns, fraction=config.subsample)
-    found = dataset.load(
+    loaded = dataset.load(
         path, net_config.column_kinds(config), max_bad_rows=config.max_bad_rows,
         keep=keep if config.subsample < 1 else None, name=name,
     )  # fmt: skip
-    files = "1 file" if len(found.shards) == 1 else f"{len(found.shards)} files"
-    bad = f", {found.bad_rows:,} bad rows left out" if found.bad_rows else ""
-    used = f", {found.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
-    say("data", f"{name}: {found.rows_read:,} rows in {files}{bad}{used}")
-    if config.key_columns and (shared := duplicate_keys(found.frame, config.key_columns)):
+    files = "1 file" if len(loaded.shards) == 1 else f"{len(loaded.shards)} files"
+    bad = f", {loaded.bad_rows:,} bad rows left out" if loaded.bad_rows else ""
+    used = f", {loaded.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
+    say("data", f"{name}: {loaded.rows_read:,} rows in {files}{bad}{used}")
+    if config.key_columns and (shared := duplicate_keys(loaded.frame, config.key_columns)):
         say("warning", f"{shared:,} rows of {name} share their key with another ({', '.join(config.key_columns)}).")
-    return found
+    return loaded
 
 
 def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
@@ -144,8 +136,11 @@ def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
 def split_sides(
     config: NetConfig, frames: Mapping[str, pd.DataFrame], hashes: Mapping[int, np.ndarray] | None = None
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
-    """The frame and its rows, int64, to train on, to choose by and to report on; sides without a dataset of their own
-    come from "train". hashes: the `split.row_hashes` of the key columns, by id of the frame, where they are known."""
+    """The training, validation and test set by name: a frame and the positions of its rows, int64 [rows].
+
+    Sets without a dataset of their own are cut from "train". hashes: the `split.row_hashes` of the key columns by id of
+    the frame, if already computed. DataError where a set would be empty.
+    """
     columns = {"random": config.key_columns, "time": (config.time_column,), "group": config.group_columns}
     cut = split.split_rows(
         frames["train"],
@@ -162,20 +157,36 @@ def split_sides(
     return {side: (frame, rows) for side, (frame, rows) in sides.items() if len(rows)}
 
 
-def describe(source: Source, found: dataset.Dataset) -> dict[str, Any]:
-    """What the package tells of a dataset."""
-    shards = [shard._asdict() for shard in found.shards]
+def split_and_describe(
+    config: NetConfig, frames: Mapping[str, pd.DataFrame]
+) -> tuple[dict[str, tuple[pd.DataFrame, np.ndarray]], dict[str, Any]]:
+    """The sets as `split_sides` gives them, and the facts about them that `split.describe_split` finds."""
+    hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
+    sides = split_sides(config, frames, hashes)
+    compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
+    facts = split.describe_split(
+        {side: frame[compared].take(rows) for side, (frame, rows) in sides.items()},
+        categorical_columns=config.categorical_columns,
+        group_columns=config.group_columns,
+        hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sides.items()},
+    )
+    return sides, facts
+
+
+def dataset_facts(source: Source, read: dataset.Dataset) -> dict[str, Any]:
+    """What the package reports about a dataset, ready for JSON."""
+    shards = [shard._asdict() for shard in read.shards]
     if source.remote:
         for shard, stored in zip(shards, source.shards, strict=True):
             shard["generation"] = str(stored.generation)  # beyond what some readers of JSON keep exact
-    counts = {"rows": found.rows, "rows_read": found.rows_read, "bad_rows": found.bad_rows}
-    listed = {"left_out": [row._asdict() for row in found.left_out[:MOST_LISTED]]} if found.left_out else {}
-    return {"path": source.given, **counts, **listed, "fingerprint": found.fingerprint, "shards": shards}
+    counts = {"rows": read.rows, "rows_read": read.rows_read, "bad_rows": read.bad_rows}
+    listed = {"left_out": [row._asdict() for row in read.left_out[:MOST_LISTED]]} if read.left_out else {}
+    return {"path": source.path, **counts, **listed, "fingerprint": read.fingerprint, "shards": shards}
 
 
-def learn(config: NetConfig, train: preprocessing.Columns, rows: preprocessing.Rows = slice(None)) -> Preprocessing:
-    """Vocabularies and statistics of the training rows."""
-    return preprocessing.learn(
+def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None)) -> Preprocessing:
+    """Fit vocabularies, scales and the label to the training rows, as configured."""
+    return fit(
         train,
         net_config.feature_roles(config),
         label=config.label_column,
@@ -194,41 +205,46 @@ def encode(
     facts: dict[str, Any],
     sides: Mapping[str, tuple[pd.DataFrame, Any]],
 ) -> Prepared:
-    """Learn from the training rows and encode all sides: into the cache; where that is off or too small, in memory."""
+    """Fit the preprocessing to the training set and encode all sets: into the cache, or in memory if it has no room."""
     features = net_config.feature_roles(config)
     text = TextRules(config.tokenizer, config.lowercase, config.max_tokens)
     frames = {id(frame): frame for frame, _ in sides.values()}
-    values = {number: preprocessing.with_values(frame, features, text) for number, frame in frames.items()}
+    values = {number: with_values(frame, features, text) for number, frame in frames.items()}
     columns = {side: values[id(frame)] for side, (frame, _) in sides.items()}
-    learnt = learn(config, columns["train"], sides["train"][1])
+    preprocessing = fit_preprocessing(config, columns["train"], sides["train"][1])
     frame, rows = list(sides.values())[-1]
     held_out = frame[list(features)].iloc[rows[:HELD_OUT_ROWS]].reset_index(drop=True)
 
     entry = new_entry(config, key, sum(len(rows) for _, rows in sides.values()))
     try:
-        packed = {
-            side: encoded.pack_rows(learnt, columns[side], rows, entry.empty if entry else in_memory, f"{side}.")
+        encoded = {
+            side: encode_rows(preprocessing, columns[side], rows, entry.empty if entry else in_memory, f"{side}.")
             for side, (_, rows) in sides.items()
         }
         if entry:
             feather.write_feather(held_out, table := pa.BufferOutputStream(), compression="uncompressed")
             system.write_atomic(entry.part / HELD_OUT, table.getvalue().to_pybytes())
-            arrays = entry.save({"sets": sets, "split": facts, "learnt": learnt.to_json(), "sides": list(sides)})
-            packed = packed_of(arrays, list(sides))
+            arrays = entry.save(
+                {"sets": sets, "split": facts, "preprocessing": preprocessing.to_json(), "sides": list(sides)}
+            )
+            encoded = rows_by_side(arrays, list(sides))
             say("cache", f"{entry.path}: {cache.size_of(entry.path) / 1e9:.3f} GB for the next run on these rows")
     finally:
         if entry:
             entry.discard()
-    return Prepared(sets, facts, learnt, packed, held_out)
+    return Prepared(sets, facts, preprocessing, encoded, held_out)
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array to fill."""
+    """A new array in memory; has the arguments of `cache.Entry.empty`."""
     return np.empty(shape, dtype)
 
 
 def new_entry(config: NetConfig, key: str, rows: int) -> cache.Entry | None:
-    """Where to put so many rows in the cache; None where it is off or too small for them."""
+    """A new entry of the cache for so many rows; None if the cache is off or too small.
+
+    ResourceError if rows_in_memory needs the cache.
+    """
     full = cache.make_room(cache.FOLDER, rows * capacity.row_bytes(config), int(config.cache_gb * 1e9))
     if not full:
         return cache.Entry(cache.FOLDER, key)
@@ -241,19 +257,19 @@ def new_entry(config: NetConfig, key: str, rows: int) -> cache.Entry | None:
     return None
 
 
-def packed_of(arrays: Mapping[str, np.ndarray], sides: list[str]) -> dict[str, Packed]:
-    """The arrays of an entry by side."""
-    return {side: Packed(*(arrays[f"{side}.{name}"] for name in Packed._fields)) for side in sides}
+def rows_by_side(arrays: Mapping[str, np.ndarray], sides: list[str]) -> dict[str, EncodedRows]:
+    """The encoded rows of an entry's arrays by side."""
+    return {side: EncodedRows(*(arrays[f"{side}.{name}"] for name in EncodedRows._fields)) for side in sides}
 
 
 def restored(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray], data: Mapping[str, str]) -> Prepared:
-    """What `encode` has kept in an entry of the cache."""
-    packed = packed_of(arrays, facts["sides"])
-    sizes = ", ".join(f"{side} {len(rows.weights):,}" for side, rows in packed.items())
+    """What `encode` saved in an entry of the cache. data: paths of this run, for the facts about its datasets."""
+    encoded = rows_by_side(arrays, facts["sides"])
+    sizes = ", ".join(f"{side} {len(rows.weights):,}" for side, rows in encoded.items())
     say("cache", f"{path}: {sizes} rows, {cache.size_of(path) / 1e9:.3f} GB")
     lists = (pa.types.is_list, pa.types.is_large_list)
     held_out = feather.read_table(path / HELD_OUT, memory_map=False).to_pandas(
         types_mapper=lambda kind: pd.ArrowDtype(kind) if any(is_kind(kind) for is_kind in lists) else None
     )
-    sets = {side: found | {"path": data[side]} for side, found in facts["sets"].items()}
-    return Prepared(sets, facts["split"], Preprocessing.from_json(facts["learnt"]), packed, held_out)
+    sets = {side: described | {"path": data[side]} for side, described in facts["sets"].items()}
+    return Prepared(sets, facts["split"], Preprocessing.from_json(facts["preprocessing"]), encoded, held_out)

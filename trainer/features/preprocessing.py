@@ -1,6 +1,6 @@
-"""From typed columns to arrays of ids and numbers, by what the training rows taught.
+"""Fit preprocessing to the training rows, and transform typed columns into arrays of ids and numbers.
 
-Everything learnt is in `Preprocessing`, stored as JSON; `trainer.package.saved_model` does the same in a graph.
+`Preprocessing` holds the fitted state and is stored as JSON; `trainer.package.saved_model` does the same in a graph.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from trainer.features.labels import OBJECTIVES, Label, apply_label, learn_label
+from trainer.features.labels import OBJECTIVES, Label, encode_label, fit_label
 from trainer.features.scale import Scale, numbers_of, scale_of, standardised
 from trainer.features.shapes import DatasetShapes
 from trainer.features.tokenizers import TOKENIZERS, TextRules
@@ -45,7 +45,7 @@ Columns = pd.DataFrame | Mapping[str, pd.Series | Values]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """All that was learnt: `vocabularies` hold the values of each column from id 3 on."""
+    """The fitted state: `vocabularies` hold the values of each column from id 3 on."""
 
     features: dict[str, str]  # column -> role
     vocabularies: dict[str, tuple[str, ...]]
@@ -61,6 +61,7 @@ class Preprocessing:
         return self.label.classes
 
     def with_role(self, *roles: str) -> list[str]:
+        """The features that have one of the roles, in order."""
         return [column for column, role in self.features.items() if role in roles]
 
     def width(self, column: str) -> int:
@@ -68,6 +69,7 @@ class Preprocessing:
         return _width(self.features[column], self.vocabulary, self.text)
 
     def shapes(self) -> DatasetShapes:
+        """What a network is built from."""
         ids = {column: FIRST_ID + len(values) for column, values in self.vocabularies.items()}
         return DatasetShapes(
             categorical={column: ids[column] for column in self.with_role("categorical")},
@@ -86,7 +88,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Preprocessing":
-        """What `to_json` wrote. DataError for anything else: a package may be damaged or foreign."""
+        """Restore what `to_json` wrote. DataError for anything else: a package may be damaged or foreign."""
         try:
             restored: Preprocessing = _typed(json.loads(text), cls, "preprocessing")
             _check(restored)
@@ -98,14 +100,16 @@ class Preprocessing:
 
 
 def with_values(frame: pd.DataFrame, features: Mapping[str, str], text: TextRules) -> dict[str, pd.Series | Values]:
-    """The columns of a frame, those with a vocabulary as their values, so that a text is split once for all that
-    `learn` and `examples.pack_rows` do with it."""
+    """The columns of a frame, with those that have a vocabulary as `Values`.
+
+    A text is then tokenized once for both `fit` and `encoded.encode_rows`.
+    """
     vocabulary = {column: role for column, role in features.items() if role in VOCABULARY_ROLES}
     values = {column: values_of(frame[column], role, text) for column, role in vocabulary.items()}
     return {str(column): frame[column] for column in frame.columns} | values
 
 
-def learn(
+def fit(
     train: Columns,
     features: Mapping[str, str],
     *,
@@ -116,7 +120,7 @@ def learn(
     text: TextRules,
     rows: Rows = slice(None),
 ) -> Preprocessing:
-    """What the training rows teach: the same for the same rows in any order.
+    """Fit vocabularies, scales and the label to the training rows; the order of the rows has no effect.
 
     features: column -> "categorical", "multi_categorical", "text", "numeric" or "log_numeric"; rows: which of the
     columns' rows are for training. Raises DataError: a negative number in a log_numeric column, a reserved column name,
@@ -131,12 +135,12 @@ def learn(
         else:
             values = values_of(train[column], role, text).of(rows)
             vocabularies[column] = most_frequent(values, _width(role, vocabulary, text), vocabulary)
-    learnt_label = learn_label(series_of(train, label, rows), objective, _weights(train, weight, rows, label))
-    return Preprocessing(dict(features), vocabularies, scales, learnt_label, weight, vocabulary, text)
+    fitted_label = fit_label(series_of(train, label, rows), objective, _weights(train, weight, rows, label))
+    return Preprocessing(dict(features), vocabularies, scales, fitted_label, weight, vocabulary, text)
 
 
-def apply(preprocessing: Preprocessing, frame: Columns) -> Examples:
-    """The arrays of a frame, in the order of the features; label and weight only if it has the label column.
+def transform(preprocessing: Preprocessing, frame: Columns) -> Examples:
+    """Transform a frame into arrays, in the order of the features; label and weight only if it has the label column.
 
     categorical int32 [rows]; multi_categorical and text int32 [rows, width], right-padded with 0, [1, 0, ...] if
     missing (an empty text: all 0); numeric float32 [rows, 2]: (standardised value or 0, 1 if missing else 0).
@@ -148,7 +152,7 @@ def apply(preprocessing: Preprocessing, frame: Columns) -> Examples:
 
 
 def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[Rows], Examples]:
-    """Encodes the features of some rows; every distinct value of the frame is looked up once, now."""
+    """A function that encodes the features of some rows; it looks up each distinct value of the frame once, now."""
     columns = {
         c: values_of(frame[c], preprocessing.features[c], preprocessing.text) for c in preprocessing.vocabularies
     }
@@ -164,18 +168,18 @@ def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[R
                 numbers = numbers_of(series_of(frame, column, rows), role)
                 examples[column] = standardised(numbers, preprocessing.scales[column])
             else:
-                found = np.take(ids[column], columns[column].cells[rows], axis=0, mode="wrap")
-                examples[column] = found[:, 0] if role == "categorical" else found
+                row_ids = np.take(ids[column], columns[column].cells[rows], axis=0, mode="wrap")
+                examples[column] = row_ids[:, 0] if role == "categorical" else row_ids
         return examples
 
     return encode
 
 
 def label_of(preprocessing: Preprocessing, frame: Columns, rows: Rows) -> Examples:
-    """Label and weight of some rows; nothing where the frame has no label column."""
+    """Encode label and weight of some rows; an empty dict if the frame has no label column."""
     if preprocessing.label.column not in frame:
         return {}
-    label = apply_label(preprocessing.label, series_of(frame, preprocessing.label.column, rows))
+    label = encode_label(preprocessing.label, series_of(frame, preprocessing.label.column, rows))
     return {
         LABEL: label,
         WEIGHT: _weights(frame, preprocessing.weight, rows, preprocessing.label.column).astype(np.float32),
@@ -217,7 +221,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check(restored: Preprocessing) -> None:
-    """ValueError for what `learn` cannot have made."""
+    """ValueError for a state that `fit` cannot have made."""
     label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
     classes = label.objective in ("multiclass", "multilabel")
     outputs = len(label.classes) if classes else 1
@@ -235,4 +239,4 @@ def _check(restored: Preprocessing) -> None:
     }
     for part, fits in checks.items():
         if not fits:
-            raise ValueError(f"its {part} cannot be")
+            raise ValueError(f"its {part} cannot be right")

@@ -1,4 +1,4 @@
-"""Numbers with mean 0 and standard deviation 1, from statistics of the training rows in float64."""
+"""Standardise numbers to mean 0 and standard deviation 1 of the training rows, computed in float64."""
 
 import math
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """Statistics of the present values, after log(1 + x) if that is the role; `std` is 1 where all values are equal."""
+    """Mean and standard deviation of values, after log(1 + x) for the role log_numeric; `std` is 1 if all are equal."""
 
     mean: float
     std: float
 
 
 def numbers_of(column: pd.Series, role: str) -> Array:
-    """float64 [rows], NaN where missing; log(1 + x) for the role log_numeric, which refuses negative numbers."""
+    """float64 [rows], NaN where missing; log(1 + x) for the role log_numeric. DataError for its negative numbers."""
     numbers = column.to_numpy(np.float64)
     if role == "numeric":
         return numbers
@@ -48,7 +48,7 @@ def scale_of(numbers: Array, weights: Array | None = None) -> Scale:
     weights = np.ones(len(numbers)) if weights is None else weights[present]
     if not len(numbers):
         return Scale(0.0, 1.0)
-    if numbers.min() == numbers.max():  # else rounding errors would pass for a deviation
+    if numbers.min() == numbers.max():  # otherwise rounding errors look like a deviation
         return Scale(float(numbers[0]), 1.0)
     total = total_of(weights)
     mean = total_of(weights * numbers) / total

@@ -1,7 +1,7 @@
-"""Encoded rows as training reads them: all in memory, or in files of which a part at a time is in memory.
+"""Serve encoded rows to training: all from memory, or from files of which one part at a time is in memory.
 
-Both give an epoch's rows in an order that is a function of the seed and the epoch alone, in parts that fit in memory:
-one part of all rows, or blocks of rows that lie apart in the files, shuffled together.
+The order of an epoch's rows depends on the seed and the epoch alone. Rows come in parts that fit in memory: one part of
+all rows, or blocks of rows from all over the files, shuffled together.
 """
 
 import math
@@ -13,21 +13,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer.features.encoded import Packed
+from trainer.features.encoded import EncodedRows
 from trainer.runtime.errors import StorageError
 
 BLOCK_ROWS = 1024  # rows that stay together when rows in files are shuffled
 
 
 class Part(NamedTuple):
-    """Rows of an epoch that are in memory, and the order in which to train on them, int32 [rows]."""
+    """Rows of an epoch in memory, and the order in which to train on them, int32 [rows]."""
 
     table: "Table"
     order: tf.Tensor
 
 
 class Rows(Protocol):
-    """What training needs of the rows of a side."""
+    """What training needs of the rows of a set."""
 
     @property
     def rows(self) -> int: ...
@@ -37,12 +37,12 @@ class Rows(Protocol):
 
 
 class Table(NamedTuple):
-    """Packed examples as tensors: rows that are all in memory."""
+    """Encoded rows as tensors in memory."""
 
     ids: tf.Tensor  # int32 [rows, all id columns]
     numbers: tf.Tensor  # float32 [rows, 2 * numeric columns]
-    labels: tf.Tensor  # as in Examples
-    weights: tf.Tensor  # float32 [rows], their mean over the side is 1
+    labels: tf.Tensor  # see `preprocessing.transform`
+    weights: tf.Tensor  # float32 [rows], their mean over the set is 1
 
     @property
     def rows(self) -> int:
@@ -63,17 +63,17 @@ class Table(NamedTuple):
 
 
 class FileTable:
-    """Packed examples in .npy files (`np.memmap`), of which at most `rows_in_memory` rows are in memory at a time.
+    """Encoded rows in .npy files (`np.memmap`), of which at most `rows_in_memory` rows are in memory at a time.
 
     An epoch shuffles blocks of BLOCK_ROWS neighbours, takes as many of them as fit (half of `rows_in_memory`: the next
     part is read while training goes on), and shuffles the rows of these. Every part but the last is whole batches.
     """
 
-    def __init__(self, packed: Packed, rows_in_memory: int) -> None:
-        self.columns = [FileColumn(column) for column in packed]
-        self.rows = len(packed.weights)
+    def __init__(self, encoded: EncodedRows, rows_in_memory: int) -> None:
+        self.columns = [FileColumn(column) for column in encoded]
+        self.rows = len(encoded.weights)
         self.rows_in_memory = rows_in_memory
-        self.weight_scale = weight_scale(packed)
+        self.weight_scale = weight_scale(encoded)
 
     def in_order(self) -> Iterator[Table]:
         for start in range(0, self.rows, self.rows_in_memory):
@@ -113,7 +113,7 @@ class FileTable:
             yield part
 
     def _read(self, slices: list[slice]) -> Table:
-        return to_table(Packed(*(column.read(slices) for column in self.columns)), self.weight_scale)
+        return to_table(EncodedRows(*(column.read(slices) for column in self.columns)), self.weight_scale)
 
     def evenly_spaced(self, most: int) -> Rows:
         """At most `most` rows, in runs at equal distances; all of them in memory where there are more."""
@@ -121,9 +121,9 @@ class FileTable:
 
 
 class FileColumn:
-    """Rows of an array in a .npy file, read where they are asked for.
+    """An array in a .npy file whose rows are read on demand.
 
-    Not by way of the memory map: a page fault reads megabytes ahead, most of them in vain.
+    It does not use the memory map: a page fault reads megabytes ahead, most of which are not needed.
     """
 
     def __init__(self, array: Any) -> None:
@@ -132,50 +132,50 @@ class FileColumn:
         self.row_bytes = array.itemsize * math.prod(array.shape[1:])
 
     def read(self, slices: list[slice]) -> np.ndarray:
-        """The rows of the slices, one after the other."""
+        """The rows of the slices, one after the other. StorageError if the file has become shorter."""
         lengths = [part.stop - part.start for part in slices]
-        found = np.empty((sum(lengths), *self.array.shape[1:]), self.array.dtype)
-        if not found.nbytes:
-            return found
-        flat: Any = found.reshape(-1)
-        into, at = memoryview(flat).cast("B"), 0
+        array = np.empty((sum(lengths), *self.array.shape[1:]), self.array.dtype)
+        if not array.nbytes:
+            return array
+        flat: Any = array.reshape(-1)
+        buffer, at = memoryview(flat).cast("B"), 0
         with self.path.open("rb", buffering=0) as file:
             for part, rows in zip(slices, lengths, strict=True):
                 file.seek(self.array.offset + part.start * self.row_bytes)
                 wanted = at + rows * self.row_bytes
                 while at < wanted:
-                    taken = file.readinto(into[at:wanted])
+                    taken = file.readinto(buffer[at:wanted])
                     if not taken:
                         raise StorageError(f"{self.path} is shorter than it was. Start the run again.")
                     at += taken
-        return found
+        return array
 
 
-def rows_of(packed: Packed, rows_in_memory: int | None = None) -> Rows:
-    """Packed examples as training reads them: in memory where all of them may be there (None: always)."""
-    if rows_in_memory is not None and len(packed.weights) > rows_in_memory:
-        return FileTable(packed, rows_in_memory)
-    return to_table(packed, weight_scale(packed))
+def rows_of(encoded: EncodedRows, rows_in_memory: int | None = None) -> Rows:
+    """Encoded rows as training reads them: from memory up to `rows_in_memory` rows (None: always), else from files."""
+    if rows_in_memory is not None and len(encoded.weights) > rows_in_memory:
+        return FileTable(encoded, rows_in_memory)
+    return to_table(encoded, weight_scale(encoded))
 
 
-def to_table(packed: Packed, scale: float) -> Table:
-    """Packed examples as tensors, their weights times `scale`."""
-    ids, numbers, labels, weights = packed
+def to_table(encoded: EncodedRows, scale: float) -> Table:
+    """Encoded rows as tensors, their weights times `scale`."""
+    ids, numbers, labels, weights = encoded
     return Table(*map(tf.constant, (ids, numbers, labels, (weights * scale).astype(np.float32))))
 
 
-def weight_scale(packed: Packed) -> float:
-    """What brings the weights to a mean of 1."""
-    return 1.0 / max(float(packed.weights.mean(dtype=np.float64)), 1e-30)
+def weight_scale(encoded: EncodedRows) -> float:
+    """The factor that makes the mean of the weights 1."""
+    return 1.0 / max(float(encoded.weights.mean(dtype=np.float64)), 1e-30)
 
 
 def shuffled(rows: int, seed: list[int] | tf.Tensor) -> tf.Tensor:
-    """The numbers below `rows`, int32 [rows], in an order that is a function of the seed, int32 [2], alone."""
+    """The numbers below `rows`, int32 [rows], in an order that depends on the seed, int32 [2], alone."""
     return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
 
 
 def evenly_spaced(rows: int, most: int) -> list[slice]:
-    """Runs of neighbours at equal distances, `most` rows in all or a few less: a thousand runs, or single rows."""
+    """Slices at equal distances with `most` rows in all, or a few less: a thousand slices, or single rows."""
     length = max(most // 1000, 1)
     starts = np.linspace(0, rows - length, most // length).astype(np.int64)
     return [slice(start, start + length) for start in starts.tolist()]

@@ -1,7 +1,8 @@
-"""Two tokenizers. Both split at white space first, so a million texts cost as much as their distinct words.
+"""Split texts into tokens, by spaCy's English rules or by a regular expression.
 
-`spacy`: the tokens of spaCy's English rules. `regex`: a rule that a SavedModel can repeat, for it is made of TensorFlow
-string operations: preprocessing and serving call the same function, `regex_tokens`.
+Both split at white space first and tokenize each distinct piece once, so a million texts cost as much as their distinct
+words. The regular expression consists of TensorFlow string operations, which a SavedModel can repeat: preprocessing and
+serving call the same function, `regex_tokens`.
 """
 
 import functools
@@ -83,15 +84,15 @@ def tokenize(texts: pd.Index | list[str], *, tokenizer: str, lowercase: bool) ->
     )
 
 
-def get_ready(tokenizer: str) -> None:
-    """Load what a tokenizer needs, which `tokenize` would do at its first call."""
+def load_tokenizer(tokenizer: str) -> None:
+    """Load a tokenizer now rather than at the first call of `tokenize`; takes a second for spaCy."""
     if tokenizer == "spacy":
         _spacy()
 
 
 def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
     """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
-    import tensorflow as tf  # noqa: PLC0415 - seconds: not where spaCy is used
+    import tensorflow as tf  # noqa: PLC0415 - takes seconds, and spaCy does not need it
 
     spaced = tf.strings.regex_replace(strings, SYMBOL, r" \1 ")
     tokens = tf.strings.split(tf.strings.regex_replace(spaced, SEPARATORS, " "))
@@ -104,7 +105,7 @@ def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
 
 
 def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
-    """The pieces of all texts, one after the other, which can be tokenized alone, and where each text's begin and end.
+    """The pieces of all texts that can be tokenized alone, one after the other, and the offsets of each text's pieces.
 
     spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, but for its last step: it
     looks for special cases, such as ":)", in the tokens of the whole text, meets them across one space too, ": )",
@@ -132,7 +133,7 @@ def _regex_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
 
 
 def _spacy_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
-    """The tokens of each piece, without those of white space."""
+    """The tokens of each piece, without white space."""
     tokenizer, _ = _spacy()
     tokens: typing.Iterable[list[str]] = (
         [token.text for token in tokenizer(LONG_RUN.sub(r"\g<0> ", piece)) if not token.is_space]
@@ -146,7 +147,7 @@ def _spacy_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
 @functools.cache
 def _spacy() -> tuple["Tokenizer", str]:
     """spaCy's English tokenizer, and a pattern of two neighbours in a special case with a space between them."""
-    import spacy  # noqa: PLC0415 - seconds: only where it is used
+    import spacy  # noqa: PLC0415 - takes a second, and regex does not need it
     from spacy.tokenizer import Tokenizer  # noqa: PLC0415
 
     tokenizer = spacy.blank("en").tokenizer

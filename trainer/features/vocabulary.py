@@ -1,7 +1,9 @@
-"""Ids for values. Every column with a vocabulary is rows of values: one category, a list of them, the tokens of a text.
-What is the same in many rows is looked at once.
+"""Build vocabularies and map values to ids.
 
-Ids: 0 padding, 1 missing, 2 out of vocabulary, from 3 on the known values by falling count, ties by value.
+A row of a column with a vocabulary holds values: one category, a list of categories, or the tokens of a text. Each
+distinct cell is processed once, however many rows have it.
+
+Ids: 0 padding, 1 missing, 2 out of vocabulary, from 3 on the values of the vocabulary by falling count, ties by value.
 """
 
 from collections.abc import Iterator
@@ -18,8 +20,8 @@ from trainer.features.tokenizers import TextRules, Tokens, tokenize
 
 PADDING_ID, MISSING_ID, OOV_ID, FIRST_ID = range(4)
 
-# How a missing value looks among the raw strings that a SavedModel takes. A row that really holds this value is, here
-# too, a row without one.
+# Stands for a missing value among the raw strings that a SavedModel takes. Preprocessing therefore reads this string as
+# missing, too.
 MISSING = "__missing__"
 
 Array = npt.NDArray[Any]
@@ -36,13 +38,13 @@ class VocabularyRules:
 
 
 class Values(NamedTuple):
-    """What the rows of a column hold, every distinct cell told once: row r has the tokens of cell `cells[r]`."""
+    """The values of a column's rows, each distinct cell stored once: row r has the tokens of cell `cells[r]`."""
 
     tokens: Tokens  # of the distinct cells
     cells: npt.NDArray[np.int32]  # [rows]; -1: the row has none
 
     def of(self, rows: Array | slice) -> "Values":
-        """Those of some rows."""
+        """The values of some rows."""
         return Values(self.tokens, self.cells[rows])
 
     @property
@@ -66,7 +68,7 @@ def values_of(column: "pd.Series | Values", role: str, text: TextRules) -> Value
 
 def category_values(column: pd.Series) -> Values:
     """One value per row, of dtype `category`."""
-    column = _without_idle_categories(column)
+    column = _without_unused_categories(column)
     categories = column.cat.categories.tolist()
     one_each = Tokens(categories, np.arange(len(categories), dtype=np.int32), np.arange(len(categories) + 1))
     return Values(one_each, column.cat.codes.to_numpy().astype(np.int32, copy=False))
@@ -74,14 +76,14 @@ def category_values(column: pd.Series) -> Values:
 
 def text_values(column: pd.Series, rules: TextRules) -> Values:
     """The tokens of a text per row, of dtype `category` or `str`."""
-    distinct = _without_idle_categories(column.astype("category")).cat
+    distinct = _without_unused_categories(column.astype("category")).cat
     tokens = tokenize(distinct.categories, tokenizer=rules.tokenizer, lowercase=rules.lowercase)
     cells = distinct.codes.to_numpy().astype(np.int32, copy=False)
     return Values(tokens, np.where(cells == distinct.categories.get_indexer(pd.Index([MISSING])), np.int32(-1), cells))
 
 
-def _without_idle_categories(column: pd.Series) -> pd.Series:
-    """Where there are more categories than rows, as in a small part of a large frame, only those that some row has."""
+def _without_unused_categories(column: pd.Series) -> pd.Series:
+    """Drop unused categories if there are more categories than rows, as in a small part of a large frame."""
     return column if len(column.cat.categories) <= len(column) else column.cat.remove_unused_categories()
 
 
@@ -99,25 +101,29 @@ def list_values(column: pd.Series) -> Values:
 
 
 def most_frequent(values: Values, width: int, rules: VocabularyRules) -> tuple[str, ...]:
-    """The vocabulary: values from id 3 on. Counts occurrences among the first `width` values of each row, for what is
-    cut off is never learnt from."""
+    """The vocabulary of a column: the values with ids from 3 on.
+
+    Counts occurrences among the first `width` values of each row, since training never sees the rest.
+    """
     tokens = values.tokens
     rows_of_cell = np.bincount(values.cells + 1, minlength=len(tokens.offsets))[1:]
     counts = np.zeros(len(tokens.values), np.int64)
-    for cells, found in _by_position(tokens, width):
+    for cells, numbers in _by_position(tokens, width):
         # As weights, counts are floats: exact below 2**53.
-        counts += np.bincount(found, rows_of_cell[cells], minlength=len(counts)).astype(np.int64)
+        counts += np.bincount(numbers, rows_of_cell[cells], minlength=len(counts)).astype(np.int64)
     table = pa.table({"value": pa.array(tokens.values, pa.large_string()), "count": counts})
-    known = table.filter((pc.field("count") >= rules.min_count) & (pc.field("value") != MISSING))
-    ranked = known.sort_by([("count", "descending"), ("value", "ascending")])  # Arrow's order is that of code points
+    frequent = table.filter((pc.field("count") >= rules.min_count) & (pc.field("value") != MISSING))
+    ranked = frequent.sort_by([("count", "descending"), ("value", "ascending")])  # Arrow's order is that of code points
     return tuple(ranked["value"].slice(0, rules.max_size).to_pylist())
 
 
 def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], width: int) -> npt.NDArray[np.int32]:
-    """int32 [cells + 1, width]: the ids of the first values of each cell, right-padded with 0; the last row, which the
-    cell -1 of a missing value finds, is [1, 0, ...]."""
-    known = indices_of(tokens.values, vocabulary)
-    id_of = np.where(known < 0, OOV_ID, FIRST_ID + known)
+    """The ids of the first values of each cell, int32 [cells + 1, width], right-padded with 0.
+
+    The last row, which index -1 of a row without a cell selects, is [1, 0, ...].
+    """
+    indices = indices_of(tokens.values, vocabulary)
+    id_of = np.where(indices < 0, OOV_ID, FIRST_ID + indices)
     id_of[[value == MISSING for value in tokens.values]] = MISSING_ID
     ids = np.zeros((len(tokens.offsets), width), np.int32)
     ids[:-1] = padded(tokens, id_of, width)
@@ -125,11 +131,11 @@ def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], width: int) -> npt
     return ids
 
 
-def indices_of(values: list[str], known: tuple[str, ...]) -> Array:
-    """The index of each value among the known ones, or -1: int32 [values]."""
+def indices_of(values: list[str], vocabulary: tuple[str, ...]) -> Array:
+    """The index of each value in the vocabulary, or -1: int32 [values]."""
     text = pa.large_string()
-    found = pc.index_in(pa.array(values, text), value_set=pa.array(known, text))
-    return np.asarray(found.fill_null(-1))
+    indices = pc.index_in(pa.array(values, text), value_set=pa.array(vocabulary, text))
+    return np.asarray(indices.fill_null(-1))
 
 
 def padded(tokens: Tokens, id_of: Array, width: int) -> npt.NDArray[np.int32]:

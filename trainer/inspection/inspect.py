@@ -32,10 +32,10 @@ from trainer.data.dataset import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.shards import find_shards
 from trainer.features import pipeline
-from trainer.features.labels import apply_label, learn_label
+from trainer.features.labels import encode_label, fit_label
 from trainer.features.preprocessing import NUMERIC_ROLES
 from trainer.features.scale import numbers_of
-from trainer.features.tokenizers import TextRules, get_ready
+from trainer.features.tokenizers import TextRules, load_tokenizer
 from trainer.features.vocabulary import VocabularyRules
 from trainer.inspection.columns import Column, column_values
 from trainer.inspection.leakage import fingerprint, leakage
@@ -95,13 +95,13 @@ def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset]
         plan_columns(kinds, schema)
     with contextlib.ExitStack() as reading, ThreadPoolExecutor(1) as background:
         if config.text_columns:
-            background.submit(get_ready, config.tokenizer)  # takes a second, while reading mostly waits
+            background.submit(load_tokenizer, config.tokenizer)  # takes a second, while reading mostly waits
         places = {
             side: reading.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
             for side, source in located.items()
         }
         capacity.check_before_reading(config, places.values())
-        datasets = {side: pipeline.read(config, place, located[side].given) for side, place in places.items()}
+        datasets = {side: pipeline.read(config, place, located[side].path) for side, place in places.items()}
         schema = schemas["train"]
         if schema is None:
             types = json_types(find_shards(places["train"]))
@@ -206,10 +206,10 @@ def text_rules(config: NetConfig) -> TextRules:
 def check_labels(config: NetConfig, sets: Sets) -> None:
     """DataError for labels that a run refuses: without weight, or of classes that no training row has."""
     frame, train = sets["train"]
-    label = learn_label(frame[config.label_column].iloc[train], config.objective, row_weights(config, frame)[train])
+    label = fit_label(frame[config.label_column].iloc[train], config.objective, row_weights(config, frame)[train])
     if config.objective == "multiclass":
         for other, rows in sets.values():
-            apply_label(label, other[config.label_column].iloc[rows])
+            encode_label(label, other[config.label_column].iloc[rows])
 
 
 def row_weights(config: NetConfig, frame: pd.DataFrame) -> Array:

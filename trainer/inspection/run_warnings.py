@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.config.net_config import NetConfig
-from trainer.features.encoded import Packed, warnings_of
+from trainer.features.encoded import EncodedRows, constant_column_warnings
 from trainer.features.preprocessing import Preprocessing
 from trainer.inspection.warnings import empty_vocabulary_warning, split_warnings
 
@@ -13,14 +13,14 @@ def before_training(
     config: NetConfig,
     split: Mapping[str, Any],
     preprocessing: Preprocessing,
-    train: Packed,
+    train: EncodedRows,
     sources: Mapping[str, Any],
 ) -> list[str]:
     """Warnings about the training rows and the split.
 
     split: see `trainer.data.split.describe_split`; sources: has a key for each set with data of its own.
     """
-    warnings = warnings_of(train, preprocessing.shapes())
+    warnings = constant_column_warnings(train, preprocessing.shapes())
     warnings += [
         empty_vocabulary_warning(config, column)
         for column, vocabulary in preprocessing.vocabularies.items()

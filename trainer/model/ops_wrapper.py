@@ -15,7 +15,7 @@ import tensorflow as tf
 import networks
 from trainer.config.net_config import NetConfig
 from trainer.features import DatasetShapes
-from trainer.features.encoded import pack
+from trainer.features.encoded import to_encoded_rows
 from trainer.features.preprocessing import Examples
 from trainer.features.tables import Rows, Table, shuffled, to_table, weight_scale
 from trainer.model import objectives, replicas
@@ -86,8 +86,8 @@ class OpsWrapper(tf.Module):
 
     def table(self, examples: Examples) -> Table:
         """Examples as tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
-        packed = pack(examples, self.shapes)
-        return to_table(packed, weight_scale(packed))
+        rows = to_encoded_rows(examples, self.shapes)
+        return to_table(rows, weight_scale(rows))
 
     def state(self) -> dict[str, tf.Variable]:
         """All variables that decide the future of a training, by name: weights, seeds of dropout, optimizer."""
@@ -97,7 +97,7 @@ class OpsWrapper(tf.Module):
         return state | {"optimizer/steps": self.optimizer.steps}
 
     def features(self, ids: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The columns of a packed batch, as the model takes them."""
+        """The columns of a batch of encoded rows, as the model takes them."""
         widths = self.shapes.id_widths
         columns = dict(zip(widths, tf.split(ids, list(widths.values()), axis=1), strict=True)) if widths else {}
         columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}

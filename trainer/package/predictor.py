@@ -23,7 +23,7 @@ import tensorflow as tf
 from trainer.config import net_config
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
-from trainer.features import preprocessing
+from trainer.features.preprocessing import Preprocessing, transform
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import VocabularyRules
 from trainer.model.layers import embeddings_by_column
@@ -41,7 +41,7 @@ class Predictor(NamedTuple):
     """A package that is ready to score rows."""
 
     settings: net_config.Configuration
-    preprocessing: preprocessing.Preprocessing
+    preprocessing: Preprocessing
     ops: OpsWrapper
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -75,11 +75,11 @@ class Predictor(NamedTuple):
             single = config.objective in ("binary", "regression")
             return np.zeros((0,) if single else (0, self.ops.shapes.outputs), np.float32)
         features = frame[list(net_config.feature_roles(config))]
-        return self.ops.predict(self.ops.table(preprocessing.apply(self.preprocessing, features)))
+        return self.ops.predict(self.ops.table(transform(self.preprocessing, features)))
 
     def measure(self, frame: pd.DataFrame) -> dict[str, float]:
         """As `evaluate`, of rows that the loader has typed."""
-        return self.ops.evaluate(self.ops.table(preprocessing.apply(self.preprocessing, frame)))
+        return self.ops.evaluate(self.ops.table(transform(self.preprocessing, frame)))
 
 
 def load_package(uri: str) -> Predictor:
@@ -94,22 +94,22 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
     if missing:
         raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
     settings = net_config.from_json(members["config.json"])
-    learnt = preprocessing.Preprocessing.from_json(members["preprocessing.json"])
-    check_of_one_run(settings.config, learnt)
-    ops = build_model_graph(settings.config, learnt.shapes())
+    preprocessing = Preprocessing.from_json(members["preprocessing.json"])
+    check_of_one_run(settings.config, preprocessing)
+    ops = build_model_graph(settings.config, preprocessing.shapes())
     set_weights(ops, archive.weights_from_bytes(members["weights.npz"]))
-    return Predictor(settings, learnt, ops)
+    return Predictor(settings, preprocessing, ops)
 
 
-def check_of_one_run(config: net_config.NetConfig, learnt: preprocessing.Preprocessing) -> None:
-    """StorageError unless the preprocessing was learnt with these columns and rules."""
+def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing) -> None:
+    """StorageError unless the preprocessing was fitted with these columns and rules."""
     told = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
     rules = (
         TextRules(config.tokenizer, config.lowercase, config.max_tokens),
         VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
     )
-    columns = (learnt.features, learnt.label.objective, learnt.label.column, learnt.weight)
-    if (told, rules) != (columns, (learnt.text, learnt.vocabulary)):
+    columns = (preprocessing.features, preprocessing.label.objective, preprocessing.label.column, preprocessing.weight)
+    if (told, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
         raise StorageError("The package's config.json and preprocessing.json do not go together: they are of two runs.")
 
 

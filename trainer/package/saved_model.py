@@ -167,7 +167,7 @@ def _table(values: tuple[str, ...]) -> tf.lookup.StaticHashTable:
 
 
 def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lookup.StaticHashTable) -> tf.Tensor:
-    """int32 [batch], or [batch, width] right-padded with 0, as `trainer.features.preprocessing.apply`."""
+    """int32 [batch], or [batch, width] right-padded with 0, as `trainer.features.preprocessing.transform`."""
     role, width = preprocessing.features[column], preprocessing.width(column)
     if role == "categorical":
         return table.lookup(raw)

@@ -47,7 +47,7 @@ def identity(config: NetConfig, root: Path) -> dict[str, Any]:
 def identity_of_data(prepared: Prepared) -> dict[str, str]:
     """The same for the data: fingerprints of the rows, and the hash of the fitted preprocessing."""
     fingerprints = {f"{side} rows": facts["fingerprint"] for side, facts in prepared.sets.items()}
-    return fingerprints | {"preprocessing": hashlib.sha256(prepared.learnt.to_json().encode()).hexdigest()}
+    return fingerprints | {"preprocessing": hashlib.sha256(prepared.preprocessing.to_json().encode()).hexdigest()}
 
 
 def find_checkpoint(
