@@ -130,7 +130,8 @@ def test_padding_does_not_count(ops: OpsWrapper) -> None:
 def test_every_objective_lowers_its_training_loss(name: str, objective: str, outputs: int, label: np.ndarray) -> None:
     shapes = dataclasses.replace(SHAPES, outputs=outputs, output_bias=(0.0,) * outputs)
     metric = {"multiclass": "accuracy", "multilabel": "auc"}.get(objective, "loss")
-    ops = built(name, shapes, objective=objective, dropout=0.0)
+    dropout = {"dropout": 0.0} if hasattr(networks.load(name).Config, "dropout") else {}
+    ops = built(name, shapes, objective=objective, **dropout)
     table = ops.table(examples() | {LABEL: label})
     before = ops.evaluate(table)
     for epoch in range(10):
