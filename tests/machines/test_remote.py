@@ -560,7 +560,7 @@ def test_a_machine_without_gpu_says_so_and_a_run_of_others_is_theirs(
         detached.create(there, remote_run._replace(gpu=False), image)
         assert detached.states(there) == [f"{run}: never started"]
         assert detached.states(there._replace(folder="/home/other/flatfab")) == []
-        with pytest.raises(StorageError, match="another user"):
+        with pytest.raises(StorageError, match="Another user of that machine"):
             detached.find(there._replace(folder="/home/other/flatfab"), run)
 
 

@@ -90,8 +90,8 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
         wait_for(port, process)
         yield Server(port, folder, process)
     finally:
-        for pid in Server(port, folder, process).sessions() if process.poll() is None else []:
-            os.kill(pid, signal.SIGKILL)
+        if process.poll() is None:
+            Server(port, folder, process).cut()
         process.terminate()
         process.wait(timeout=10)
 
