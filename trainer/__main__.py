@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
-from trainer.config import net_config
+from trainer.config import names, net_config
 from trainer.config.net_config import Configuration, NetConfig
 from trainer.config.show import config_rows
 from trainer.features.pipeline import prepare
@@ -152,7 +152,7 @@ def train(
     data, output, restart: see `run`. name: of the run; default: variant and time.
     """
     name = name or f"{settings.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    net_config.check_run_name(name)
+    names.check_run_name(name)
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
     if gpu.required():
         gpu.say_gpus(gpu.require_gpu())

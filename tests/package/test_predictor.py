@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from networks import deep_v1, rnn_v1
-from trainer.config import net_config
+from trainer.config import record
 from trainer.config.net_config import Configuration, NetConfig
 from trainer.data import dataset
 from trainer.features import preprocessing
@@ -96,7 +96,7 @@ def packed(folder: Path, config: NetConfig) -> tuple[dict[str, bytes], predictio
         weight.assign(random.normal(scale=0.5, size=weight.shape))
     settings = Configuration(config, {item.name: "default" for item in dataclasses.fields(config)}, "variant")
     members = {
-        "config.json": net_config.to_json(settings).encode(),
+        "config.json": record.to_json(settings).encode(),
         "preprocessing.json": fitted.to_json().encode(),
         "weights.npz": packaging.weights_to_bytes(get_weights(ops)),
     }

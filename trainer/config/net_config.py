@@ -1,15 +1,12 @@
 """The flat configuration: class defaults -> a variant in `variant_config.json` -> `NET_*` environment variables.
 
-Every setting has a type (that of its annotation), a meaning and a range, written once, in `NetConfig` or in the
-network's own subclass of it. Each value knows the level it came from. Nothing is ignored: an unknown name is an error
-at every level.
+`NetConfig` or a network's subclass of it declares each setting with its type, default, meaning and range. Each value
+records the level that it comes from. Unknown names are errors at every level.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +22,11 @@ from trainer.config.levels import (
     value_from_python,
     value_from_text,
 )
+from trainer.config.names import check_name
 from trainer.runtime.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "NET_"
 VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
-FORMAT_VERSION = 1  # of config.json in a package
 
 # setting -> (role in preprocessing, kind of column for the loader), in the order of the features
 FEATURE_SETTINGS = {
@@ -55,7 +52,7 @@ STOPPING_METRICS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class NetConfig:
-    """The settings that every network shares. The default columns are those of `data/sample_2k.json`."""
+    """The settings that all networks share. The default columns are those of `data/sample_2k.json`."""
 
     network: str = setting("deep_v1", "name of a file in networks/")
 
@@ -70,9 +67,7 @@ class NetConfig:
     numeric_columns: tuple[str, ...] = setting(
         ("position", "age"), "columns with numbers, scaled to mean 0 and deviation 1"
     )
-    log_numeric_columns: tuple[str, ...] = setting(
-        (), "columns with numbers >= 0, scaled in the same way after log(1 + x)"
-    )
+    log_numeric_columns: tuple[str, ...] = setting((), "columns with numbers >= 0, scaled after log(1 + x)")
     label_column: str = setting("ctr", "column to predict")
     weight_column: str | None = setting(
         "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
@@ -160,7 +155,7 @@ class NetConfig:
 
 
 class Configuration(NamedTuple):
-    """A checked configuration and, for each setting, where its value came from."""
+    """A checked configuration and the source of each value."""
 
     config: NetConfig
     # setting -> "default", "default of NETWORK", "variant NAME", "environment NET_NAME" or "argument"
@@ -175,19 +170,18 @@ def load_config(
     environ: Mapping[str, str],
     arguments: Mapping[str, Any] | None = None,
 ) -> Configuration:
-    """The checked configuration of a variant; ConfigError for anything wrong at any level.
+    """The checked configuration of a variant; ConfigError for any mistake at any level.
 
-    environ: variables, of which `NET_*` override settings as text. arguments: settings of a call from Python, which
-    override all others.
+    environ: environment variables; `NET_*` override settings. arguments: settings from Python, which override all.
     """
     check_name(variant, "variant")
-    known = variants(path)
-    if variant not in known:
-        raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, known)}")
-    own = {variable(item.name) for item in fields(NetConfig)}
-    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in own}
+    in_file = variants(path)
+    if variant not in in_file:
+        raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
+    variables = {variable(item.name) for item in fields(NetConfig)}
+    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
     levels = (
-        Level(known[variant], f"{path}, variant {variant}", str, value_from_json, lambda _: f"variant {variant}"),
+        Level(in_file[variant], f"{path}, variant {variant}", str, value_from_json, lambda _: f"variant {variant}"),
         Level(given, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"),
         Level(arguments or {}, "arguments", str, value_from_python, lambda _: "argument"),
     )
@@ -195,15 +189,15 @@ def load_config(
 
 
 def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
-    """All variants of a file by name: the settings in which each differs, as written (`load_config` checks them)."""
-    found = strict_json.read(path)
-    if not isinstance(found, dict):
-        raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(found)}.')
-    for name, given in found.items():
+    """The variants of a file: name -> the settings that differ from the defaults, not yet checked."""
+    content = strict_json.read(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(content)}.')
+    for name, given in content.items():
         check_name(name, "variant")
         if not isinstance(given, dict):
             raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(given)}.")
-    return found
+    return content
 
 
 def variable(name: str) -> str:
@@ -211,33 +205,19 @@ def variable(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-def check_run_name(name: str) -> None:
-    """ConfigError unless a name is safe as a file name on every system, in a bucket and in a shell."""
-    check_name(name, "run")
-
-
-def check_name(name: str, what: str) -> None:
-    """ConfigError unless the name of a run or a variant keeps the grammar that both share."""
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9_.-]{0,98}[a-z0-9])?", name):
-        raise ConfigError(
-            f"{shown(name)} cannot be the name of a {what}. Allowed: 1 to 100 characters a-z 0-9 _ . - that begin and "
-            "end with a letter or digit."
-        )
-
-
 def config_class(network: str) -> type[NetConfig]:
     """The settings class of a network."""
     cls = getattr(networks.load(network), "Config", None)
     if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
         raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
-    bare = [item.name for item in fields(cls) if "meaning" not in item.metadata]
-    if bare:
-        raise ConfigError(f"Network {network!r}: declare {', '.join(bare)} as setting(default, meaning).")
+    undeclared = [item.name for item in fields(cls) if "meaning" not in item.metadata]
+    if undeclared:
+        raise ConfigError(f"Network {network!r}: declare {', '.join(undeclared)} as setting(default, meaning).")
     return cls
 
 
 def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
-    """The class defaults of the chosen network, overridden level by level, with all checks."""
+    """The checked configuration: defaults of the chosen network, overridden level by level."""
     network = chosen_network(levels)
     cls = config_class(network)
     chosen, given = resolve(cls, levels, f"network {network}")
@@ -249,7 +229,7 @@ def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
 
 
 def chosen_network(levels: tuple[Level, ...]) -> str:
-    """The network, which decides what other settings there are."""
+    """The name of the network, which determines the other settings."""
     network, limits = NetConfig.network, NetConfig.__dataclass_fields__["network"].metadata
     for level in levels:
         if level.spell("network") in level.given:
@@ -258,7 +238,7 @@ def chosen_network(levels: tuple[Level, ...]) -> str:
 
 
 def check_columns(configuration: Configuration) -> None:
-    """ConfigError for a column in two roles that exclude each other, and for no features."""
+    """ConfigError for a column with two roles that exclude each other, and if no column is a feature."""
     config, sources, _ = configuration
     roles: dict[str, list[str]] = {}
     for setting_name in (*KEY_KINDS, *FEATURE_SETTINGS, "label_column", "weight_column"):
@@ -270,7 +250,7 @@ def check_columns(configuration: Configuration) -> None:
         if len(names) > 1 and not shared:
             places = " and ".join(f"{name} ({sources[name]})" for name in names)
             raise ConfigError(
-                f"Column {shown(column)} stands in {places}. A column stands once and has one role, but a key "
+                f"Column {shown(column)} is named in {places}. A column has one role and is named once; only a key "
                 "may be a group, and either may be categorical or text."
             )
         if column.startswith("__"):
@@ -282,22 +262,24 @@ def check_columns(configuration: Configuration) -> None:
 
 
 def check_choices(configuration: Configuration) -> None:
-    """ConfigError for settings that are each in range but do not go together."""
+    """ConfigError for settings that contradict each other, though each is in its range."""
     config, sources, _ = configuration
 
-    def said(name: str) -> str:
+    def description(name: str) -> str:
         return f"{name} = {json.dumps(getattr(config, name))} ({sources[name]})"
 
     if config.split == "time" and config.time_column is None:
-        raise ConfigError(f"{said('split')} needs a time_column, the column that orders the rows.")
+        raise ConfigError(f"{description('split')} needs a time_column, the column that orders the rows.")
     if config.split == "group" and not config.group_columns:
-        raise ConfigError(f"{said('split')} needs group_columns, the columns whose values keep rows together.")
+        raise ConfigError(f"{description('split')} needs group_columns, the columns whose values keep rows together.")
     if config.test_fraction + config.validation_fraction >= 1:
-        fractions = f"{said('test_fraction')} and {said('validation_fraction')}"
+        fractions = f"{description('test_fraction')} and {description('validation_fraction')}"
         raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")
     metrics = STOPPING_METRICS[config.objective]
     if config.stopping_metric not in metrics:
-        raise ConfigError(f"{said('stopping_metric')} is none of {', '.join(metrics)}, which {said('objective')} has.")
+        raise ConfigError(
+            f"{description('stopping_metric')} is none of {', '.join(metrics)}, which {description('objective')} has."
+        )
 
 
 def columns_of(config: NetConfig, setting_name: str) -> tuple[str, ...]:
@@ -312,44 +294,11 @@ def feature_roles(config: NetConfig) -> dict[str, str]:
 
 
 def column_kinds(config: NetConfig, *, labelled: bool = True) -> dict[str, str]:
-    """Column -> kind for the loader, of all columns with a role; without label and weight unless `labelled`.
+    """Column -> kind in `trainer.data`, for all columns with a role; label and weight only if `labelled`.
 
-    A key or group column that is a feature too keeps the kind of the feature.
+    A key or group column that is also a feature has the kind of the feature.
     """
     kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
     if labelled:
         kinds |= {"label_column": LABEL_KINDS[config.objective], "weight_column": "weight"}
     return {column: kind for name, kind in kinds.items() for column in columns_of(config, name)}
-
-
-def config_hash(config: NetConfig) -> str:
-    """SHA-256 of all values, the same wherever they came from and in whatever order they were written."""
-    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
-
-
-def to_json(configuration: Configuration) -> str:
-    """The text of a package's config.json: every setting with its value and source."""
-    config, sources, variant = configuration
-    settings = {name: {"value": value, "source": sources[name]} for name, value in asdict(config).items()}
-    record = {"format_version": FORMAT_VERSION, "variant": variant, "network": config.network, "settings": settings}
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"
-
-
-def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
-    """The configuration that `to_json` wrote; a setting that is younger than the text has its default."""
-    record = strict_json.decode(data, where)
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        reads = f"this code reads {FORMAT_VERSION}. Use the release that wrote it"
-        raise ConfigError(f"{where} has format version {shown(version)}; {reads}.")
-    try:
-        variant, network, entries = record["variant"], record["network"], record["settings"]
-        given = {name: entry["value"] for name, entry in entries.items()}
-        sources = {name: entry["source"] for name, entry in entries.items()}
-        if given["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
-            raise ValueError
-    except (KeyError, TypeError, AttributeError, ValueError):
-        parts = "a variant, a network, and settings with a value and a source each"
-        raise ConfigError(f"{where} is damaged: it must hold {parts}.") from None
-    check_name(variant, "variant")
-    return settle(variant, (Level(given, where, str, value_from_json, sources.__getitem__),))

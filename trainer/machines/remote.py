@@ -20,6 +20,7 @@ from fabric.main import program
 from trainer.cloud import storage
 from trainer.config import net_config
 from trainer.config.levels import shown
+from trainer.config.names import check_name
 from trainer.machines import container_options, detached, images, ssh
 from trainer.machines.code_archive import archive, commit, uncommitted
 from trainer.machines.detached import RemoteRun
@@ -116,7 +117,7 @@ def one_name_each(names: str | None, option: str, machines: int) -> list[str]:
     if len(parts) != machines or not all(parts):
         raise ConfigError(f"--{option}: {machines} machines take {machines} names, separated by commas.")
     for name in parts:
-        net_config.check_name(name, option)
+        check_name(name, option)
     return parts
 
 

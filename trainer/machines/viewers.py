@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.cloud import storage
-from trainer.config import net_config
+from trainer.config import names
 from trainer.data import sources
 from trainer.package import archive
 from trainer.package.publish import RUNS
@@ -53,7 +53,7 @@ def log_folder(*, run: str | None, package: str | None, output: str | None) -> I
             yield Path(folder)
         return
     if run:
-        net_config.check_run_name(run)
+        names.check_run_name(run)
     folder_of_runs = RUNS / run if run else RUNS
     if not folder_of_runs.is_dir():
         raise StorageError(f"There is no folder {folder_of_runs}. Train a model first: `fab train`.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.config import net_config
+from trainer.config import net_config, record
 from trainer.config.net_config import Configuration
 from trainer.config.show import config_rows
 from trainer.features.preprocessing import Preprocessing
@@ -45,7 +45,7 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
     """
     machine = environment(root)
     texts = {
-        "config.json": net_config.to_json(run.settings),
+        "config.json": record.to_json(run.settings),
         "preprocessing.json": run.preprocessing.to_json(),
         "metrics.json": json.dumps(describe_result(run), indent=2),
         "dataset.json": json.dumps(describe_datasets(run), indent=2),

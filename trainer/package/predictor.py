@@ -20,7 +20,7 @@ import orjson
 import pandas as pd
 import tensorflow as tf
 
-from trainer.config import net_config
+from trainer.config import net_config, record
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
 from trainer.features.preprocessing import Preprocessing, transform
@@ -93,7 +93,7 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
     missing = {"config.json", "preprocessing.json", "weights.npz"} - members.keys()
     if missing:
         raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
-    settings = net_config.from_json(members["config.json"])
+    settings = record.from_json(members["config.json"])
     preprocessing = Preprocessing.from_json(members["preprocessing.json"])
     check_of_one_run(settings.config, preprocessing)
     ops = build_model_graph(settings.config, preprocessing.shapes())

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from trainer.cloud import storage
-from trainer.config import net_config
+from trainer.config import names
 from trainer.package import archive
 from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import StorageError
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--output", help="folder of the package, or gs://; default: the --output of the run")
     arguments = parser.parse_args(argv)
-    net_config.check_run_name(arguments.run)
+    names.check_run_name(arguments.run)
     package = RUNS / arguments.run / f"{arguments.run}.zip"
     if not package.exists():
         raise StorageError(

@@ -1,0 +1,43 @@
+"""Write and read the configuration in a package: config.json."""
+
+import json
+from dataclasses import asdict
+
+from trainer.config import strict_json
+from trainer.config.levels import Level, shown, value_from_json
+from trainer.config.names import check_name
+from trainer.config.net_config import Configuration, settle
+from trainer.runtime.errors import ConfigError
+
+FORMAT_VERSION = 1
+
+
+def to_json(configuration: Configuration) -> str:
+    """The text of config.json: every setting with its value and source."""
+    config, sources, variant = configuration
+    settings = {name: {"value": value, "source": sources[name]} for name, value in asdict(config).items()}
+    record = {"format_version": FORMAT_VERSION, "variant": variant, "network": config.network, "settings": settings}
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
+    """The configuration from the text of a config.json; settings added since then have their defaults.
+
+    where: the file's name in messages. Raises ConfigError for text that `to_json` did not write.
+    """
+    record = strict_json.decode(data, where)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        reads = f"this code reads {FORMAT_VERSION}. Use the release that wrote it"
+        raise ConfigError(f"{where} has format version {shown(version)}; {reads}.")
+    try:
+        variant, network, entries = record["variant"], record["network"], record["settings"]
+        given = {name: entry["value"] for name, entry in entries.items()}
+        sources = {name: entry["source"] for name, entry in entries.items()}
+        if given["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, ValueError):
+        parts = "a variant, a network, and settings with a value and a source each"
+        raise ConfigError(f"{where} is damaged: it must hold {parts}.") from None
+    check_name(variant, "variant")
+    return settle(variant, (Level(given, where, str, value_from_json, sources.__getitem__),))
