@@ -775,7 +775,7 @@ def change(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("settings/epochs/source", "\x1b[2J", "damaged"),
         ("settings/epochs/value", "3", "wrong type"),
         ("settings/epoch", {"value": 3, "source": "default"}, "'epochs'"),
-        ("settings/label_column/value", "title", "stands in"),
+        ("settings/label_column/value", "title", "is named in"),
     ],
 )
 def test_a_damaged_config_json_is_refused(load: Load, path: str, value: Any, message: str) -> None:
@@ -814,7 +814,7 @@ def test_config_json_without_a_younger_setting_is_read_with_its_default(load: Lo
     ],
 )
 def test_a_column_in_two_roles_that_exclude_each_other_is_refused(load: Load, settings: dict[str, Any]) -> None:
-    with refused("Column", "stands in", "variant small"):
+    with refused("Column", "is named in", "variant small"):
         load(settings)
 
 
