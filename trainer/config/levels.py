@@ -1,6 +1,6 @@
-"""Settings in general: how one is declared, and how a value given as JSON or as text is held to its type and range.
+"""Declare settings, and check values from JSON, environment variables and Python against their types and ranges.
 
-A level is the variant or the environment. The types are those that a flat configuration needs: bool, int, float, str,
+A level is the variant, the environment or the arguments of a call. Types: bool, int, float, str,
 tuple[str, ...], tuple[int, ...], each also with `| None`.
 """
 
@@ -39,7 +39,7 @@ def setting(
 
 
 class Level(NamedTuple):
-    """Values as one level gives them, by the names that it has for the settings."""
+    """The values of one level, by its own names for the settings."""
 
     given: Mapping[str, Any]
     place: str  # for messages
@@ -147,7 +147,7 @@ def shown(value: Any) -> str:
 
 
 def _unknown(level: Level, spelt: str, names: Mapping[str, str], owner: str) -> ConfigError:
-    """The refusal of a name; its value is not shown, for it may be anybody's secret."""
+    """The error for an unknown name. It does not show the value, which may be a secret."""
     same = [name for name in names if name.lower() == spelt.lower()]
     hint = f"Letter case counts: write {same[0]}." if same else did_you_mean(spelt, names)
     return ConfigError(f"{level.place}: {owner} has no setting {shown(spelt)}. {hint}")

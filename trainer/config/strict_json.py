@@ -1,8 +1,8 @@
 """Strict JSON for files that people write: a refusal names the file, the line and the column.
 
-Python's `json` keeps the last of two equal names, reads NaN, Infinity and 1e999, ends in RecursionError on deep nesting
-and in an obscure ValueError on very long integers. So objects and arrays are read here, and only what stands in them
-(strings, numbers, true, false, null) by `json`.
+Python's `json` keeps the last of two equal names, accepts NaN, Infinity and 1e999, and fails obscurely on deep nesting
+and very long integers. `object_pairs_hook` would find a repeated name, but not its line and column. So this module
+parses objects and arrays itself, and leaves strings, numbers, true, false and null to `json`.
 """
 
 import json

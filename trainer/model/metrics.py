@@ -50,12 +50,12 @@ class Metrics(tf.Module):
             self._state["classes"] = _zeros(outputs, 3)  # weight of hits, of predictions, of labels
 
     def reset(self) -> None:
-        """Forgets all rows."""
+        """Forget all rows."""
         for variable in self._state.values():
             variable.assign(tf.zeros_like(variable))
 
     def update(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
-        """Adds a batch. logits: float [batch, outputs]; labels: as in `Examples`; weights: float [batch]."""
+        """Add a batch. logits: float [batch, outputs]; labels: as in `Examples`; weights: float [batch]."""
         # float64 throughout: vectorised and scalar float32 kernels round differently, so the place of a row in its
         # batch would show.
         logits, weights = tf.cast(logits, tf.float64), tf.cast(weights, tf.float64)
@@ -108,7 +108,7 @@ class Metrics(tf.Module):
         }
 
     def distribution(self) -> dict[str, list[float]]:
-        """Where the predictions of a binary objective lie, but for the outermost thousandth of the weight on each end.
+        """The distribution of the predictions of a binary objective, without the outermost 0.1% of the weight at each end.
 
         Returns equally long lists: "logit", middles of at most 40 bins of equal width, and the weight of "negative" and
         "positive" labels in them.
@@ -254,7 +254,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _entropy(probability: float) -> float:
-    """Of a coin, in nats; 0 at 0 and 1."""
+    """The entropy of a Bernoulli distribution in nats; 0 at 0 and 1."""
     if not 0 < probability < 1:
         return 0.0
     return float(-probability * np.log(probability) - (1 - probability) * np.log1p(-probability))

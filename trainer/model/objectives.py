@@ -1,4 +1,4 @@
-"""The four objectives as functions of logits and labels: the loss of each row, and what is predicted.
+"""The four objectives as functions of logits and labels: the loss and the prediction of each row.
 
 Labels are those of `Examples` (see `trainer.features.preprocessing`). Everything starts from logits, so that no
 logarithm is taken of a rounded probability. Results have the dtype of the logits.
@@ -38,7 +38,7 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std: float) -> tf.Tensor:
-    """What a user asks for: probabilities, or the number in the label's own units.
+    """Predictions from logits: probabilities, or numbers in the units of the label.
 
     Returns [batch] for binary and regression, [batch, classes] for multiclass (each row sums to 1) and multilabel.
     """

@@ -26,7 +26,7 @@ EVALUATION_BATCH = 8192  # rows; larger ones gain nothing on a CPU
 
 
 def set_deterministic(seed: int, deterministic: bool | None) -> None:
-    """Seed everything; make every TensorFlow operation repeat its bits, which is the default on a CPU."""
+    """Seed Python, NumPy and Keras; make TensorFlow operations deterministic, unless on a GPU by default."""
     keras.utils.set_random_seed(seed)
     if deterministic or (deterministic is None and not tf.config.list_physical_devices("GPU")):
         tf.config.experimental.enable_op_determinism()
@@ -90,7 +90,7 @@ class OpsWrapper(tf.Module):
         return to_table(rows, weight_scale(rows))
 
     def state(self) -> dict[str, tf.Variable]:
-        """All variables that decide the future of a training, by name: weights, seeds of dropout, optimizer."""
+        """All variables that a checkpoint needs, by name: weights, dropout seeds, optimizer state."""
         state = {variable.path: variable.value for variable in self.model.variables}
         for variable, slots in zip(self.model.trainable_weights, self.optimizer.slots, strict=True):
             state |= {f"optimizer/{variable.path}/{number}": slot for number, slot in enumerate(slots)}
@@ -184,7 +184,7 @@ class OpsWrapper(tf.Module):
         return tf.concat(self.strategy.experimental_local_results(parts), axis=0)
 
     def evaluate_constant(self, rows: Rows) -> dict[str, float]:
-        """The metrics of the best constant prediction of the training rows: what a model has to beat."""
+        """The metrics of the best constant prediction, taken from the training rows: the baseline of a model."""
         self.metrics.reset()
         for table in rows.in_order():
             for start in range(0, table.rows, EVALUATION_BATCH):

@@ -15,7 +15,7 @@ Strategy = Any  # a tf.distribute.Strategy
 
 
 def strategy(batch_size: int) -> Strategy:
-    """Where a model is to be built."""
+    """The strategy to build a model in: mirrored on several GPUs, otherwise the default one."""
     names = devices(batch_size)
     return mirrored(*names) if len(names) > 1 else tf.distribute.get_strategy()
 
@@ -26,7 +26,7 @@ def devices(batch_size: int) -> list[str]:
 
 
 def say_devices(batch_size: int) -> None:
-    """A line for people, where there are several."""
+    """Print the devices if there are several."""
     if len(names := devices(batch_size)) > 1:
         say("devices", f"{len(names)}, each with a share of every batch: {', '.join(names)}")
 
