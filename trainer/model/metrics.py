@@ -108,7 +108,7 @@ class Metrics(tf.Module):
         }
 
     def distribution(self) -> dict[str, list[float]]:
-        """The distribution of the predictions of a binary objective, without the outermost 0.1% of the weight at each end.
+        """The distribution of binary predictions, without the outermost 0.1% of the weight at each end.
 
         Returns equally long lists: "logit", middles of at most 40 bins of equal width, and the weight of "negative" and
         "positive" labels in them.

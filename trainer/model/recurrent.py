@@ -1,7 +1,8 @@
 """GRU and LSTM layers that skip padding, for speed on a CPU.
 
 They have the weights and results of the Keras layers. On a GPU and on other backends than TensorFlow they are the
-Keras layers; there Keras picks the cuDNN kernel. On a CPU under TensorFlow the rows of a batch are sorted by length, so that
+Keras layers; there Keras picks the cuDNN kernel.
+On a CPU under TensorFlow the rows of a batch are sorted by length, so that
 step t works on the rows that have a token t, a leading block without mask or padding; the input is projected for all
 steps at once, and the gradient of the recurrent kernel is one product over all steps instead of a sum of one per step.
 """
