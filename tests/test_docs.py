@@ -29,6 +29,7 @@ from tests.test_networks import SHAPES, examples
 from trainer import train
 from trainer.config import show
 from trainer.config.net_config import NetConfig, column_kinds, config_class, load_config, variable, variants
+from trainer.model import layers
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package.archive import read_package
 from trainer.runtime import warm
@@ -338,6 +339,12 @@ def test_arguments_of_train_are_those_of_the_code() -> None:
     chapter = PAGES["docs/packages.md"].partition("| `trainer.train` takes |")[2].partition("\n\n")[0]
     lines = re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(lines)) == [*inspect.signature(train).parameters][:-1]  # and any setting
+
+
+def test_blocks_of_networks_exist() -> None:
+    blocks_listed = re.findall(r"^\| `(\w+)` \|", PAGES["docs/networks.md"], re.MULTILINE)
+    assert blocks_listed
+    assert [name for name in blocks_listed if not hasattr(layers, name)] == []
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
