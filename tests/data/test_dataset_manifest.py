@@ -15,7 +15,7 @@ import pytest
 from tests.servers.bucket import Bucket
 from trainer.cloud import storage
 from trainer.cloud.storage import Stored
-from trainer.data.dataset import Dataset, load
+from trainer.data.dataset import load
 from trainer.data.dataset_manifest import (
     CLAIM,
     DATASET,
@@ -26,6 +26,7 @@ from trainer.data.dataset_manifest import (
     parse,
     text_of,
 )
+from trainer.data.loaded import Dataset
 from trainer.runtime.errors import DataError
 
 ROWS = 30

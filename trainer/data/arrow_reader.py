@@ -1,7 +1,8 @@
-"""Blocks of rows at the speed of Arrow's JSON parser, wherever that gives what the strict reader would give.
+"""Read blocks of rows with Arrow's JSON parser, wherever it gives the result of the strict reader.
 
-Arrow's types are strict, and so is most of its grammar. What it takes that is no row is looked for apart: several
-objects on a line or one on several, a bare NaN or Infinity, invalid UTF-8, any depth; -0 where JSON has an integer.
+Arrow's types are strict, and so is most of its grammar. What Arrow accepts but JSON rows may not contain is checked
+here: several objects on a line or one on several, a bare NaN or Infinity, invalid UTF-8, deep nesting; and -0, which
+it reads differently.
 """
 
 import json
@@ -27,7 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = min(os.cpu_count() or 1, 16)
-AHEAD = THREADS + 1  # blocks in work beyond the one that is waited for
+AHEAD = THREADS + 1  # blocks read ahead of the next result
 
 # Rows with more brackets than this are left to the strict reader, which knows how deep JSON may be.
 MAX_BRACKETS = 500
@@ -39,10 +40,10 @@ BARE_MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}\]]")
 def in_order(
     items: Iterator[Item], start: Callable[[Item], Future[Result] | None]
 ) -> Iterator[tuple[Item, Result | None]]:
-    """Each item with the result of what `start` set going for it, a few items ahead; in order.
+    """Yield each item, in order, with the result of the future that `start` returned for it; works a few items ahead.
 
-    An item for which nothing was started is given back before the next one is taken. A fault of `items` itself is
-    raised after the items that came before it.
+    An item without a future is yielded before the next one is taken. An error raised by `items` comes after the items
+    before it.
     """
     waiting: deque[tuple[Item, Future[Result] | None]] = deque()
     fault = None
@@ -63,9 +64,9 @@ def in_order(
 
 
 def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, pa.Array]] | None:
-    """How many rows some whole lines have, and their columns by name as `values.convert` gives them.
+    """The number of rows in complete lines, and their columns by name as `columns.convert` returns them.
 
-    None where anything at all is out of the ordinary, and the strict reader is to look at the lines.
+    None for anything out of the ordinary; the strict reader then reads the lines.
     """
     if not text.endswith(b"\n"):
         text += b"\n"
@@ -96,9 +97,9 @@ def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, p
 
 
 def _count_objects(codes: Bytes) -> int:
-    """How many lines there are, if each begins with { and ends with } and none is deep; else 0.
+    """The number of lines if each begins with { and ends with } and none is nested deeply; otherwise 0.
 
-    No newline between } and { is inside a JSON value: so each line is one whole value at least.
+    A newline between } and { is never inside a JSON value, so each line is at least one complete value.
     """
     ends = np.flatnonzero(codes == ord("\n"))
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -124,7 +125,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _constants(codes: Bytes) -> Positions:
-    """Where NaN or Inf stands, in strings, too."""
+    """Positions of NaN and Inf, inside strings too."""
     at = np.flatnonzero((codes[:-2] == ord("N")) | (codes[:-2] == ord("I")))
     nan = (codes[at + 1] == ord("a")) & (codes[at + 2] == ord("N"))
     infinity = (codes[at + 1] == ord("n")) & (codes[at + 2] == ord("f"))

@@ -1,6 +1,7 @@
-"""Whether the rows fit into memory: an estimate before they are read, from the files' sizes and the columns' roles.
+"""Estimate whether rows fit in memory, from the sizes of files and the roles of columns, before reading them.
 
-A process that asks for too much is killed without a word, hours later perhaps; here it is refused with figures.
+The system kills a process that takes too much memory without a message, perhaps hours later. This check refuses it
+at the start, with figures.
 """
 
 import math
@@ -18,7 +19,7 @@ from trainer.runtime import system
 from trainer.runtime.errors import ResourceError
 from trainer.runtime.memory import available_memory
 
-HEAD_BYTES = 2**24  # of all files together, to learn how long rows are and how much they repeat themselves
+HEAD_BYTES = 2**24  # of all files together, to estimate the length of rows and how often values repeat
 PREPARING_BYTES = 120_000_000  # blocks of the reader, tokenizer: whatever the number of rows
 WORKING = 1.7  # measured: what is read is there almost twice while parts become columns, and these are encoded
 TRAINING_BYTES = 500_000_000  # graphs, weights, pictures
@@ -32,7 +33,7 @@ class Head(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Bytes of memory that rows take: while they are read and encoded, and while a model is trained on them."""
+    """Memory for a number of rows, in bytes: while they are read and encoded, and while a model trains on them."""
 
     rows: int
     preparing: float
@@ -40,22 +41,23 @@ class Need(NamedTuple):
 
 
 def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
-    """ResourceError where the rows of some datasets, as configured, do not fit into the memory that is free."""
-    files = [path for given in data for path in find_shards(given)]
+    """ResourceError if the rows of the datasets, as configured, do not fit in free memory. data: paths."""
+    files = [shard for path in data for shard in find_shards(path)]
     kinds = net_config.column_kinds(config)
     rows, heads = estimate_rows(files, kinds)
     used = math.ceil(rows * config.subsample)
     frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())
     preparing = PREPARING_BYTES + used * (WORKING * frame + (0 if config.cache_gb else row_bytes(config)))
-    refuse_what_does_not_fit(config, Need(used, preparing, training_bytes(config, used)))
+    check_memory(config, Need(used, preparing, training_bytes(config, used)))
 
 
 def check_before_training(config: NetConfig, rows: int) -> None:
-    """ResourceError where so many encoded rows do not."""
-    refuse_what_does_not_fit(config, Need(rows, 0, training_bytes(config, rows)))
+    """ResourceError if so many encoded rows do not fit in free memory."""
+    check_memory(config, Need(rows, 0, training_bytes(config, rows)))
 
 
-def refuse_what_does_not_fit(config: NetConfig, need: Need) -> None:
+def check_memory(config: NetConfig, need: Need) -> None:
+    """ResourceError with advice if rows need more than free memory."""
     free = available_memory()
     if max(need.preparing, need.training) <= free:
         return
@@ -75,12 +77,12 @@ def refuse_what_does_not_fit(config: NetConfig, need: Need) -> None:
 
 
 def training_bytes(config: NetConfig, rows: int) -> float:
-    """What encoded rows take while a model is trained on them: tensors, twice for the moment of their making."""
+    """Bytes that encoded rows take in training: tensors, twice while they are made."""
     return TRAINING_BYTES + 2 * row_bytes(config) * min(rows, config.rows_in_memory or rows)
 
 
 def cell_bytes(kind: str, head: Head, rows: int) -> float:
-    """Of a cell in the frame, the first ones being these."""
+    """Estimated bytes of a cell in the frame. head: the first cells; rows: of the whole frame."""
     length = head.length
     if kind in ("category", "class"):
         return 4
@@ -90,7 +92,10 @@ def cell_bytes(kind: str, head: Head, rows: int) -> float:
 
 
 def distinct_share(head: Sequence[int], rows: int) -> float:
-    """How many of so many values are different, if these grow by Heaps' law, as rows ** b, from the first ones on."""
+    """Estimated share of distinct values among `rows` values; their number grows as rows ** b (Heaps' law).
+
+    head: hashes of the first values.
+    """
     half, whole = len(set(head[: len(head) // 2])), len(set(head))
     if not half:
         return 1.0
@@ -99,14 +104,14 @@ def distinct_share(head: Sequence[int], rows: int) -> float:
 
 
 def row_bytes(config: NetConfig) -> int:
-    """Of an encoded row."""
+    """Bytes of an encoded row."""
     ids = len(config.categorical_columns) + config.max_values * len(config.multi_categorical_columns)
     numbers = len(config.numeric_columns) + len(config.log_numeric_columns)
     return 4 * (ids + config.max_tokens * len(config.text_columns) + 2 * numbers + 2)
 
 
 def estimate_rows(files: Sequence[Path], columns: Iterable[str]) -> tuple[int, dict[str, Head]]:
-    """How many rows files have, from the head of each, and the first values of each column as JSON."""
+    """Estimated number of rows in files, from the head of each, and facts about the first values of each column."""
     rows = 0.0
     hashes: dict[str, list[int]] = {column: [] for column in columns}
     lengths = dict.fromkeys(hashes, 0)
@@ -117,17 +122,17 @@ def estimate_rows(files: Sequence[Path], columns: Iterable[str]) -> tuple[int, d
         for line in lines:
             try:
                 row = orjson.loads(line)
-                for column, seen in hashes.items():
+                for column, column_hashes in hashes.items():
                     value = orjson.dumps(row.get(column))
-                    seen.append(hash(value))
+                    column_hashes.append(hash(value))
                     lengths[column] += len(value)
             except (orjson.JSONDecodeError, AttributeError):
-                continue  # the reader says what is wrong
+                continue  # the reader reports it
     return math.ceil(rows), {column: Head(seen, lengths[column] / max(len(seen), 1)) for column, seen in hashes.items()}
 
 
 def head_of(path: Path, most: int) -> tuple[int, bytes]:
-    """How many bytes of a file were read, at most so many, and the text in them."""
+    """The number of bytes read from the start of a file, at most `most`, and their text."""
     try:
         with path.open("rb") as file:
             stored = file.read(most)
@@ -140,7 +145,7 @@ def head_of(path: Path, most: int) -> tuple[int, bytes]:
 
 
 def rounded(number: float) -> int:
-    """Downwards, to two digits."""
+    """A number rounded down to two digits."""
     digits = 10 ** max(len(str(int(number))) - 2, 0)
     return int(number) // digits * digits
 

@@ -1,4 +1,4 @@
-"""The JSON values of one column -> an Arrow array -> a pandas column, as the column's kind demands.
+"""Convert the JSON values of a column to an Arrow array, and that to a pandas column, by the column's kind.
 
     kind          JSON values                                         pandas column
     category      string, INTEGER (bare or in quotes), boolean        category of str; missing: NaN
@@ -15,15 +15,11 @@
 
 Categories, keys and times are exact. Numbers are float64: integers beyond 2**53 and NUMERIC round to the nearest one;
 what is infinite or beyond float32 is refused, since features, labels and weights are float32 later on.
-A column of categories, keys or times has one form in all its rows, that of its first value: no type is ever guessed.
-Where the table's schema is known, it decides which kinds a column can have, and values must be of its type.
+A column of categories, keys or times has one form in all rows, that of its first value: no type is guessed.
+If the table has a schema, it decides which kinds a column can have, and values must be of its type.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from types import NoneType
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,24 +27,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainer.data.json_values import FORM_TYPES, INTEGER, TIME_FORMS, UTC, typed_array
 from trainer.data.schema import LABEL_KINDS, LIST_KINDS, NUMERIC_KINDS, Column
 
 MAX_TEXT = 1_000_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-# Grammars, ASCII only. JSON's own for numbers: no "+1", "007", "1_000", " 5 ", "0x10".
-INTEGER = r"(0|-?[1-9][0-9]*)"
+# Grammars, ASCII only. Numbers are those of JSON: no "+1", "007", "1_000", " 5 ", "0x10".
 NUMBER = r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|NaN|-?Infinity)"
 BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-DATETIME = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
-UTC = r" ?(UTC|Z|\+00(:?00)?)"
 
-JSON_TYPE = {str: "string", int: "integer", float: "fraction", bool: "boolean", list: "list", dict: "object"}
 DICTIONARY_KINDS = {"category", "class", "text"}  # values repeat, and are held once
-PYTHON_TYPE = {"string": str, "integer": int, "boolean": bool}
-FORM_TYPES = {"": pa.null(), "integer": pa.int64(), "fraction": pa.float64(), "boolean": pa.bool_()}  # else text
-TIME_FORMS = {"INTEGER": INTEGER, "DATE": DATE, "DATETIME": DATETIME, "TIMESTAMP": DATETIME + UTC}
 TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC")}
 
 
@@ -58,7 +47,7 @@ def to_arrow(values: list[Any], column: Column) -> pa.Array:
     Raises ValueError with the reason, without saying which value, if any of them is refused. Gives the same for a
     list of values as for its parts, one after the other.
     """
-    return convert(_typed(values, column), column)
+    return convert(typed_array(values, column), column)
 
 
 def convert(array: pa.Array, column: Column) -> pa.Array:
@@ -96,8 +85,8 @@ def json_type(column: Column) -> pa.DataType:
     return pa.list_(of_form) if column.kind in LIST_KINDS else of_form
 
 
-def refused(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
-    """Index and reason of each value that `to_arrow` refuses, in order, found by halving."""
+def refused_values(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
+    """Index and reason of each value that `to_arrow` refuses, in order; halves the list to find them."""
     try:
         to_arrow(values, column)
     except ValueError as error:
@@ -105,8 +94,8 @@ def refused(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
             yield 0, str(error)
             return
         half = len(values) // 2
-        yield from refused(values[:half], column)
-        yield from ((half + index, reason) for index, reason in refused(values[half:], column))
+        yield from refused_values(values[:half], column)
+        yield from ((half + index, reason) for index, reason in refused_values(values[half:], column))
 
 
 def join(arrays: list[pa.Array], column: Column) -> list[pa.Array]:
@@ -151,97 +140,13 @@ def _categorical(chunks: pa.ChunkedArray, *, in_order: bool) -> pd.Categorical:
     del chunks
     if in_order:
         order = pc.sort_indices(texts).to_numpy()
-        ranks = np.full(len(order) + 1, -1, dtype=np.int32)  # the last is what the code -1 of a missing value finds
+        ranks = np.full(len(order) + 1, -1, dtype=np.int32)  # the last is for the code -1 of a missing value
         ranks[order] = np.arange(len(order), dtype=np.int32)
         codes, texts = ranks[codes], texts.take(order)
     # The public way would look whether categories are distinct, which they are, at 160 bytes for each of them.
     categories = pd.Index(pd.array(texts, dtype="str"))
     dtype = pd.CategoricalDtype._from_fastpath(categories, ordered=False)  # type: ignore[attr-defined]
     return pd.Categorical.from_codes(codes, dtype=dtype, validate=False)
-
-
-def _typed(values: list[Any], column: Column) -> pa.Array:
-    """Values as they are in JSON -> an array of the column's form; numbers in quotes and bare ones may mix."""
-    if column.kind in NUMERIC_KINDS:
-        return _typed_numbers(values, column)
-    if column.kind not in LIST_KINDS:
-        return _of_form(values, column)
-    _check_types(values, list)
-    flat = list(chain.from_iterable(filter(None, values)))
-    offsets = np.cumsum([0, *(len(value or ()) for value in values)], dtype=np.int32)
-    missing = pa.array([value is None for value in values], pa.bool_())
-    return pa.ListArray.from_arrays(offsets, _of_form(flat, column), mask=missing)
-
-
-def _of_form(values: list[Any], column: Column) -> pa.Array:
-    _settle_form(values, column)
-    if not column.form:
-        return pa.nulls(len(values))
-    _check_types(values, PYTHON_TYPE.get(column.form, str))
-    if column.form == "integer":
-        return _bare_int64(values)
-    return pa.array(values, FORM_TYPES.get(column.form, pa.string()))
-
-
-def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
-    allowed: set[type] = {int, float, str}
-    if column.type in ("INTEGER", "BOOLEAN"):
-        allowed = {int, str} if column.type == "INTEGER" else {bool}
-    if column.kind == "probability" and not column.type:
-        allowed = allowed | {bool}
-    types = set(map(type, values)) - {NoneType}
-    for wrong in types - allowed:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not take")
-    if not types:
-        return pa.nulls(len(values))
-    column.form = _commonest_form(values, column) or column.form or "string"
-    if str in types:  # the texts of bare numbers are read back to the same bits
-        return pa.array([None if value is None else _number_text(value) for value in values], pa.string())
-    if types == {bool}:
-        return pa.array(values, pa.bool_())
-    if column.type == "INTEGER":
-        return _bare_int64(values)
-    return pa.array(np.array(values, dtype=np.float64), from_pandas=True)  # None is NaN is null
-
-
-def _commonest_form(values: list[Any], column: Column) -> str:
-    """What most numbers look like; a NaN in quotes stands among bare numbers, too."""
-    forms: Counter[str] = Counter()
-    for type_, count in Counter(map(type, values)).items():
-        if type_ is str:
-            forms["string"] += count - values.count("NaN")
-        elif type_ is not NoneType:
-            bare = "integer" if column.type == "INTEGER" else "fraction"
-            forms["boolean" if type_ is bool else bare] += count
-    return max(forms, key=forms.__getitem__) if +forms else ""
-
-
-def _number_text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(float(value) if isinstance(value, bool) else value)
-
-
-def _settle_form(values: Iterable[Any], column: Column) -> None:
-    if not column.form:
-        first = next((value for value in values if value is not None), None)
-        if first is not None:
-            column.form = _form(first, column.kind)
-
-
-def _form(value: Any, kind: str) -> str:
-    form = JSON_TYPE[type(value)]
-    if kind == "time":
-        if form == "string":
-            form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "")
-        if form not in ("integer", *TIME_FORMS):
-            raise ValueError(f"is no {', '.join(TIME_FORMS)}")
-    elif form not in (("string",) if kind == "text" else PYTHON_TYPE):
-        raise ValueError(f"holds a JSON {form}, which {kind!r} does not take")
-    return form
-
-
-def _check_types(values: Iterable[Any], expected: type) -> None:
-    for wrong in set(map(type, values)) - {expected, NoneType}:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where every row needs a JSON {JSON_TYPE[expected]}")
 
 
 def _matched(texts: pa.Array, grammar: str, what: str) -> pa.Array:
@@ -260,13 +165,6 @@ def _cast(texts: pa.Array, target: pa.DataType, what: str) -> pa.Array:
 def _int64(texts: pa.Array) -> pa.Array:
     what = "an INTEGER within 64 bits"
     return _cast(_matched(texts, INTEGER, what), pa.int64(), what)
-
-
-def _bare_int64(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values, pa.int64())
-    except OverflowError:
-        raise ValueError("is not an INTEGER within 64 bits") from None
 
 
 def _texts(array: pa.Array, column: Column) -> pa.Array:

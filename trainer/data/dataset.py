@@ -1,20 +1,19 @@
-"""Rows as BigQuery exports them, newline-delimited JSON in shards -> a typed DataFrame.
+"""Read newline-delimited JSON, in shards as BigQuery exports them, into a typed DataFrame.
 
 A row is one strict JSON object (RFC 8259) on one line; a missing key is NULL. What a column becomes is decided by its
-kind (`trainer.data.columns` has the table) and, where the table's schema.json lies with the shards, by that. Of columns
-that are not read only the syntax is looked at. Blank lines, CRLF and a byte order mark are accepted; all else that no
-export contains is refused, by shard and line.
+kind (`trainer.data.columns` has the table) and by the table's schema.json, if it is beside the shards. Of columns that
+are not read only the syntax is checked. Blank lines, CRLF and a byte order mark are accepted; anything else that no
+export contains is refused, with shard and line.
 
-Blocks of lines are read by `trainer.data.arrow_reader` on all cores. What it hands back, and the head of each shard,
-which settles the forms of the columns, is read line by line here. Which of both reads a block changes the time alone.
+`trainer.data.arrow_reader` reads blocks of lines on all cores. The blocks that it declines, and the head of each shard,
+which settles the forms of the columns, are read line by line here. The result is the same; only the time differs.
 """
 
 import base64
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainer.data.arrow_reader import THREADS, in_order, read_block
-from trainer.data.columns import join, refused, to_arrow, to_pandas
+from trainer.data.columns import join, refused_values, to_arrow, to_pandas
+from trainer.data.loaded import BadRow, Dataset, Shard
 from trainer.data.schema import LIST_KINDS, Column, Field, plan_columns, read_schema
 from trainer.data.shards import Block, Tally, find_shards, read_blocks
 from trainer.data.strict_reader import parse_row, short
@@ -38,54 +38,6 @@ JOIN = 32  # blocks whose columns are joined: a text that is in all of them is h
 LINES = 256  # that the strict reader parses at a time: their rows fit the processor's cache
 
 
-class Shard(NamedTuple):
-    """One file that was read: its size in bytes, its good rows, the CRC-32C of its bytes as stored, in the form that
-    Google Cloud Storage has of an object."""
-
-    name: str
-    bytes: int
-    rows: int
-    crc32c: str
-
-
-class BadRow(NamedTuple):
-    """A row that is left out, and why; no value of it."""
-
-    shard: str
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The rows in the order of shards and lines, what they were read from, and which ones were left out."""
-
-    frame: pd.DataFrame
-    shards: tuple[Shard, ...]
-    left_out: tuple[BadRow, ...]
-
-    @property
-    def bad_rows(self) -> int:
-        """How many rows were left out."""
-        return len(self.left_out)
-
-    @property
-    def rows(self) -> int:
-        """How many rows the frame has."""
-        return len(self.frame)
-
-    @property
-    def rows_read(self) -> int:
-        """How many good rows the shards have, those included that were not kept."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the shards' sizes and checksums, whatever their names and order."""
-        known = sorted(f"{shard.bytes} {shard.crc32c}" for shard in self.shards)
-        return hashlib.sha256("\n".join(known).encode()).hexdigest()
-
-
 class _Fault(NamedTuple):
     """Why a row is refused, and the value at fault in short."""
 
@@ -94,15 +46,15 @@ class _Fault(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A block of a shard; `head`: it is the first one."""
+    """A block of a shard; `head`: it is the first block."""
 
     shard: int
     head: bool
     block: Block
 
 
-class _Found(NamedTuple):
-    """The good rows of a block: how many there are, how many of them stay, and the columns of these."""
+class _BlockRows(NamedTuple):
+    """The good rows of a block: how many there are, how many are kept, and the columns of those."""
 
     rows: int
     kept: int
@@ -110,7 +62,7 @@ class _Found(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The values of some rows of a shard by column, the rows' line numbers, and the lines that are no good row."""
+    """The values of some rows of a shard by column, the rows' line numbers, and the reasons for refused lines."""
 
     columns: dict[str, list[Any]]
     lines: list[int]
@@ -125,7 +77,7 @@ def load(
     keep: Keep | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """Reads the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
+    """Read the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
 
     Up to `max_bad_rows` rows that are no strict JSON, hold a value that is refused or one of the columns twice, are
     left out and listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
@@ -160,26 +112,26 @@ class _Table:
         self.bad_rows: list[BadRow] = []
         self.recent: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
         self.joining: dict[str, list[Future[list[pa.Array]]]] = {column.name: [] for column in columns}
-        self.arrays: dict[str, list[pa.Array]] = {}  # in the end
+        self.arrays: dict[str, list[pa.Array]] = {}  # complete after `read`
         self.names: set[str] = set()  # of the fields in the heads of the shards
         self.rows = 0
 
     def read(self, shards: Sequence[tuple[Path, str]]) -> tuple[Shard, ...]:
-        """Takes the rows of all shards, given with their names; raises DataError at one bad row too many."""
+        """Read all shards, pairs of path and name; DataError for more than `max_bad_rows` bad rows."""
         tallies = [Tally() for _ in shards]
         rows = [0] * len(shards)
         with ThreadPoolExecutor(THREADS) as pool:
 
-            def start(part: _Part) -> Future[_Found | None] | None:
+            def start(part: _Part) -> Future[_BlockRows | None] | None:
                 if part.head and not self.names:
                     return None  # it has to settle the forms before any block is read by them
                 return pool.submit(_read_part, part, [replace(column) for column in self.columns], self.keep)
 
             for part, read in in_order(_parts(shards, tallies), start):
-                found = read or self._judge(part, shards[part.shard][1])
-                rows[part.shard] += found.rows
-                self.rows += found.kept
-                self._add(found.arrays, pool)
+                block_rows = read or self._read_strictly(part, shards[part.shard][1])
+                rows[part.shard] += block_rows.rows
+                self.rows += block_rows.kept
+                self._add(block_rows.arrays, pool)
         for name, joining in self.joining.items():
             self.arrays[name] = [array for arrays in joining for array in arrays.result()] + self.recent[name]
         return tuple(
@@ -195,7 +147,7 @@ class _Table:
                 self.joining[column.name].append(pool.submit(join, recent, column))
                 self.recent[column.name] = []
 
-    def _judge(self, part: _Part, shard: str) -> _Found:
+    def _read_strictly(self, part: _Part, shard: str) -> _BlockRows:
         """The good rows of a block, read line by line."""
         rows = _Rows({column.name: [] for column in self.columns}, [], {})
         lines = part.block.text.split(b"\n")
@@ -211,7 +163,7 @@ class _Table:
         return _choose(sum(good), arrays, self.columns, self.keep)
 
     def _parse(self, lines: list[bytes], done: int, into: _Rows, head_of: str) -> None:
-        """Adds the rows on some lines; only their values are kept, which halves time and memory."""
+        """Add the rows of some lines; keeping only their values halves time and memory."""
         rows = []
         for number, line in enumerate(lines, start=done + 1):
             if not line.strip(b" \t\r"):
@@ -250,7 +202,7 @@ class _Table:
             except ValueError:
                 unseen = self.fields is None and column.name not in self.names
                 hint = f" ({did_you_mean(column.name, self.names)})" if unseen else ""
-                for index, reason in islice(refused(values, column), most):
+                for index, reason in islice(refused_values(values, column), most):
                     value = "" if values[index] is None else short(values[index])
                     fault = _Fault(f"column {column.name!r} {reason}{hint}", value)
                     faults.setdefault(rows.lines[index], fault)
@@ -270,12 +222,12 @@ class _Table:
         raise DataError(f"{shard}, line {line}: {fault.reason}{value}. {advice}")
 
     def frame(self, path: str, rows_read: int) -> pd.DataFrame:
-        """All columns, in the order of their kinds; they are here no longer then."""
-        besides = f" besides {len(self.bad_rows)} bad ones" if self.bad_rows else ""
+        """All columns as a DataFrame, in the order of their kinds; empties the table, which keeps memory low."""
+        bad = f" and {len(self.bad_rows)} bad rows" if self.bad_rows else ""
         if not self.rows and rows_read:
             raise DataError(f"0 of {rows_read} rows in {path!r} are kept. Keep more of them.")
         if not self.rows:
-            raise DataError(f"There are 0 rows in {path!r}{besides}. Export the table again.")
+            raise DataError(f"There are 0 rows in {path!r}{bad}. Export the table again.")
         for column in self.columns:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
             if self.fields is None and column.name not in self.names and not self._has_values(column):
@@ -299,20 +251,20 @@ def _parts(shards: Sequence[tuple[Path, str]], tallies: Sequence[Tally]) -> Iter
             yield _Part(shard, number == 0, block)
 
 
-def _read_part(part: _Part, columns: Sequence[Column], keep: Keep | None) -> _Found | None:
-    """The rows of a block at once, or None where it is to be read line by line."""
+def _read_part(part: _Part, columns: Sequence[Column], keep: Keep | None) -> _BlockRows | None:
+    """The rows of a block at once, or None if it has to be read line by line."""
     rows = None if part.head else read_block(part.block.text, columns)
     return None if rows is None else _choose(*rows, columns, keep)
 
 
-def _choose(rows: int, arrays: Arrays, columns: Sequence[Column], keep: Keep | None) -> _Found:
-    """The rows that `keep` lets stay, without what only the others held."""
+def _choose(rows: int, arrays: Arrays, columns: Sequence[Column], keep: Keep | None) -> _BlockRows:
+    """The rows that `keep` selects, without the categories that only other rows have."""
     if keep is None:
-        return _Found(rows, rows, arrays)
+        return _BlockRows(rows, rows, arrays)
     frame = pd.DataFrame({column.name: to_pandas([arrays[column.name]], column) for column in columns}, range(rows))
     stays = pa.array(np.asarray(keep(frame), dtype=np.bool_))
     arrays = {name: array.filter(stays) for name, array in arrays.items()}
     for name, array in arrays.items():
         if pa.types.is_dictionary(array.type):
             arrays[name] = array.dictionary_decode().dictionary_encode()
-    return _Found(rows, stays.true_count, arrays)
+    return _BlockRows(rows, stays.true_count, arrays)

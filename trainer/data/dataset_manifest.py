@@ -1,23 +1,21 @@
-"""What an export says that it holds, in the dataset.json beside its shards, and whether that is what is there.
+"""Read and write the dataset.json of an export, which lists its shards, and check the shards against it.
 
-A folder without dataset.json holds shards of any origin, and there is nothing to check. One that has an export's first
-file, .export.json, and not its last one, dataset.json, holds an export that has not ended.
+A folder without dataset.json holds shards of any origin, and nothing is checked. A folder with the first file of an
+export, .export.json, but without the last, dataset.json, holds an export that has not ended.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from trainer.cloud import storage
 from trainer.cloud.storage import Stored
+from trainer.data.loaded import Shard
 from trainer.data.strict_reader import short
 from trainer.runtime.errors import DataError
-
-if TYPE_CHECKING:
-    from trainer.data.dataset import Shard
 
 DATASET, CLAIM = "dataset.json", ".export.json"
 FORMAT_VERSION = 1
@@ -32,7 +30,7 @@ class Listed(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """What dataset.json says of the shards in its folder."""
+    """The list of shards in a folder's dataset.json."""
 
     folder: str
     rows: int
@@ -40,7 +38,7 @@ class Inventory(NamedTuple):
 
 
 def inventories(shards: Iterable[Stored]) -> list[Inventory]:
-    """What is said of some shards: an inventory of each folder that has one.
+    """The inventories of the folders that hold some shards; folders without one are left out.
 
     Raises DataError for a dataset.json that is damaged or of a newer version, and for an export that has not ended.
     """
@@ -49,7 +47,7 @@ def inventories(shards: Iterable[Stored]) -> list[Inventory]:
 
 
 def inventory_of(folder: str) -> Inventory | None:
-    """What is said of the shards in a folder, or below a prefix; None if nothing is."""
+    """The inventory of a folder or prefix; None without one. DataError for an export that has not ended."""
     uri = storage.join(folder, DATASET)
     if storage.find(uri):
         return parse(storage.read(uri), folder)
@@ -95,12 +93,12 @@ def text_of(rows: int, shards: Iterable[Stored], **facts: Any) -> bytes:
     return json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def check_shards(told: Iterable[Inventory], shards: Sequence[Stored], *, whole: bool) -> None:
-    """Hold shards against what is said of them, by their names and sizes, and checksums where these are known.
+def check_shards(inventories: Iterable[Inventory], shards: Sequence[Stored], *, whole: bool) -> None:
+    """Check shards against inventories, by name, size and, if known, checksum.
 
     whole: they are all of a folder; others were chosen, so that some may be missing. Raises DataError.
     """
-    for inventory in told:
+    for inventory in inventories:
         found = {
             name: shard
             for shard in shards
@@ -141,21 +139,21 @@ def check_names(inventory: Inventory, found: Mapping[str, Stored], where: str) -
 
 
 def check_rows(
-    told: Sequence[Inventory], shards: Sequence[Stored], read: "Sequence[Shard]", rows: int, *, whole: bool
+    inventories: Sequence[Inventory], shards: Sequence[Stored], read: Sequence[Shard], rows: int, *, whole: bool
 ) -> None:
-    """Hold what was read against what is said of it: the checksums of the shards and, of a whole dataset, its rows.
+    """Check what was read against inventories: checksums of the shards and, for a whole dataset, the number of rows.
 
     shards: where `read` came from, in the same order; rows: how many were read, good and bad ones. Raises DataError.
     """
-    by_folder = {inventory.folder: inventory for inventory in told}
-    for shard, found in zip(shards, read, strict=True):
+    by_folder = {inventory.folder: inventory for inventory in inventories}
+    for shard, read_shard in zip(shards, read, strict=True):
         folder, name = folder_and_name(shard.uri)
         if folder in by_folder and (listed := by_folder[folder].shards.get(name)):
-            check_checksum(shard.uri, found.crc32c, listed, storage.join(folder, DATASET))
-    if whole and told and rows != (said := sum(inventory.rows for inventory in told)):
+            check_checksum(shard.uri, read_shard.crc32c, listed, storage.join(folder, DATASET))
+    if whole and inventories and rows != (listed_rows := sum(inventory.rows for inventory in inventories)):
         raise DataError(
-            f"{told[0].folder} gives {rows:,} rows, but its {DATASET} says {said:,}: they are of another export. "
-            "Export it again."
+            f"{inventories[0].folder} gives {rows:,} rows, but its {DATASET} says {listed_rows:,}: they are of "
+            "another export. Export it again."
         )
 
 
@@ -167,7 +165,7 @@ def check_checksum(uri: str, crc32c: str, listed: Listed, where: str) -> None:
 
 
 def checked(value: Any, kind: type) -> Any:
-    """A value of that very type, numbers at least 0."""
+    """The value if it has exactly this type, and is not negative; otherwise ValueError."""
     if type(value) is not kind or value < kind():
         raise ValueError
     return value

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trainer.data.columns import refused, to_arrow, to_pandas
+from trainer.data.columns import refused_values, to_arrow, to_pandas
 from trainer.data.schema import Column, plan_columns
 from trainer.runtime.errors import DataError, did_you_mean
 
@@ -30,7 +30,7 @@ def typed_column(frame: pd.DataFrame, column: Column) -> Any:
     try:
         return to_pandas([to_arrow(values, column)], column)
     except ValueError:
-        row, reason = next(refused(values, column))
+        row, reason = next(refused_values(values, column))
         label = frame.index[row]
         raise DataError(
             f"Row {label} of the DataFrame: column {column.name!r} {reason}: {values[row]!r}. Correct or drop the row."
@@ -43,7 +43,7 @@ def json_values(column: pd.Series) -> list[Any]:
 
 
 def json_value(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A plain Python value as JSON has it, None if missing."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return [json_value(item) for item in value]
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):

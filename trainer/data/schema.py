@@ -1,4 +1,4 @@
-"""What a table's columns are (schema.json, BigQuery's list of fields) and what a configuration's roles make of them."""
+"""Read a table's schema.json, BigQuery's list of fields, and plan how to read its columns by their roles."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def _field(entry: dict[str, Any]) -> Field:
 
 
 def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
-    """The columns to read; raises one DataError for all that are refused, as `plan_column` refuses them."""
+    """The columns to read; one DataError for all columns that `plan_column` refuses."""
     columns, faults = [], []
     for name, kind in kinds.items():
         try:
@@ -107,10 +107,7 @@ def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -
 
 
 def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Column:
-    """A column to read, held against the table's fields where those are known.
-
-    Raises DataError for a column that the table does not have or that cannot be of its kind.
-    """
+    """A column to read; if the schema is known, DataError for a missing column or one that cannot have its kind."""
     allowed = TYPES_OF_KIND[kind]
     if fields is None:
         return Column(name, kind, required=kind in LABEL_KINDS)
@@ -124,7 +121,7 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
             f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} is made from {modes} "
             f"{', '.join(sorted(allowed))}. {_advice(name, kind, field)} {_others(name, kind, fields)}"
         )
-    # BigQuery knows no NULL list: it may leave an empty one out.
+    # BigQuery has no NULL lists, and exports may leave out empty ones.
     required = not repeated and (kind in LABEL_KINDS or field.mode == "REQUIRED")
     return Column(name, kind, field.type, required, _form(kind, field.type))
 
@@ -150,9 +147,11 @@ def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
     return f"Columns that can be a {kind}: {', '.join(map(repr, able))}." if able else f"No column can be a {kind}."
 
 
-def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Those of some names that are most like another, the likest first."""
-    return sorted(known, key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))[:most]
+def nearest(name: str, candidates: Iterable[str], most: int = 3) -> list[str]:
+    """The candidates most similar to a name, the most similar first."""
+    return sorted(candidates, key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))[
+        :most
+    ]
 
 
 def _form(kind: str, field_type: str) -> str:

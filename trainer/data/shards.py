@@ -1,6 +1,7 @@
-"""The files of a dataset -> blocks of lines: plain or gzip by their first bytes, whatever the name, in bounded memory.
+"""Find the files of a dataset and read them as blocks of lines, in bounded memory.
 
-A damaged, doubly compressed or foreign file is refused by name; nothing is skipped or repaired.
+Files are plain or gzip by their first bytes, whatever their name. A damaged, doubly compressed or foreign file raises
+an error with its name; nothing is skipped or repaired.
 """
 
 import codecs
@@ -39,7 +40,7 @@ LONGEST_MAGIC = max(map(len, FORMATS))
 
 
 class Block(NamedTuple):
-    """Some whole lines of a shard, and how many lines there are before them."""
+    """Complete lines of a shard, and the number of lines before them."""
 
     text: bytes
     lines_before: int
@@ -124,7 +125,7 @@ def read_blocks(path: Path, name: str, tally: Tally) -> Iterator[Block]:
 
 
 def count(text: bytes, byte: bytes) -> int:
-    """How often a byte occurs; several times faster than bytes.count, and other threads go on meanwhile."""
+    """The number of times a byte occurs; several times faster than bytes.count, and other threads keep running."""
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord(byte)))
 
 

@@ -1,10 +1,10 @@
-"""A dataset where it lies, on this machine or in a bucket -> a path that can be read.
+"""Find a dataset on this machine or in a bucket, and provide a local path to read it from.
 
-What a bucket holds is fetched into the cache, each version of an object once:
+Objects of a bucket are fetched into the cache, each version once:
 
     cache/KEY/entry.json    the objects and their generations
-    cache/KEY/schema.json   where it lies above the shards
-    cache/KEY/data/         the shards, and what lies beside them: schema.json, dataset.json
+    cache/KEY/schema.json   if it is above the shards
+    cache/KEY/data/         the shards, and the files beside them: schema.json, dataset.json
 
 A copy gets its name when it is whole; the key is made from the names and generations of its objects.
 """
@@ -26,8 +26,8 @@ import google_crc32c
 from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.data import dataset_manifest
-from trainer.data.dataset import Dataset
 from trainer.data.dataset_manifest import Inventory
+from trainer.data.loaded import Dataset
 from trainer.data.schema import Field, parse_schema, read_schema
 from trainer.data.shards import NO_SHARD, SHARD, find_shards
 from trainer.runtime import cache, system
@@ -41,12 +41,12 @@ GLOB = re.compile(r"[*?\[]")
 
 
 class Source(NamedTuple):
-    """A dataset as it was found: the files or objects that decide what it is."""
+    """A dataset and the files or objects that it consists of."""
 
     path: str  # file, folder or glob; or the same below gs://
     shards: tuple[Stored, ...]
     descriptions: tuple[Stored, ...]  # schema.json and dataset.json beside the shards, or schema.json above them
-    told: tuple[Inventory, ...] = ()  # what dataset.json says of the shards
+    inventories: tuple[Inventory, ...] = ()  # the lists of shards in dataset.json
 
     @property
     def remote(self) -> bool:
@@ -63,16 +63,16 @@ class Source(NamedTuple):
         last changes, as it is to make and git: reading 4 GB to know them would take longer than the cache saves."""
         if self.remote:
             return [list(stored) for stored in (*self.shards, *self.descriptions)]
-        found = [(Path(stored.uri), Path(stored.uri).stat()) for stored in (*self.shards, *self.descriptions)]
-        return [[path.name, is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns] for path, is_ in found]
+        files = [(Path(stored.uri), Path(stored.uri).stat()) for stored in (*self.shards, *self.descriptions)]
+        return [[path.name, is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns] for path, is_ in files]
 
 
 def look_up(given: str) -> Source:
     """Find a dataset; no row is read. DataError or StorageError where there is none, or where its shards are not those
     that the dataset.json beside them lists."""
     source = look_up_in_bucket(given) if storage.is_remote(given) else look_up_here(given)
-    source = source._replace(told=tuple(dataset_manifest.inventories(source.shards)))
-    dataset_manifest.check_shards(source.told, source.shards, whole=source.whole)
+    source = source._replace(inventories=tuple(dataset_manifest.inventories(source.shards)))
+    dataset_manifest.check_shards(source.inventories, source.shards, whole=source.whole)
     return source
 
 
@@ -84,10 +84,10 @@ def fields_of(source: Source) -> dict[str, Field] | None:
     return parse_schema(storage.read(found[0]), found[0]) if found else None
 
 
-def check_rows(source: Source, found: Dataset) -> None:
-    """DataError where what was read is not what dataset.json says."""
-    rows = found.rows_read + found.bad_rows
-    dataset_manifest.check_rows(source.told, source.shards, found.shards, rows, whole=source.whole)
+def check_rows(source: Source, dataset: Dataset) -> None:
+    """DataError if the rows read differ from dataset.json."""
+    rows = dataset.rows_read + dataset.bad_rows
+    dataset_manifest.check_rows(source.inventories, source.shards, dataset.shards, rows, whole=source.whole)
 
 
 def look_up_here(given: str) -> Source:

@@ -1,7 +1,7 @@
-"""Decides which rows are for training, which to choose by (validation) and which only to report on (test).
+"""Split rows into training, validation and test sets.
 
-Every draw is a hash of what a row holds, never of where it stands: the same rows land on the same side whatever their
-order or sharding. The hashes are those of `pandas.util.hash_array`: SipHash-2-4 of text with a fixed key, the bits of
+Every draw is a hash of a row's values, never of its position: the same rows get into the same set in any order or
+sharding. The hashes are those of `pandas.util.hash_array`: SipHash-2-4 of text with a fixed key, the bits of
 numbers, then the finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 """
 
@@ -24,13 +24,13 @@ from trainer.runtime.errors import DataError
 Integers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-MISSING = np.uint64(0x9E3779B97F4A7C15)  # the hash of no value
+MISSING = np.uint64(0x9E3779B97F4A7C15)  # the hash of a missing value
 SUBSAMPLE = 2**63  # a seed that no split has
 UNITS = {"random": "keys", "time": "times", "group": "groups"}
 
 
 class Split(NamedTuple):
-    """The row positions of each side, int64, ascending."""
+    """The row positions of each set, int64, ascending."""
 
     train: Integers
     validation: Integers
@@ -223,7 +223,7 @@ def describe_split(
     group_columns: Sequence[str] = (),
     hashes: Mapping[str, Hashes] | None = None,
 ) -> dict[str, Any]:
-    """What the report says of the sides, ready for JSON.
+    """Facts about the sets of a split for the report, ready for JSON.
 
     sides: the frame of each side by name, "train" among them; of one split, or of datasets of their own. hashes: the
     `row_hashes` of the key columns by side, where they are known.
@@ -238,9 +238,9 @@ def describe_split(
     hashes = hashes or {name: row_hashes(frame, key_columns) for name, frame in sides.items()}
     keys = np.sort(hashes["train"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        known = list(pool.map(_distinct, [train[column] for column in categorical_columns]))
+        seen = list(pool.map(_distinct, [train[column] for column in categorical_columns]))
         unseen = {
-            name: list(pool.map(_unseen_share, [frame[column] for column in categorical_columns], known))
+            name: list(pool.map(_unseen_share, [frame[column] for column in categorical_columns], seen))
             for name, frame in others.items()
         }
     report: dict[str, Any] = {
@@ -253,9 +253,9 @@ def describe_split(
     return report
 
 
-def _among(values: Hashes, known: Hashes) -> NDArray[np.bool_]:
-    """Which values are among the known ones, both sorted."""
-    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+def _among(values: Hashes, others: Hashes) -> NDArray[np.bool_]:
+    """Which values are among the others, both sorted: bool [values]."""
+    return others[np.minimum(np.searchsorted(others, values), len(others) - 1)] == values
 
 
 def _distinct(column: pd.Series) -> Hashes:
@@ -264,9 +264,9 @@ def _distinct(column: pd.Series) -> Hashes:
     return np.sort(hashes[np.bincount(codes, minlength=len(hashes)) > 0])
 
 
-def _unseen_share(column: pd.Series, known: Hashes) -> float:
+def _unseen_share(column: pd.Series, seen: Hashes) -> float:
     rows, codes, hashes = _coded_values(column)
-    unseen = ~np.isin(hashes, known)
+    unseen = ~np.isin(hashes, seen)
     return len(np.unique(rows[unseen[codes]])) / max(len(column), 1)
 
 

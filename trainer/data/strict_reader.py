@@ -1,4 +1,4 @@
-"""One line -> one row, strictly; what is wrong with a line that is none."""
+"""Parse one line of JSON strictly as one row, and explain what is wrong with a line that is not a row."""
 
 import json
 import math
@@ -13,7 +13,7 @@ TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)
 
 
 def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:
-    """One row, in which none of `names` occurs twice; raises ValueError with the reason, which shows no value."""
+    """Parse a row in which none of `names` occurs twice; ValueError with a reason that shows no value."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -77,6 +77,6 @@ def _check_keys(line: bytes, names: Collection[str]) -> None:
 
 
 def short(value: Any) -> str:
-    """A value in a message: escaped, and not endless."""
+    """A value for a message: escaped, at most 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -16,6 +16,7 @@ from pyarrow import feather
 from trainer.config import net_config
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources, split
+from trainer.data.loaded import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.sources import Source
 from trainer.features.encoded import EncodedRows, encode_rows
@@ -89,7 +90,7 @@ def encoding_settings(config: NetConfig) -> dict[str, Any]:
     return {item.name: getattr(config, item.name) for item in fields(NetConfig) if item.name not in AFTER_ENCODING}
 
 
-def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings) -> dict[str, dataset.Dataset]:
+def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings) -> dict[str, Dataset]:
     """Read all datasets, after fetching those in buckets. DataError where rows differ from their dataset.json."""
     for source in located.values():
         plan_columns(net_config.column_kinds(config), sources.fields_of(source))
@@ -112,7 +113,7 @@ def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings)
     return datasets
 
 
-def read(config: NetConfig, path: str, name: str) -> dataset.Dataset:
+def read(config: NetConfig, path: str, name: str) -> Dataset:
     """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
     keep = functools.partial(split.subsample, columns=config.key_columns, fraction=config.subsample)
     loaded = dataset.load(
@@ -173,7 +174,7 @@ def split_and_describe(
     return sides, facts
 
 
-def dataset_facts(source: Source, read: dataset.Dataset) -> dict[str, Any]:
+def dataset_facts(source: Source, read: Dataset) -> dict[str, Any]:
     """What the package reports about a dataset, ready for JSON."""
     shards = [shard._asdict() for shard in read.shards]
     if source.remote:

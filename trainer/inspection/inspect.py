@@ -27,8 +27,9 @@ import pandas as pd
 from trainer.config import net_config
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, sources, split
-from trainer.data.columns import JSON_TYPE, NUMBER
-from trainer.data.dataset import Dataset
+from trainer.data.columns import NUMBER
+from trainer.data.json_values import JSON_TYPE
+from trainer.data.loaded import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.shards import find_shards
 from trainer.features import pipeline

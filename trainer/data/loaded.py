@@ -1,0 +1,55 @@
+"""The result of reading a dataset: its rows, the shards they come from, and the rows left out."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+
+class Shard(NamedTuple):
+    """One file that was read: its size in bytes, its good rows, the CRC-32C of its bytes as stored, in the form that
+    Google Cloud Storage has of an object."""
+
+    name: str
+    bytes: int
+    rows: int
+    crc32c: str
+
+
+class BadRow(NamedTuple):
+    """A row that is left out and the reason, which shows no value."""
+
+    shard: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows in the order of shards and lines, the shards they come from, and the rows left out."""
+
+    frame: pd.DataFrame
+    shards: tuple[Shard, ...]
+    left_out: tuple[BadRow, ...]
+
+    @property
+    def bad_rows(self) -> int:
+        """How many rows were left out."""
+        return len(self.left_out)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the frame has."""
+        return len(self.frame)
+
+    @property
+    def rows_read(self) -> int:
+        """How many good rows the shards have, with those that were not kept."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' sizes and checksums, whatever their names and order."""
+        checksums = sorted(f"{shard.bytes} {shard.crc32c}" for shard in self.shards)
+        return hashlib.sha256("\n".join(checksums).encode()).hexdigest()
