@@ -54,14 +54,14 @@ def run(
     ended = found is not None and storage.find(package) is not None
     check_free(folder, output, package, own=ended or restart)
 
-    sets, split_facts, preprocessing, encoded, held_out = prepared = prepare(config, data, timings)
+    sets, facts, preprocessing, encoded, held_out = prepared = prepare(config, data, timings)
     identity |= resume.identity_of_data(prepared)
     if found:
         resume.check_same_run(folder, found.progress["identity"], identity)
     if ended:
         say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
         return
-    warnings = warn(run_warnings.before_training(config, split_facts, preprocessing, encoded["train"], data))
+    warnings = warn(run_warnings.before_training(config, facts, preprocessing, encoded["train"], data))
     if restart:
         storage.delete(package)
 
@@ -93,9 +93,7 @@ def run(
     with timings.stage("report"):
         side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
         warnings += warn(run_warnings.after_training(side, history.best_metrics(side), constant))
-        done = TrainedRun(
-            settings, data, sets, split_facts, preprocessing, ops, tables, history, constant, timings, warnings
-        )
+        done = TrainedRun(settings, data, sets, facts, preprocessing, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, done, ROOT)
 
     local = folder / f"{folder.name}.zip"
