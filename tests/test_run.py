@@ -27,7 +27,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
 from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
-from trainer.config import net_config, record
+from trainer.config import net_config
+from trainer.config import record as config_record
 from trainer.data import dataset, split
 from trainer.features.preprocessing import Preprocessing
 from trainer.package.archive import read_package
@@ -77,7 +78,7 @@ def test_package_holds_every_setting_with_its_value_and_source(members: dict[str
     assert record["settings"].keys() == Config.__dataclass_fields__.keys()
     assert record["settings"]["epochs"] == {"value": 3, "source": "environment NET_EPOCHS"}
     assert record["settings"]["hidden_units"] == {"value": [128, 64], "source": "default of deep_v1"}
-    assert record.from_json(members["config.json"]).config == Config(epochs=3)
+    assert config_record.from_json(members["config.json"]).config == Config(epochs=3)
 
 
 def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path, members: dict[str, bytes]) -> None:
@@ -252,7 +253,7 @@ def test_scoring_refuses_with_one_message_and_leaves_nothing(
 def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run: Path, tmp_path: Path) -> None:
     package = sample_run / "out" / "it.zip"
     members = read_package(package)
-    config = record.from_json(members["config.json"]).config
+    config = config_record.from_json(members["config.json"]).config
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
     frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
     rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command, say
 
@@ -19,21 +20,20 @@ from trainer.config import names, net_config
 from trainer.config.net_config import Configuration, NetConfig
 from trainer.config.show import config_rows
 from trainer.features.pipeline import prepare
-from trainer.features.preprocessing import transform
-from trainer.features.tables import rows_of
+from trainer.features.tables import Rows, rows_of
 from trainer.inspection import run_warnings
 from trainer.machines import gpu
 from trainer.model import replicas
-from trainer.model.ops_wrapper import build_model_graph
-from trainer.package import archive, predictor, publish
-from trainer.package.artefacts import TrainedRun, write_artefacts
+from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.package import publish
+from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
 from trainer.package.plots import main_metrics
 from trainer.package.publish import RUNS
 from trainer.runtime import heartbeat, system
 from trainer.runtime.errors import StorageError
 from trainer.runtime.timing import Timings
-from trainer.training import checkpoint, loop, resume  # fmt: skip
+from trainer.training import checkpoint, loop, resume
 from trainer.training.checkpoint_mirror import Mirror, mirrored
 
 ROOT = Path(__file__).parent.parent
@@ -43,36 +43,71 @@ SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 def run(
     settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None, restart: bool
 ) -> None:
-    """Train, report, package and verify: `output`/NAME.zip of a run whose folder is NAME.
+    """Train, report, package and verify: writes `output`/NAME.zip, where NAME is that of the run's folder.
 
-    data: place of the dataset under "train"; of separate sets under "validation" and "test", where there are any.
-    A run that was stopped goes on where it stood; `restart`: it begins anew, and the package that it left goes.
+    data: place of the dataset under "train"; of separate sets under "validation" and "test", if there are any. A run
+    that was stopped continues. restart: start it again, and delete the package that it left.
     """
-    config, timings, package = settings.config, Timings(), storage.join(output, f"{folder.name}.zip")
+    config, timings = settings.config, Timings()
+    package = storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
-    found = resume.find_checkpoint(folder, identity, mirror, restart=restart)
-    ended = found is not None and storage.find(package) is not None
-    check_free(folder, output, package, own=ended or restart)
+    latest = resume.find_checkpoint(folder, identity, mirror, restart=restart)
+    has_ended = latest is not None and storage.find(package) is not None
+    check_places(folder, output, package, is_own=has_ended or restart)
 
-    sets, facts, preprocessing, encoded, held_out = prepared = prepare(config, data, timings)
+    prepared = prepare(config, data, timings)
     identity |= resume.identity_of_data(prepared)
-    if found:
-        resume.check_same_run(folder, found.progress["identity"], identity)
-    if ended:
-        say("package", f"{package} is there: this run has ended. Begin it anew with --restart.")
-        return
-    warnings = warn(run_warnings.before_training(config, facts, preprocessing, encoded["train"], data))
+    if latest:
+        resume.check_same_run(folder, latest.progress["identity"], identity)
+    if has_ended:
+        return say("package", f"{package} exists: this run has ended. Start it again with --restart.")
+    warnings = warn(run_warnings.before_training(config, prepared, data))
     if restart:
         storage.delete(package)
 
     with timings.stage("build graph"):
-        ops = build_model_graph(config, preprocessing.shapes())
-        tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in encoded.items()}
-        del prepared, encoded  # the tables hold the same rows
-    history = resume.restore(ops, found)
-    logs = TensorBoardLog(folder / resume.LOGS, history.rows)
+        ops = build_model_graph(config, prepared.preprocessing.shapes())
+        tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in prepared.encoded.items()}
+        prepared.encoded.clear()  # the tables hold the same rows
+    with timings.stage("train"):
+        history = fit(settings, ops, tables, resume.restore(ops, latest), identity, folder, mirror)
+    timings.count_rows("train", len(history.rows) * tables["train"].rows)
 
-    with timings.stage("train"), logs as log, system.deferred_stop() as stop_request, heartbeat.watched():
+    with timings.stage("report"):
+        side, table = list(tables.items())[-1]
+        best, constant = history.best_metrics(side), ops.evaluate_constant(table)
+        warnings += warn(run_warnings.after_training(side, best, constant))
+        trained = TrainedRun(settings, data, prepared, ops, tables, history, constant, timings, warnings)
+        members = write_artefacts(folder, trained, ROOT)
+    with timings.stage("package"):
+        local = folder / f"{folder.name}.zip"
+        difference = write_verified_package(local, members, ops, prepared)
+    publish.publish(local, package)
+    checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
+    say("best", f"epoch {history.best_epoch}: {side} {summary(best)}; best constant {summary(constant)}")
+    say("package", f"{package}, verified: {len(prepared.held_out):,} predictions, largest difference {difference:.1g}")
+
+
+def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> None:
+    """StorageError if another run has written the package, or if files cannot be written to the folders."""
+    if not is_own and storage.find(package):
+        raise StorageError(f"{package} belongs to another run. Choose another --run, or replace it with --restart.")
+    if not storage.is_remote(output):  # a bucket has shown it: the run holds its name there
+        storage.probe(output)
+    system.check_writable(folder.parent)
+
+
+def fit(
+    settings: Configuration, ops: OpsWrapper, tables: dict[str, Rows], history: loop.History,
+    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None,
+) -> loop.History:  # fmt: skip
+    """Train from where the history stands, with logs, checkpoints and a line per epoch; returns the whole history."""
+    config = settings.config
+    with (
+        TensorBoardLog(folder / resume.LOGS, history.rows) as log,
+        system.deferred_stop() as stop_request,
+        heartbeat.watched(),
+    ):
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
         checkpointer = resume.Checkpointer(folder, ops, identity, stop_request, history, mirror)
@@ -84,36 +119,10 @@ def run(
                 say_epoch(config, history)
             checkpointer(history, epoch_ended=epoch_ended)
 
-        loop.train(
+        return loop.train(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
             maximise=maximise(config), history=history, callback=callback,
         )  # fmt: skip
-    timings.count_rows("train", len(history.rows) * tables["train"].rows)
-
-    with timings.stage("report"):
-        side, constant = list(tables)[-1], ops.evaluate_constant(list(tables.values())[-1])
-        warnings += warn(run_warnings.after_training(side, history.best_metrics(side), constant))
-        done = TrainedRun(settings, data, sets, facts, preprocessing, ops, tables, history, constant, timings, warnings)
-        members = write_artefacts(folder, done, ROOT)
-
-    local = folder / f"{folder.name}.zip"
-    with timings.stage("package"), system.atomic_path(local, size=archive.size_of(members)) as temporary:
-        archive.write_package(temporary, members)
-        expected = ops.predict(ops.table(transform(preprocessing, held_out)))
-        difference = predictor.verify(temporary, held_out, expected)
-    publish.publish(local, package)
-    checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
-    say("best", f"epoch {history.best_epoch}: {side} {said(history.best_metrics(side))}; constant {said(constant)}")
-    say("package", f"{package}, verified: {len(held_out):,} predictions, largest difference {difference:.1g}")
-
-
-def check_free(folder: Path, output: str, package: str, *, own: bool) -> None:
-    """StorageError where the package is that of another run, or where a run's files could not be written."""
-    if not own and storage.find(package):
-        raise StorageError(f"{package} exists, of another run. Choose another --run, or replace it with --restart.")
-    if not storage.is_remote(output):  # or holding the run's name has shown it
-        storage.probe(output)
-    system.check_writable(folder.parent)
 
 
 def maximise(config: NetConfig) -> bool:
@@ -121,20 +130,20 @@ def maximise(config: NetConfig) -> bool:
     return net_config.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
 
 
-def warn(found: list[str]) -> list[str]:
-    """Show warnings to people; returns them."""
-    for warning in found:
+def warn(warnings: list[str]) -> list[str]:
+    """Print warnings; returns them."""
+    for warning in warnings:
         say("warning", warning)
-    return found
+    return warnings
 
 
-def said(metrics: Mapping[str, float]) -> str:
-    """The main metrics in a few words."""
+def summary(metrics: Mapping[str, float]) -> str:
+    """The main metrics: `loss 0.3633, auc 0.7104`."""
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
 
 
 def say_epoch(config: NetConfig, history: loop.History) -> None:
-    """One line for people about an epoch: loss, and the stopping metric where that is another."""
+    """Print a line about the last epoch: loss and stopping metric of each set, and the speed."""
     row = history.rows[-1]
     metrics = dict.fromkeys(("loss", config.stopping_metric))
     sides = [side for side in ("train", "validation", "test") if f"{side}_loss" in row]

@@ -508,7 +508,7 @@ def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended:
     shutil.rmtree(ended / "runs")
     gone = run(ended)
     assert gone.code == StorageError.exit_code
-    assert "it.zip exists, of another run" in gone.err
+    assert "it.zip belongs to another run" in gone.err
     assert trainer(ended, *ARGUMENTS, "--restart", **(TINY | {"NET_SEED": "3"})).code == 0
     assert package.read_bytes() != made
 

@@ -1,26 +1,17 @@
 """Warnings of a run before and after training, for the log and the report."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from trainer.config.net_config import NetConfig
-from trainer.features.encoded import EncodedRows, constant_column_warnings
-from trainer.features.preprocessing import Preprocessing
+from trainer.features.encoded import constant_column_warnings
+from trainer.features.pipeline import Prepared
 from trainer.inspection.warnings import empty_vocabulary_warning, split_warnings
 
 
-def before_training(
-    config: NetConfig,
-    split: Mapping[str, Any],
-    preprocessing: Preprocessing,
-    train: EncodedRows,
-    sources: Mapping[str, Any],
-) -> list[str]:
-    """Warnings about the training rows and the split.
-
-    split: see `trainer.data.split.describe_split`; sources: has a key for each set with data of its own.
-    """
-    warnings = constant_column_warnings(train, preprocessing.shapes())
+def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str, str]) -> list[str]:
+    """Warnings about the training rows and the split; sources: has a key for each set with data of its own."""
+    preprocessing, split = prepared.preprocessing, prepared.split
+    warnings = constant_column_warnings(prepared.encoded["train"], preprocessing.shapes())
     warnings += [
         empty_vocabulary_warning(config, column)
         for column, vocabulary in preprocessing.vocabularies.items()

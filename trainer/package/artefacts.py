@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 from trainer.config import net_config, record
 from trainer.config.net_config import Configuration
 from trainer.config.show import config_rows
-from trainer.features.preprocessing import Preprocessing
+from trainer.features.pipeline import Prepared
+from trainer.features.preprocessing import transform
 from trainer.features.tables import Rows
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper
 from trainer.package import archive, logs, plots, saved_model
-from trainer.package.predictor import RESERVED, get_weights
+from trainer.package.predictor import RESERVED, get_weights, verify
 from trainer.package.report import Report, write_report
 from trainer.runtime.provenance import environment
-from trainer.runtime.system import write_atomic
+from trainer.runtime.system import atomic_path, write_atomic
 from trainer.runtime.timing import Timings
 from trainer.training.loop import MAX_TRAIN_METRIC_ROWS, History
 
@@ -27,9 +28,7 @@ class TrainedRun(NamedTuple):
 
     settings: Configuration
     data: Mapping[str, str]  # place of each dataset, by set
-    datasets: Mapping[str, dict[str, Any]]  # facts by set, see `trainer.features.pipeline.Prepared`
-    split: dict[str, Any]  # see `trainer.data.split.describe_split`
-    preprocessing: Preprocessing
+    prepared: Prepared
     ops: OpsWrapper
     tables: Mapping[str, Rows]
     history: History
@@ -46,7 +45,7 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
     machine = environment(root)
     texts = {
         "config.json": record.to_json(run.settings),
-        "preprocessing.json": run.preprocessing.to_json(),
+        "preprocessing.json": run.prepared.preprocessing.to_json(),
         "metrics.json": json.dumps(describe_result(run), indent=2),
         "dataset.json": json.dumps(describe_datasets(run), indent=2),
         "environment.json": json.dumps(machine, indent=2),
@@ -57,7 +56,7 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
     logs.write_metrics_csv(folder / "metrics.csv", run.history.rows)
     write_atomic(folder / "weights.npz", archive.weights_to_bytes(get_weights(run.ops)))
     variables = [weight.value for weight in run.ops.model.weights]
-    saved_model.export_saved_model(folder / "saved_model", run.preprocessing, run.ops.predictions, variables)
+    saved_model.export_saved_model(folder / "saved_model", run.prepared.preprocessing, run.ops.predictions, variables)
     logs.write_projector(folder / "tensorboard" / "train", named_embeddings(run))
     figures = write_plots(folder, run)
     write_report(folder / "report.html", describe_run(folder, run, figures, machine))
@@ -69,12 +68,22 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
     return members | archive.files_below(folder / "saved_model")
 
 
+def write_verified_package(
+    path: Path, members: Mapping[str, Path | bytes], ops: OpsWrapper, prepared: Prepared
+) -> float:
+    """Write a package and check that it predicts what the trained model does; returns the difference (see `verify`)."""
+    expected = ops.predict(ops.table(transform(prepared.preprocessing, prepared.held_out)))
+    with atomic_path(path, size=archive.size_of(members)) as temporary:
+        archive.write_package(temporary, members)
+        return verify(temporary, prepared.held_out, expected)
+
+
 def describe_datasets(run: TrainedRun) -> dict[str, Any]:
     """The content of dataset.json: the sources of the rows, their fingerprints, and the split."""
     return {
-        "sets": run.datasets,
+        "sets": run.prepared.sets,
         "columns": net_config.column_kinds(run.settings.config),
-        "split": run.split,
+        "split": run.prepared.split,
     }
 
 
@@ -92,8 +101,9 @@ def describe_result(run: TrainedRun) -> dict[str, Any]:
 
 def named_embeddings(run: TrainedRun) -> dict[str, tuple[Any, list[str]]]:
     """The embedding table of each column, float32 [ids, width], and the value of each id."""
-    vectors = embeddings_by_column(run.ops.model, run.preprocessing.shapes())
-    return {column: (table, [*RESERVED, *run.preprocessing.vocabularies[column]]) for column, table in vectors.items()}
+    vectors = embeddings_by_column(run.ops.model, run.prepared.preprocessing.shapes())
+    vocabularies = run.prepared.preprocessing.vocabularies
+    return {column: (table, [*RESERVED, *vocabularies[column]]) for column, table in vectors.items()}
 
 
 def write_plots(folder: Path, run: TrainedRun) -> dict[str, Path]:
@@ -119,8 +129,8 @@ def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machin
         "Network": f"{settings.config.network}, {run.ops.model.count_params():,} weights",
         "Objective": f"{settings.config.objective}: {settings.config.label_column}",
         "Data": ", ".join(run.data.values()),
-        "Rows": sum(dataset["rows"] for dataset in run.datasets.values()),
-        "Features": ", ".join(run.preprocessing.features),
+        "Rows": sum(dataset["rows"] for dataset in run.prepared.sets.values()),
+        "Features": ", ".join(run.prepared.preprocessing.features),
         "Commit": f"{(machine['commit'] or 'none')[:12]}{' with changes' if machine['uncommitted_changes'] else ''}",
     }
     return Report(
@@ -132,7 +142,7 @@ def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machin
         best_epoch=history.best_epoch,
         plots=figures,
         settings=config_rows(settings),
-        split=run.split,
+        split=run.prepared.split,
         timings=run.timings.report(),
         environment=machine,
         warnings=run.warnings,
