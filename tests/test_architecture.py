@@ -110,12 +110,12 @@ def test_nothing_is_caught_blindly() -> None:
 
 def test_the_run_is_one_page_and_nothing_is_long() -> None:
     for path in (*FILES, ROOT / "fabfile.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 345, path
-    (run,) = (n for n in TREES["trainer/__main__.py"].body if isinstance(n, ast.FunctionDef) and n.name == "run")
-    assert (run.end_lineno or 0) - run.lineno + 1 <= 65
-    for node in ast.walk(ast.parse((ROOT / "fabfile.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and node.decorator_list:
-            assert (node.end_lineno or 0) - node.lineno + 1 <= 10, f"task {node.name}: parse, call, print"
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                is_task = path.name == "fabfile.py" and node.decorator_list  # these parse, call and print
+                assert (node.end_lineno or 0) - node.lineno + 1 <= (10 if is_task else 50), f"{path}: {node.name}"
 
 
 def tracked_files() -> list[Path]:

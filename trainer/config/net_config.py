@@ -11,17 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import networks
-from trainer.config import strict_json
-from trainer.config.levels import (
-    Level,
-    resolve,
-    setting,
-    shown,
-    typed,
-    value_from_json,
-    value_from_python,
-    value_from_text,
-)
+from trainer.config import levels, strict_json
+from trainer.config.levels import Level, resolve, setting, shown, typed
 from trainer.config.names import check_name
 from trainer.runtime.errors import ConfigError, did_you_mean
 
@@ -180,12 +171,15 @@ def load_config(
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
     variables = {variable(item.name) for item in fields(NetConfig)}
     given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
-    levels = (
-        Level(in_file[variant], f"{path}, variant {variant}", str, value_from_json, lambda _: f"variant {variant}"),
-        Level(given, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"),
-        Level(arguments or {}, "arguments", str, value_from_python, lambda _: "argument"),
+    file = f"{path}, variant {variant}"
+    return settle(
+        variant,
+        (
+            Level(in_file[variant], file, str, levels.value_from_json, lambda _: f"variant {variant}"),
+            Level(given, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
+            Level(arguments or {}, "arguments", str, levels.value_from_python, lambda _: "argument"),
+        ),
     )
-    return settle(variant, levels)
 
 
 def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
