@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.runtime.command import import_tensorflow_quietly
+from trainer.runtime.command import begin_imports, end_imports, import_tensorflow_quietly
 
+begin_imports()  # as the command does
 import_tensorflow_quietly()
 IMPORTED = time.time()
 
@@ -26,6 +27,7 @@ class EnoughError(Exception):
 def train(began: float, data: str, run: str, first_step_only: bool = False) -> dict[str, float]:
     """Run the trainer in the working folder. Returns seconds and peak bytes of each stage, as "STAGE.seconds" and
     "STAGE.memory", and seconds since `began`, which is when the process was started."""
+    end_imports()
     figures: dict[str, float] = {"imported": IMPORTED - began, "memory": 0}
     watch_stages(figures)
     watch_first_step(figures, began, first_step_only)
