@@ -243,9 +243,14 @@ def test_a_notebook_opens_with_its_token_and_not_without(folder: Path, tmp_path:
         assert status(contents, Authorization=f"token {token}") == 200
         arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert token not in arguments.replace(url, "")
-        seen(url, tmp_path, "notebook", ("Look into a package", "Neighbours of an item", "it.zip", "load_package"))
+        seen(
+            url,
+            tmp_path,
+            "notebook",
+            ("Look into a package", "Nearest neighbours of an item", "it.zip", "load_package"),
+        )
         refused = seen(bare, tmp_path, "notebook-without-token", ["Token authentication is enabled"])
-    assert "Neighbours" not in refused.text
+    assert "neighbours" not in refused.text
     assert ended(url)
 
 
