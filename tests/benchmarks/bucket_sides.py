@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trainer.cloud import storage
@@ -36,8 +37,14 @@ def client():
 
 def fill(shards: list[str]) -> dict[str, float]:
     """Put the files below shards/."""
-    storage.send([(Path(path), f"{BUCKET}/shards/{Path(path).name}") for path in shards])
+    put_all(shards, "shards")
     return {}
+
+
+def put_all(files: list[str], folder: str) -> None:
+    """Put files into a folder of the bucket, three at a time."""
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda path: storage.put(Path(path), f"{BUCKET}/{folder}/{Path(path).name}"), files))
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
@@ -83,7 +90,7 @@ def bare_down(into: str, worker: str, workers: int, single: bool) -> dict[str, f
 
 def ours_up(shards: list[str]) -> dict[str, float]:
     """Files to up/, which is emptied afterwards."""
-    figures = timed(lambda: storage.send([(Path(path), f"{BUCKET}/up/{Path(path).name}") for path in shards]))
+    figures = timed(lambda: put_all(shards, "up"))
     empty()
     return figures
 

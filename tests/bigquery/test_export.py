@@ -483,7 +483,7 @@ def test_sql_that_others_wrote_into_the_place_is_never_run(clicks: Service, buck
     clicks.failures.append(("query", "backendError", "Error"))
     error_of(StorageError, *command)
     claim = json.loads(bucket.get("rows/.export.json"))
-    storage.put_bytes(
+    storage.put(
         json.dumps(claim | {"sql": "SELECT 1 AS row_id"}).encode(), f"{bucket.uri}/rows/.export.json", replace=True
     )
     export.main(command)

@@ -36,9 +36,10 @@ def main() -> None:
         storage.put(Path(source), target)
     else:
         files = sorted(Path(source).iterdir())
-        storage.send([(file, storage.join(target, file.name)) for file in files])
+        for file in files:
+            storage.put(file, storage.join(target, file.name))
         manifest = {file.name: crc32c_of(file.read_bytes()) for file in files}
-        storage.put_bytes(json.dumps(manifest).encode(), storage.join(target, "manifest.json"))
+        storage.put(json.dumps(manifest).encode(), storage.join(target, "manifest.json"))
 
 
 def serve() -> None:

@@ -96,35 +96,33 @@ def test_put_find_entries_read_get_and_delete(place: str, tmp_path: Path) -> Non
 
 def test_putting_creates_and_never_replaces_unless_asked(place: str) -> None:
     uri = storage.join(place, "name")
-    first = storage.put_bytes(b"first", uri)
-    assert storage.put_bytes(b"first", uri) == first, "an equal object is success, and is not written again"
+    first = storage.put(b"first", uri)
+    assert storage.put(b"first", uri) == first, "an equal object is success, and is not written again"
     with pytest.raises(ConflictError, match="exists with another content"):
-        storage.put_bytes(b"other", uri)
+        storage.put(b"other", uri)
     assert storage.read(uri) == b"first"
-    second = storage.put_bytes(b"second", uri, replace=True)
-    assert storage.put_bytes(b"third", uri, replace=second).generation > second.generation
+    second = storage.put(b"second", uri, replace=True)
+    assert storage.put(b"third", uri, replace=second).generation > second.generation
     with pytest.raises(ConflictError, match="another writer"):
-        storage.put_bytes(b"fourth", uri, replace=second)
+        storage.put(b"fourth", uri, replace=second)
     assert storage.read(uri) == b"third"
-    assert storage.put_bytes(b"new", storage.join(place, "other"), replace=True) == storage.find(f"{place}/other")
+    assert storage.put(b"new", storage.join(place, "other"), replace=True) == storage.find(f"{place}/other")
 
 
-def test_many_files_are_copied_in_parallel(place: str, tmp_path: Path) -> None:
+def test_many_files_are_fetched_in_parallel(place: str, tmp_path: Path) -> None:
     sources = [tmp_path / f"{number}.bin" for number in range(25)]
     for number, source in enumerate(sources):
         source.write_bytes(noise(number * 5_000, number))
-    done = Counter[str]()
-    storage.send([(source, storage.join(place, source.name)) for source in sources], lambda size: done.update(up=size))
+        storage.put(source, storage.join(place, source.name))
     wanted = [(stored, tmp_path / "brought" / Path(stored.uri).name) for stored in storage.entries(place)]
-    storage.fetch(wanted, lambda size: done.update(down=size))
+    storage.fetch(wanted)
     assert all((tmp_path / "brought" / source.name).read_bytes() == source.read_bytes() for source in sources)
     assert sorted(path.name for path in (tmp_path / "brought").iterdir()) == sorted(path.name for path in sources)
-    assert done["up"] == done["down"] == sum(source.stat().st_size for source in sources)
 
 
 def test_a_name_is_not_a_prefix_of_another(place: str) -> None:
     for name in ("models/a", "models2/b", "models.txt"):
-        storage.put_bytes(b"x", storage.join(place, name))
+        storage.put(b"x", storage.join(place, name))
     assert [stored.uri for stored in storage.entries(storage.join(place, "models"))] == [f"{place}/models/a"]
     assert [stored.uri for stored in storage.entries(storage.join(place, "models.txt"))] == [f"{place}/models.txt"]
 
@@ -134,7 +132,7 @@ def test_a_name_is_not_a_prefix_of_another(place: str) -> None:
 )
 def test_names_that_need_quoting_arrive(place: str, tmp_path: Path, name: str) -> None:
     uri = storage.join(place, name)
-    stored = storage.put_bytes(name.encode(), uri)
+    stored = storage.put(name.encode(), uri)
     assert [stored] == storage.entries(place)
     storage.get(uri, tmp_path / name)
     assert (tmp_path / name).read_bytes() == storage.read(uri) == name.encode()
@@ -142,7 +140,7 @@ def test_names_that_need_quoting_arrive(place: str, tmp_path: Path, name: str) -
 
 def test_the_error_for_a_missing_object_names_its_uri(place: str, tmp_path: Path) -> None:
     uri = storage.join(place, "nothing")
-    storage.put_bytes(b"x", storage.join(place, "something"))
+    storage.put(b"x", storage.join(place, "something"))
     for work in (lambda: storage.get(uri, tmp_path / "target"), lambda: storage.read(uri)):
         with pytest.raises(StorageError) as error:
             work()
@@ -161,7 +159,7 @@ def test_one_of_many_writers_wins(place: str, tmp_path: Path, size: int) -> None
 
     def create(number: int) -> None:
         with pytest.raises(ConflictError) if number not in outcomes else pytest.raises(ZeroDivisionError):
-            storage.put_bytes(noise(size, number), uri)
+            storage.put(noise(size, number), uri)
             outcomes.append(number)
             raise ConflictError
 
@@ -178,14 +176,14 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
     for name, age in ((".name.0123.new", 10**6), (".name.4567.new", 60), (".other.0123.new", 10**6)):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    storage.put_bytes(b"data", str(tmp_path / "name"))
+    storage.put(b"data", str(tmp_path / "name"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".name.4567.new", ".other.0123.new", "name"]
 
 
 def test_a_local_path_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for work in (
-        lambda: storage.put_bytes(b"x", str(tmp_path / "file" / "name")),
+        lambda: storage.put(b"x", str(tmp_path / "file" / "name")),
         lambda: storage.probe(str(tmp_path / "file")),
         lambda: storage.read(str(tmp_path)),
     ):
@@ -195,7 +193,7 @@ def test_a_local_path_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
 
 def test_local_files_need_no_google_library() -> None:
     code = (
-        "import sys, pathlib; from trainer.cloud import storage; storage.put_bytes(b'x', 'a/b'); storage.get('a/b', "
+        "import sys, pathlib; from trainer.cloud import storage; storage.put(b'x', 'a/b'); storage.get('a/b', "
         "pathlib.Path('c')); storage.entries('a'); storage.probe('a'); storage.check('gs://bucket/x'); "
         "sys.exit(any(name.startswith(('google.', 'requests', 'urllib3')) for name in sys.modules))"
     )
@@ -222,7 +220,7 @@ def test_local_files_need_no_google_library() -> None:
     ],
 )  # fmt: skip
 def test_C40_an_invalid_uri_is_refused_before_any_request(uri: str, why: str) -> None:
-    for work in (storage.check, storage.entries, storage.find, storage.probe, lambda uri: storage.put_bytes(b"", uri)):
+    for work in (storage.check, storage.entries, storage.find, storage.probe, lambda uri: storage.put(b"", uri)):
         with pytest.raises(ConfigError, match=why) as error:
             work(uri)
         assert "gs://bucket/folder/" in str(error.value)
@@ -470,7 +468,7 @@ def test_a_file_and_its_name_survive_a_loss_of_power(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fsync of the file before the rename, fsync of the folder after it."""
-    storage.put_bytes(noise(3 * BLOCK), storage.join(place, "name"))
+    storage.put(noise(3 * BLOCK), storage.join(place, "name"))
     synced: list[tuple[str, bool]] = []
     fsync, target = system.fsync, tmp_path / "brought" / "target"
 
@@ -488,7 +486,7 @@ def test_a_part_of_another_running_download_is_not_used(bucket: Bucket, tmp_path
     bucket.put("name", data)
     stored = storage.find(f"{bucket.uri}/name")
     assert stored
-    other = download.Part(stored, tmp_path / "target", lambda size: None, None, threading.Event())
+    other = download.Part(stored, tmp_path / "target", threading.Event())
     jobs = other.open()
     storage.get(stored.uri, tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == data
@@ -576,9 +574,10 @@ def test_R9_no_fault_leaves_a_wrong_or_incomplete_result(
 
 
 def publish(prefix: str, folder: Path, contents: dict[str, bytes]) -> None:
-    storage.send([(folder / name, storage.join(prefix, name)) for name in contents])
+    for name in contents:
+        storage.put(folder / name, storage.join(prefix, name))
     manifest = {name: transfer.crc32c_of(data) for name, data in contents.items()}
-    storage.put_bytes(json.dumps(manifest).encode(), storage.join(prefix, "manifest.json"))
+    storage.put(json.dumps(manifest).encode(), storage.join(prefix, "manifest.json"))
 
 
 def verify(bucket: Bucket, prefix: str, contents: dict[str, bytes]) -> bool:
@@ -631,7 +630,7 @@ def test_R10_a_lost_response_is_recognised(
             storage.probe(bucket.uri)
         else:
             replace = {"replace": True, "replace this one": before or False}.get(how, False)
-            assert storage.put_bytes(data, uri, replace=replace) == storage.find(uri)
+            assert storage.put(data, uri, replace=replace) == storage.find(uri)
             assert bucket.get(str(number)) == data
     assert sum(request.fault == "lost" for request in proxy.requests) == times
     record_property("lost answers", times)
@@ -644,7 +643,7 @@ def test_R10_the_last_response_of_a_large_upload_may_be_lost(
     data = noise(9_000_000)
     for number in (1, 3, 5):
         proxy.next(*["unhashed"] * (number - 1), "lost", method="PUT")
-        assert storage.put_bytes(data, f"{bucket.uri}/{number}") == storage.find(f"{bucket.uri}/{number}")
+        assert storage.put(data, f"{bucket.uri}/{number}") == storage.find(f"{bucket.uri}/{number}")
         assert bucket.get(str(number)) == data
 
 
@@ -654,7 +653,7 @@ def test_an_upload_completes_over_a_line_that_is_too_slow_for_its_chunks(
     monkeypatch.setattr(cloud, "TIMEOUT", (0.2, 2.0))
     proxy.receiving_rate = 4e6
     data = noise(4_000_000)
-    assert storage.put_bytes(data, f"{bucket.uri}/name") == storage.find(f"{bucket.uri}/name")
+    assert storage.put(data, f"{bucket.uri}/name") == storage.find(f"{bucket.uri}/name")
     assert bucket.get("name") == data
     assert proxy.count("PUT") > 1, "in chunks, though the client would send so few bytes at once"
 
@@ -683,7 +682,7 @@ def test_S16_permission_to_create_and_read_is_enough(proxy: Proxy, bucket: Bucke
     publish(f"{bucket.uri}/out", tmp_path, contents)
     assert verify(bucket, f"{bucket.uri}/out", contents)
     with pytest.raises(StorageError, match=r"trainer@project\S+ lacks the permission storage\.objects\.delete"):
-        storage.put_bytes(b"x", f"{bucket.uri}/out/a.bin", replace=True)
+        storage.put(b"x", f"{bucket.uri}/out/a.bin", replace=True)
     with pytest.raises(StorageError, match=r"storage\.objects\.delete"):
         storage.delete(f"{bucket.uri}/out/a.bin")
 
@@ -713,7 +712,7 @@ def test_D58_a_permanent_failure_is_raised_at_once(proxy: Proxy, bucket: Bucket,
         return storage.delete(f"{bucket.uri}/name")  # a missing object need not be deleted
     uri = bucket.uri if work in ("entries", "probe") else f"{bucket.uri}/name"
     with pytest.raises(StorageError) as error:
-        storage.put_bytes(b"x", uri) if work == "put" else getattr(storage, work)(uri)
+        storage.put(b"x", uri) if work == "put" else getattr(storage, work)(uri)
     text = str(error.value)
     assert all(part in text for part in parts), text
     assert bucket.name in text
@@ -797,7 +796,7 @@ def test_R23_a_lasting_failure_is_given_up_after_the_deadline(
 
 
 def test_the_client_sends_no_other_requests(proxy: Proxy, bucket: Bucket, tmp_path: Path) -> None:
-    storage.put_bytes(noise(5 * BLOCK), f"{bucket.uri}/name")
+    storage.put(noise(5 * BLOCK), f"{bucket.uri}/name")
     storage.get(f"{bucket.uri}/name", tmp_path / "target")
     storage.delete(f"{bucket.uri}/name")
     sent = [(request.method, request.path.split("?")[0]) for request in proxy.requests]

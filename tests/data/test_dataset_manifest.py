@@ -57,7 +57,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         uri = f"{bucket.uri}/rows"
 
     def write(name: str, data: bytes) -> Stored:
-        return storage.put_bytes(data, storage.join(uri, name), replace=True)
+        return storage.put(data, storage.join(uri, name), replace=True)
 
     found = Place(uri, write)
     fill(found)

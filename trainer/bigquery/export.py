@@ -95,7 +95,7 @@ def start_export(client: Any, request: Request, to: str, staging: str) -> Record
         "location": plan.location, "table": plan.table, "sql": plan.sql, "place": place,
     }  # fmt: skip
     try:
-        storage.put_bytes(json_text(claim), storage.join(to, CLAIM))
+        storage.put(json_text(claim), storage.join(to, CLAIM))
     except StorageError:
         first = read_record(to, CLAIM)
         if not first or first["request"] != claim["request"]:
@@ -179,14 +179,14 @@ def complete(run: Run, claim: Record, to: str, source: Any, query_job: Any) -> N
         storage.fetch([(shard, Path(to) / name_of(shard)) for shard in shards])
         remove_others(to, shards)
     schema = json_text([field.to_api_repr() for field in table.schema])
-    storage.put_bytes(schema, storage.join(to, "schema.json"), replace=True)
+    storage.put(schema, storage.join(to, "schema.json"), replace=True)
     processed = query_job.total_bytes_processed or 0 if query_job else 0
     billed = query_job.total_bytes_billed or 0 if query_job else 0
     dataset = text_of(
         table.num_rows, shards, created=extract_job.ended.isoformat(), bytes_processed=processed, bytes_billed=billed,
         jobs={"query": query_job.job_id if query_job else None, "extract": extract_job.job_id}, export=claim,
     )  # fmt: skip
-    storage.put_bytes(dataset, storage.join(to, DATASET))
+    storage.put(dataset, storage.join(to, DATASET))
     empty_staging(place, to)
     size, cost = amount(sum(shard.size for shard in shards)), amount(billed) if billed else "nothing"
     say("dataset", f"{to}: {table.num_rows:,} rows in {len(shards)} shards, {size}; {cost} billed")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from trainer.cloud import gcs
 from trainer.cloud.retries import Backoff, BadResponseError, StoppedError
-from trainer.cloud.transfer import Job, Progress, Stored, crc32c_of_file, run_jobs
+from trainer.cloud.transfer import Job, Stored, crc32c_of_file, run_jobs
 from trainer.runtime import heartbeat, system
 from trainer.runtime.errors import ResourceError, StorageError
 
@@ -35,19 +35,18 @@ DAMAGED_LIMIT = 3  # times that an object may arrive with wrong bytes
 PART = re.compile(r"\.(.+?)\.\d{5,}(?:\.\d+)?\.part")
 
 
-def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress, deadline: float | None = None) -> None:
+def fetch(objects: Sequence[tuple[Stored, Path]]) -> None:
     """Download objects to local files, which are complete and durable when this returns. An interrupted download
     leaves its complete ranges in parts for the next one.
 
-    deadline: seconds without progress after which it is given up. Raises ResourceError if the disk is too small,
-    DataError if an object was replaced, StorageError.
+    Raises ResourceError if the disk is too small, DataError if an object was replaced, StorageError.
     """
     paths = Counter(path for _, path in objects)
     if duplicates := [str(path) for path, times in paths.items() if times > 1]:
         raise ValueError(f"two objects for one file: {duplicates[0]}")
     check_space(objects)
     stop = threading.Event()
-    parts = [Part(stored, path, progress, deadline, stop) for stored, path in objects]
+    parts = [Part(stored, path, stop) for stored, path in objects]
     try:
         run_jobs([part.open for part in parts], WORKERS, stop)
     finally:
@@ -97,11 +96,8 @@ def part_of(stored: Stored, path: Path) -> Path:
 class Part:
     """A file that holds what has been downloaded of an object."""
 
-    def __init__(
-        self, stored: Stored, path: Path, progress: Progress, deadline: float | None, stop: threading.Event
-    ) -> None:
-        self.stored, self.path, self.part = stored, path, part_of(stored, path)
-        self.progress, self.deadline, self.stop = progress, deadline, stop
+    def __init__(self, stored: Stored, path: Path, stop: threading.Event) -> None:
+        self.stored, self.path, self.part, self.stop = stored, path, part_of(stored, path), stop
         self.starts = range(0, stored.size, RANGE)
         self.left = self.damaged = 0
         self.file, self.lock = -1, threading.Lock()  # so a thread that was left behind never writes to a closed file
@@ -158,17 +154,13 @@ class Part:
         """A job for each range that is missing."""
         marks = os.pread(self.file, len(self.starts), self.stored.size)
         missing = [start for start, mark in zip(self.starts, marks, strict=True) if mark != 1]
-        self.progress(self.stored.size - sum(self._end(start) - start for start in missing))
         self.left = len(missing)
         return [partial(self._fetch_range, start) for start in missing] or self._finish()
 
-    def _end(self, start: int) -> int:
-        return min(start + RANGE, self.stored.size)
-
     def _fetch_range(self, start: int) -> list[Job]:
         """Download one range. The thread that writes the last one finishes the object."""
-        size, data, single_read = self._end(start) - start, io.BytesIO(), True
-        backoff = Backoff(f"reading {self.stored.uri}", self.deadline, self.stop)
+        size, data, single_read = min(RANGE, self.stored.size - start), io.BytesIO(), True
+        backoff = Backoff(f"reading {self.stored.uri}", stop=self.stop)
         while data.tell() < size:
             try:
                 gcs.read_range(self.stored, start + data.tell(), start + size, data, single_read=single_read)
@@ -197,7 +189,6 @@ class Part:
                 if os.pwrite(self.file, data, start) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.pwrite(self.file, b"\x01", self.stored.size + start // RANGE)
-        self.progress(len(data))
         heartbeat.beat()
 
     def _finish(self) -> list[Job]:
@@ -205,7 +196,6 @@ class Part:
         with self._disk_errors():
             if crc32c_of_file(self.part, self.stored.size) != self.stored.crc32c:
                 self.damaged += 1
-                self.progress(-self.stored.size)
                 self._clear()
                 if self.damaged < DAMAGED_LIMIT:
                     return self._missing_ranges()

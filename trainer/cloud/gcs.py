@@ -207,12 +207,9 @@ def chunk_retry(backoff: Backoff) -> Any:
     """How the client retries a chunk of a large upload, so that a break does not cost the chunks before it."""
     from google.api_core.retry import Retry  # noqa: PLC0415
 
-    def predicate(error: Exception) -> bool:
-        return retries.transient(error) and not retries.sent_too_slowly(error) and not backoff.stop.is_set()
-
     return Retry(
-        predicate, initial=retries.FIRST_PAUSE, maximum=retries.LONGEST_PAUSE, timeout=backoff.deadline,
-        on_error=backoff.warn,
+        lambda error: retries.transient(error) and not retries.sent_too_slowly(error),
+        initial=retries.FIRST_PAUSE, maximum=retries.LONGEST_PAUSE, timeout=backoff.deadline, on_error=backoff.warn,
     )  # fmt: skip
 
 

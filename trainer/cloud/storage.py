@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.cloud import download, gcs, upload
-from trainer.cloud.transfer import Progress, Stored, crc32c_of_file, size_and_crc32c
+from trainer.cloud.transfer import Stored, crc32c_of_file, size_and_crc32c
 from trainer.cloud.upload import ConflictError
 from trainer.runtime import system
 from trainer.runtime.errors import StorageError
 
 __all__ = [
     "ConflictError", "Stored", "check", "delete", "entries", "fetch", "find", "get", "is_remote", "join", "probe",
-    "put", "put_bytes", "read", "send",
+    "put", "read",
 ]  # fmt: skip
 
 DEAD_SECONDS = 24 * 3600  # age from which the temporary files of a killed process are removed
@@ -84,20 +84,18 @@ def get(uri: str, path: Path) -> Stored:
     return stored
 
 
-def fetch(objects: Sequence[tuple[Stored, Path]], progress: Progress = lambda size: None) -> None:
+def fetch(objects: Sequence[tuple[Stored, Path]]) -> None:
     """Copy objects or files to local paths: in parallel, large objects in ranges, resumed after a break, and exactly
     the generation in the metadata.
 
-    progress: called by any thread with the bytes that arrived since its last call. Raises DataError if an object was
-    replaced, ResourceError if the disk is too small, StorageError.
+    Raises DataError if an object was replaced, ResourceError if the disk is too small, StorageError.
     """
     remote = [(stored, path) for stored, path in objects if is_remote(stored.uri)]
     if remote:
-        download.fetch(remote, progress)
+        download.fetch(remote)
     for stored, path in objects:
         if not is_remote(stored.uri):
             copy(Path(stored.uri), path)
-            progress(stored.size)
 
 
 def copy(source: Path, path: Path) -> None:
@@ -122,32 +120,15 @@ def read(uri: str) -> bytes:
         raise StorageError(f"Cannot read {uri!r}: {error.strerror}.") from error
 
 
-def put(path: Path, uri: str, *, replace: bool | Stored = False, deadline: float | None = None) -> Stored:
-    """Copy a file to a URI. If an equal one exists, that is success.
+def put(source: Path | bytes, uri: str, *, replace: bool | Stored = False) -> Stored:
+    """Copy a file, or write bytes, to a URI. If an equal one exists, that is success.
 
-    replace: whether an existing one may be replaced: False, True, or exactly this one. deadline: seconds without
-    progress after which it is given up. Raises ConflictError if another content is there, now or meanwhile.
+    replace: whether an existing one may be replaced: False, True, or exactly this one. Raises ConflictError if another
+    content is there, now or meanwhile.
     """
     if is_remote(uri):
-        return upload.put(path, uri, replace=replace, deadline=deadline)
-    return put_file(path, Path(uri), replace)
-
-
-def put_bytes(data: bytes, uri: str, *, replace: bool | Stored = False, deadline: float | None = None) -> Stored:
-    """Write bytes to a URI, as `put` does."""
-    if is_remote(uri):
-        return upload.put(data, uri, replace=replace, deadline=deadline)
-    return put_file(data, Path(uri), replace)
-
-
-def send(files: Sequence[tuple[Path, str]], progress: Progress = lambda size: None) -> None:
-    """Copy many files to URIs, in parallel, without replacing any. Raises what `put` raises."""
-    remote = [(path, uri) for path, uri in files if is_remote(uri)]
-    if remote:
-        upload.send(remote, progress)
-    for path, uri in files:
-        if not is_remote(uri):
-            progress(put(path, uri).size)
+        return upload.put(source, uri, replace=replace)
+    return put_file(source, Path(uri), replace)
 
 
 def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored:

@@ -1,4 +1,4 @@
-"""What uploads and downloads share: object metadata, CRC-32C checksums, and threads that stop at once."""
+"""What uploads and downloads share: object metadata and CRC-32C checksums; and threads that stop at once."""
 
 import base64
 import threading
@@ -15,7 +15,6 @@ PIECE = 2**20  # bytes read at a time to compute a checksum
 JOIN_SECONDS = 1.0  # that threads get to end
 
 Job = Callable[[], "list[Job]"]
-Progress = Callable[[int], object]  # called by any thread with the bytes done since its last call
 
 
 class Stored(NamedTuple):

@@ -11,23 +11,19 @@ and it fails when the last response of a large upload is lost, bytes change on t
 import contextlib
 import io
 import os
-import threading
-from collections.abc import Sequence
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer.cloud import gcs, retries
-from trainer.cloud.retries import Backoff, BadResponseError, StoppedError, service_message, status_of
-from trainer.cloud.transfer import Job, Progress, Stored, run_jobs, size_and_crc32c
+from trainer.cloud.retries import Backoff, BadResponseError, service_message, status_of
+from trainer.cloud.transfer import Stored, size_and_crc32c
 from trainer.runtime.errors import ConfigError, StorageError
 from trainer.runtime.system import fail_point
 
 CHUNK = 2**25  # bytes that a request of a large upload sends; all of them are in memory
 SMALLEST_CHUNK = 2**18  # the service wants multiples of it
 SINGLE_REQUEST = 2**23  # bytes up to which the client sends an object of known size in one request
-WORKERS = 3
 PROBE_DEADLINE = 45.0  # seconds in which a bucket must answer before a run begins
 
 
@@ -35,14 +31,7 @@ class ConflictError(StorageError):
     """Another writer's content is in the place of an upload."""
 
 
-def put(
-    source: Path | bytes,
-    uri: str,
-    *,
-    replace: bool | Stored = False,
-    deadline: float | None = None,
-    stop: threading.Event | None = None,
-) -> Stored:
+def put(source: Path | bytes, uri: str, *, replace: bool | Stored = False, deadline: float | None = None) -> Stored:
     """Upload a file or bytes. If an equal object exists, that is success.
 
     replace: whether an existing object may be replaced: False, True, or exactly this one. deadline: seconds without
@@ -51,7 +40,7 @@ def put(
     name = gcs.split_uri(uri)[1]
     if not name or name.endswith("/"):
         raise ConfigError(f"{uri!r} names no object.")
-    backoff = Backoff(f"writing {uri}", deadline, stop)
+    backoff = Backoff(f"writing {uri}", deadline)
     content = size_and_crc32c(source)
     before = (gcs.find(uri, backoff.deadline) if replace is True else replace) or None
     if before and replace is True and content_of(before) == content:
@@ -131,14 +120,12 @@ def conflict(uri: str, before: Stored | None) -> ConflictError:
 
 
 class Source(io.BufferedIOBase):
-    """The file that the client sends. It reads before each request, so here a stop request is noticed."""
+    """The file that the client sends. It reads before each request, so here progress is noticed."""
 
     def __init__(self, file: BinaryIO, uri: str, backoff: Backoff) -> None:
         self.file, self.uri, self.backoff = file, uri, backoff
 
     def read(self, size: int | None = -1) -> bytes:
-        if self.backoff.stop.is_set():
-            raise StoppedError
         self.backoff.progressed(self.file.tell())
         fail_point(Path(self.uri))
         return self.file.read(-1 if size is None else size)
@@ -159,17 +146,6 @@ def open_source(source: Path | bytes, uri: str, backoff: Backoff) -> Source:
         return Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"), uri, backoff)
     except OSError as error:
         raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
-
-
-def send(files: Sequence[tuple[Path, str]], progress: Progress, deadline: float | None = None) -> None:
-    """Upload files in parallel, each as `put` does."""
-    stop = threading.Event()
-
-    def send_file(path: Path, uri: str) -> list[Job]:
-        progress(put(path, uri, deadline=deadline, stop=stop).size)
-        return []
-
-    run_jobs([partial(send_file, path, uri) for path, uri in files], WORKERS, stop)
 
 
 def probe(prefix: str) -> Stored:

@@ -77,7 +77,7 @@ class Lease:
                 return  # released meanwhile
             number = self.number + 1
             try:
-                storage.put_bytes(json.dumps(self.record | changes).encode(), self.uri(number))
+                storage.put(json.dumps(self.record | changes).encode(), self.uri(number))
             except storage.ConflictError:
                 other = read_record(storage.find(self.uri(number)))
                 self.lost = (
