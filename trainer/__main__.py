@@ -159,7 +159,7 @@ def train(
     data, output, restart: see `run`. name: of the run; default: variant and time.
     """
     name = name or f"{settings.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    names.check_run_name(name)
+    names.check_name(name, "run")
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
     if gpu.required():
         gpu.say_gpus(gpu.require_gpu())

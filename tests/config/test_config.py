@@ -24,7 +24,7 @@ from tests.scale import MEMORY, many
 from trainer.config import net_config as config
 from trainer.config import show, strict_json
 from trainer.config.levels import Level, allowed, resolve, value_from_json
-from trainer.config.names import check_run_name
+from trainer.config.names import check_name
 from trainer.config.net_config import (
     STOPPING_METRICS,
     Configuration,
@@ -630,12 +630,12 @@ def test_the_environment_can_choose_the_network(load: Load) -> None:
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_C40_an_unsafe_run_name_is_refused(name: str) -> None:
     with refused("name of a run", "Allowed"):
-        check_run_name(name)
+        check_name(name, "run")
 
 
 @pytest.mark.parametrize("name", ["a", "0", "deep_v1", "rnn_v1-2026.01.31-a", "a..b", "a" * 100])
 def test_C40_a_safe_run_name_is_accepted(name: str) -> None:
-    check_run_name(name)
+    check_name(name, "run")
 
 
 def test_C41_no_setting_can_hold_a_secret(load: Load) -> None:

@@ -165,20 +165,22 @@ def load_config(
 
     environ: environment variables; `NET_*` override settings. arguments: settings from Python, which override all.
     """
+    return settle(variant, levels_of(variant, path, environ, arguments or {}))
+
+
+def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: Mapping[str, Any]) -> tuple[Level, ...]:
+    """The levels that override the defaults, see `load_config`; ConfigError for an unknown variant."""
     check_name(variant, "variant")
     in_file = variants(path)
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
     variables = {variable(item.name) for item in fields(NetConfig)}
     given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
-    file = f"{path}, variant {variant}"
-    return settle(
-        variant,
-        (
-            Level(in_file[variant], file, str, levels.value_from_json, lambda _: f"variant {variant}"),
-            Level(given, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
-            Level(arguments or {}, "arguments", str, levels.value_from_python, lambda _: "argument"),
-        ),
+    in_variant = f"variant {variant}"
+    return (
+        Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
+        Level(given, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
+        Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
     )
 
 
@@ -204,16 +206,15 @@ def config_class(network: str) -> type[NetConfig]:
     cls = getattr(networks.load(network), "Config", None)
     if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
         raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
-    undeclared = [item.name for item in fields(cls) if "meaning" not in item.metadata]
-    if undeclared:
+    if undeclared := [item.name for item in fields(cls) if "meaning" not in item.metadata]:
         raise ConfigError(f"Network {network!r}: declare {', '.join(undeclared)} as setting(default, meaning).")
     return cls
 
 
-def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
-    """The checked configuration: defaults of the chosen network, overridden level by level."""
+def settle(variant: str, levels: tuple[Level, ...], cls: type[NetConfig] | None = None) -> Configuration:
+    """The checked configuration: defaults of `cls`, or else of the chosen network, overridden level by level."""
     network = chosen_network(levels)
-    cls = config_class(network)
+    cls = cls or config_class(network)
     chosen, given = resolve(cls, levels, f"network {network}")
     defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
     configuration = Configuration(cls(**{"network": network} | chosen), defaults | given, variant)

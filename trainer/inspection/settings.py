@@ -7,8 +7,7 @@ from pathlib import Path
 
 import networks
 from trainer.config import net_config
-from trainer.config.levels import Level, resolve, value_from_json, value_from_text
-from trainer.config.net_config import ENV_PREFIX, Configuration, NetConfig, variable
+from trainer.config.net_config import NetConfig
 from trainer.runtime.command import import_tensorflow_quietly
 
 
@@ -19,23 +18,11 @@ def load_settings(variant: str, environ: Mapping[str, str]) -> NetConfig:
     set only shared settings and the network declares no defaults of its own for these.
     """
     shared = {item.name for item in fields(NetConfig)}
-    in_file = net_config.variants().get(variant, {"": None})
-    in_environment = {name: text for name, text in environ.items() if name.upper().startswith(ENV_PREFIX)}
-    if in_file.keys() <= shared and in_environment.keys() <= set(map(variable, shared)):
-        where = f"variant {variant}"
-        levels = (
-            Level(in_file, f"{net_config.VARIANT_FILE}, {where}", str, value_from_json, lambda _: where),
-            Level(
-                in_environment, "environment", variable, value_from_text, lambda name: f"environment {variable(name)}"
-            ),
-        )
+    levels = net_config.levels_of(variant, net_config.VARIANT_FILE, environ, {})
+    if all(level.given.keys() <= set(map(level.spell, shared)) for level in levels):
         network = net_config.chosen_network(levels)
         if not shared & declared_settings(networks.files()[network]):
-            values, sources = resolve(NetConfig, levels, f"network {network}")
-            settings = Configuration(NetConfig(**values), dict.fromkeys(shared, "default") | sources, variant)
-            net_config.check_columns(settings)
-            net_config.check_choices(settings)
-            return settings.config
+            return net_config.settle(variant, levels, NetConfig).config
     import_tensorflow_quietly()
     return net_config.load_config(variant, environ=environ).config
 

@@ -53,7 +53,7 @@ def log_folder(*, run: str | None, package: str | None, output: str | None) -> I
             yield Path(folder)
         return
     if run:
-        names.check_run_name(run)
+        names.check_name(run, "run")
     folder_of_runs = RUNS / run if run else RUNS
     if not folder_of_runs.is_dir():
         raise StorageError(f"There is no folder {folder_of_runs}. Train a model first: `fab train`.")

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--output", help="folder of the package, or gs://; default: the --output of the run")
     arguments = parser.parse_args(argv)
-    names.check_run_name(arguments.run)
+    names.check_name(arguments.run, "run")
     package = RUNS / arguments.run / f"{arguments.run}.zip"
     if not package.exists():
         raise StorageError(
