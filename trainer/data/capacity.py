@@ -32,14 +32,6 @@ class Head(NamedTuple):
     length: float
 
 
-class Need(NamedTuple):
-    """Memory for a number of rows, in bytes: while they are read and encoded, and while a model trains on them."""
-
-    rows: int
-    preparing: float
-    training: float
-
-
 def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
     """ResourceError if the rows of the datasets, as configured, do not fit in free memory. data: paths."""
     files = [shard for path in data for shard in find_shards(path)]
@@ -48,30 +40,30 @@ def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
     used = math.ceil(rows * config.subsample)
     frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())
     preparing = PREPARING_BYTES + used * (WORKING * frame + (0 if config.cache_gb else row_bytes(config)))
-    check_memory(config, Need(used, preparing, training_bytes(config, used)))
+    check_memory(config, used, preparing)
 
 
 def check_before_training(config: NetConfig, rows: int) -> None:
     """ResourceError if so many encoded rows do not fit in free memory."""
-    check_memory(config, Need(rows, 0, training_bytes(config, rows)))
+    check_memory(config, rows, 0)
 
 
-def check_memory(config: NetConfig, need: Need) -> None:
-    """ResourceError with advice if rows need more than free memory."""
-    free = available_memory()
-    if max(need.preparing, need.training) <= free:
+def check_memory(config: NetConfig, rows: int, preparing: float) -> None:
+    """ResourceError with advice if rows need more than free memory, in training or for `preparing`, in bytes."""
+    free, training = available_memory(), training_bytes(config, rows)
+    if max(preparing, training) <= free:
         return
     advice = []
     on_disk = rounded(max(free - TRAINING_BYTES, 0) / (2 * row_bytes(config)))
-    if need.preparing <= free and on_disk >= config.batch_size:
+    if preparing <= free and on_disk >= config.batch_size:
         advice.append(f"rows_in_memory={on_disk} to train from disk in shuffled blocks")
-    room = (free - TRAINING_BYTES) / max(need.preparing - PREPARING_BYTES, need.training - TRAINING_BYTES)
+    room = (free - TRAINING_BYTES) / max(preparing - PREPARING_BYTES, training - TRAINING_BYTES)
     if share := math.floor(100 * config.subsample * max(room, 0)) / 100:
         advice.append(f"subsample={share:g} to use a part of the rows")
     set_to = f"Set {' or '.join(advice)}, or take" if advice else "Take"
-    reading = f"{gigabytes(need.preparing)} to be read and encoded, " if need.preparing else ""
+    reading = f"{gigabytes(preparing)} to be read and encoded, " if preparing else ""
     raise ResourceError(
-        f"About {need.rows:,} rows take about {reading}{gigabytes(need.training)} to be trained on, and only "
+        f"About {rows:,} rows take about {reading}{gigabytes(training)} to be trained on, and only "
         f"{gigabytes(free)} of memory are free. {set_to} a machine with more memory."
     )
 

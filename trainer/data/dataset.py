@@ -9,7 +9,6 @@ export contains is refused, with shard and line.
 which settles the forms of the columns, are read line by line here. The result is the same; only the time differs.
 """
 
-import base64
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trainer.cloud.transfer import encoded
 from trainer.data.arrow_reader import THREADS, in_order, read_block
 from trainer.data.columns import join, refused_values, to_arrow, to_pandas
 from trainer.data.loaded import BadRow, Dataset, Shard
@@ -135,7 +135,7 @@ class _Table:
         for name, joining in self.joining.items():
             self.arrays[name] = [array for arrays in joining for array in arrays.result()] + self.recent[name]
         return tuple(
-            Shard(name, tally.bytes, count, base64.b64encode(tally.crc32c.to_bytes(4)).decode())
+            Shard(name, tally.bytes, count, encoded(tally.crc32c))
             for (_, name), tally, count in zip(shards, tallies, rows, strict=True)
         )
 

@@ -41,7 +41,9 @@ def typed_array(values: list[Any], column: Column) -> pa.Array:
 
 
 def _of_form(values: list[Any], column: Column) -> pa.Array:
-    _settle_form(values, column)
+    if not column.form:
+        first = next((value for value in values if value is not None), None)
+        column.form = "" if first is None else _form(first, column.kind)
     if not column.form:
         return pa.nulls(len(values))
     _check_types(values, PYTHON_TYPE.get(column.form, str))
@@ -85,13 +87,6 @@ def _commonest_form(values: list[Any], column: Column) -> str:
 
 def _number_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(float(value) if isinstance(value, bool) else value)
-
-
-def _settle_form(values: Iterable[Any], column: Column) -> None:
-    if not column.form:
-        first = next((value for value in values if value is not None), None)
-        if first is not None:
-            column.form = _form(first, column.kind)
 
 
 def _form(value: Any, kind: str) -> str:

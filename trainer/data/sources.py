@@ -9,7 +9,6 @@ Objects of a bucket are fetched into the cache, each version once:
 A copy gets its name when it is whole; the key is made from the names and generations of its objects.
 """
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -21,10 +20,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
-
 from trainer.cloud import storage
 from trainer.cloud.storage import Stored
+from trainer.cloud.transfer import crc32c_of_file
 from trainer.data import dataset_manifest
 from trainer.data.dataset_manifest import Inventory
 from trainer.data.loaded import Dataset
@@ -36,7 +34,6 @@ from trainer.runtime.errors import DataError
 
 DATA = "data"
 DESCRIPTIONS = ("schema.json", "dataset.json")
-PIECE = 2**24  # bytes checked at a time
 GLOB = re.compile(r"[*?\[]")
 
 
@@ -220,7 +217,7 @@ def is_whole(copy: Path) -> bool:
     """Whether a copy is there with the bytes of its objects; one that is damaged is removed."""
     try:
         objects = json.loads((copy / cache.FACTS).read_bytes())["objects"]
-        damaged = [place for place, _, size, crc32c, *_ in objects if checked(copy / place) != (size, crc32c)]
+        damaged = [place for place, _, size, crc32c, *_ in objects if not has_content(copy / place, size, crc32c)]
     except FileNotFoundError as error:
         if Path(error.filename or "").name == cache.FACTS:
             return False
@@ -233,10 +230,6 @@ def is_whole(copy: Path) -> bool:
     return not damaged
 
 
-def checked(path: Path) -> tuple[int, str]:
-    """Size and CRC-32C of a file, as a bucket has them of an object."""
-    size = crc = 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(PIECE):
-            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
-    return size, base64.b64encode(crc.to_bytes(4)).decode()
+def has_content(path: Path, size: int, crc32c: str) -> bool:
+    """Whether a file has the size and the checksum of an object."""
+    return path.stat().st_size == size and crc32c_of_file(path) == crc32c

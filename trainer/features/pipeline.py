@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -75,7 +75,8 @@ def prepare(
             capacity.check_before_training(config, sum(facts["split"]["rows"].values()))
             return restored(cache.FOLDER / key, facts, arrays, data)
 
-    datasets = read_all(config, located, timings)
+    with local_paths(config, located, timings) as paths:
+        datasets = read_all(config, located, paths, timings)
     with timings.stage("split"):
         sides, facts = split_and_describe(config, {side: read.frame for side, read in datasets.items()})
     with timings.stage("preprocess"):
@@ -90,8 +91,12 @@ def encoding_settings(config: NetConfig) -> dict[str, Any]:
     return {item.name: getattr(config, item.name) for item in fields(NetConfig) if item.name not in AFTER_ENCODING}
 
 
-def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings) -> dict[str, Dataset]:
-    """Read all datasets, after fetching those in buckets. DataError where rows differ from their dataset.json."""
+@contextlib.contextmanager
+def local_paths(config: NetConfig, located: Mapping[str, Source], timings: Timings) -> Iterator[dict[str, str]]:
+    """A local path of each dataset for the length of the block; those in buckets are fetched.
+
+    DataError where a column cannot have its role by schema.json, ResourceError where the rows do not fit in memory.
+    """
     for source in located.values():
         plan_columns(net_config.column_kinds(config), sources.fields_of(source))
     with contextlib.ExitStack() as copies, ThreadPoolExecutor(1) as background:
@@ -100,13 +105,20 @@ def read_all(config: NetConfig, located: Mapping[str, Source], timings: Timings)
         with (
             timings.stage("download") if any(source.remote for source in located.values()) else contextlib.nullcontext()
         ):
-            places = {
+            paths = {
                 side: copies.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
                 for side, source in located.items()
             }
-        capacity.check_before_reading(config, places.values())
-        with timings.stage("read"):
-            datasets = {side: read(config, place, located[side].path) for side, place in places.items()}
+        capacity.check_before_reading(config, paths.values())
+        yield paths
+
+
+def read_all(
+    config: NetConfig, located: Mapping[str, Source], paths: Mapping[str, str], timings: Timings
+) -> dict[str, Dataset]:
+    """Read all datasets from their local paths. DataError where rows differ from their dataset.json."""
+    with timings.stage("read"):
+        datasets = {side: read(config, path, located[side].path) for side, path in paths.items()}
     for side, read_rows in datasets.items():
         sources.check_rows(located[side], read_rows)
     timings.count_rows("read", sum(read_rows.rows for read_rows in datasets.values()))
@@ -193,10 +205,20 @@ def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None
         label=config.label_column,
         weight=config.weight_column,
         objective=config.objective,
-        vocabulary=VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
-        text=TextRules(config.tokenizer, config.lowercase, config.max_tokens),
+        vocabulary=vocabulary_rules(config),
+        text=text_rules(config),
         rows=rows,
     )
+
+
+def text_rules(config: NetConfig) -> TextRules:
+    """How texts are tokenized, as configured."""
+    return TextRules(config.tokenizer, config.lowercase, config.max_tokens)
+
+
+def vocabulary_rules(config: NetConfig) -> VocabularyRules:
+    """Which values the vocabularies keep, as configured."""
+    return VocabularyRules(config.min_count, config.max_vocabulary, config.max_values)
 
 
 def encode(
@@ -208,9 +230,8 @@ def encode(
 ) -> Prepared:
     """Fit the preprocessing to the training set and encode all sets: into the cache, or in memory if it has no room."""
     features = net_config.feature_roles(config)
-    text = TextRules(config.tokenizer, config.lowercase, config.max_tokens)
     frames = {id(frame): frame for frame, _ in sides.values()}
-    values = {number: with_values(frame, features, text) for number, frame in frames.items()}
+    values = {number: with_values(frame, features, text_rules(config)) for number, frame in frames.items()}
     columns = {side: values[id(frame)] for side, (frame, _) in sides.items()}
     preprocessing = fit_preprocessing(config, columns["train"], sides["train"][1])
     frame, rows = list(sides.values())[-1]

@@ -26,18 +26,15 @@ import pandas as pd
 
 from trainer.config import net_config
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity, sources, split
+from trainer.data import capacity, sources
 from trainer.data.columns import NUMBER
 from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
-from trainer.data.schema import plan_columns
 from trainer.data.shards import find_shards
 from trainer.features import pipeline
 from trainer.features.labels import encode_label, fit_label
 from trainer.features.preprocessing import NUMERIC_ROLES
 from trainer.features.scale import numbers_of
-from trainer.features.tokenizers import TextRules, load_tokenizer
-from trainer.features.vocabulary import VocabularyRules
 from trainer.inspection.columns import Column, column_values
 from trainer.inspection.leakage import fingerprint, leakage
 from trainer.inspection.page import page
@@ -45,8 +42,8 @@ from trainer.inspection.profile import Inspection, Profile, profile_column
 from trainer.inspection.settings import load_settings
 from trainer.inspection.text import print_inspection
 from trainer.inspection.warnings import dataset_warnings
-from trainer.runtime import cache
 from trainer.runtime.command import argument_parser, run_command, say
+from trainer.runtime.timing import Timings
 
 SAMPLE = os.path.relpath(Path(__file__).parents[2] / "data" / "sample_2k.json")
 PAGE = "check.html"
@@ -69,9 +66,9 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
     """
     datasets, types = read(config, data)
     frames = {side: dataset.frame for side, dataset in datasets.items()}
-    sets, split_facts = split_sets(config, frames)
-    frame = frames["train"]
-    label = column_values(frame[config.label_column], net_config.LABEL_KINDS[config.objective], text_rules(config))
+    sets, split_facts = pipeline.split_and_describe(config, frames)
+    frame, label_kind = frames["train"], net_config.LABEL_KINDS[config.objective]
+    label = column_values(frame[config.label_column], label_kind, pipeline.text_rules(config))
     labels_and_weights = (label.comparable, row_weights(config, frame))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         profiles = list(pool.map(functools.partial(profile, config, sets, labels_and_weights), columns(config, types)))
@@ -90,27 +87,12 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
 def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset], dict[str, str]]:
     """All datasets, and the type of every column in the files of "train"."""
     located = {side: sources.look_up(path) for side, path in data.items()}
-    kinds = net_config.column_kinds(config)
-    schemas = {side: sources.fields_of(source) for side, source in located.items()}
-    for schema in schemas.values():
-        plan_columns(kinds, schema)
-    with contextlib.ExitStack() as reading, ThreadPoolExecutor(1) as background:
-        if config.text_columns:
-            background.submit(load_tokenizer, config.tokenizer)  # takes a second, while reading mostly waits
-        places = {
-            side: reading.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
-            for side, source in located.items()
-        }
-        capacity.check_before_reading(config, places.values())
-        datasets = {side: pipeline.read(config, place, located[side].path) for side, place in places.items()}
-        schema = schemas["train"]
+    schema, timings = sources.fields_of(located["train"]), Timings()
+    with pipeline.local_paths(config, located, timings) as paths:
+        datasets = pipeline.read_all(config, located, paths, timings)
         if schema is None:
-            types = json_types(find_shards(places["train"]))
-        else:
-            types = {name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}" for name, field in schema.items()}
-    for side, dataset in datasets.items():
-        sources.check_rows(located[side], dataset)
-    return datasets, types
+            return datasets, json_types(find_shards(paths["train"]))
+    return datasets, {name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}" for name, field in schema.items()}
 
 
 def json_types(shards: Sequence[Path]) -> dict[str, str]:
@@ -139,19 +121,6 @@ def json_type(value: Any) -> str:
     return "null" if value is None else JSON_TYPE[type(value)]
 
 
-def split_sets(config: NetConfig, frames: Mapping[str, pd.DataFrame]) -> tuple[Sets, dict[str, Any]]:
-    """The rows of each set, and the facts about the split (see `split.describe_split`)."""
-    hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
-    sets = pipeline.split_sides(config, frames, hashes)
-    compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
-    return sets, split.describe_split(
-        {side: frame[compared].take(rows) for side, (frame, rows) in sets.items()},
-        categorical_columns=config.categorical_columns,
-        group_columns=config.group_columns,
-        hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sets.items()},
-    )
-
-
 def columns(config: NetConfig, types: Mapping[str, str]) -> list[Column]:
     """The columns with a role, features first."""
     roles: dict[str, list[str]] = defaultdict(list)
@@ -173,13 +142,13 @@ def profile(config: NetConfig, sets: Sets, labels_and_weights: tuple[Array, Arra
     if column.role in NUMERIC_ROLES:
         for frame, _ in sets.values():
             numbers_of(frame[column.name], column.role)  # refuses negative numbers that have no logarithm
-    rules = text_rules(config)
+    rules = pipeline.text_rules(config)
     by_frame = {id(frame): column_values(frame[column.name], column.kind, rules) for frame, _ in sets.values()}
     values = {side: (by_frame[id(frame)], rows) for side, (frame, rows) in sets.items()}
     labels, weights = labels_and_weights
     numeric_label = np.issubdtype(labels.dtype, np.floating)
-    vocabulary_rules = VocabularyRules(config.min_count, config.max_vocabulary, config.max_values)
-    result = profile_column(column, values, labels_and_weights if numeric_label else None, vocabulary_rules)
+    numeric = labels_and_weights if numeric_label else None
+    result = profile_column(column, values, numeric, pipeline.vocabulary_rules(config))
     if column.name not in net_config.feature_roles(config):
         return result
     train, held_out = held_out_rows(sets)
@@ -197,11 +166,6 @@ def held_out_rows(sets: Sets) -> tuple[Array, Array]:
         if side != "train" and other is frame:
             return train, rows
     return np.setdiff1d(train, train[::10], assume_unique=True), train[::10]
-
-
-def text_rules(config: NetConfig) -> TextRules:
-    """How texts are tokenized."""
-    return TextRules(config.tokenizer, config.lowercase, config.max_tokens)
 
 
 def check_labels(config: NetConfig, sets: Sets) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainer.inspection.histogram import Histogram, number_text
 from trainer.inspection.profile import Inspection, Profile
@@ -73,20 +73,11 @@ def figures(profile: Profile) -> dict[str, str]:
     return result
 
 
-class Bar(NamedTuple):
-    """A part of a histogram's bar, in units of the picture."""
-
-    side: str
-    x: float
-    y: float
-    width: float
-    height: float
-
-
 def chart(profile: Profile) -> dict[str, Any]:
     """The histogram of an ordered column: bars, and a line with the mean label of each bin.
 
-    Of times the bars are stacked by set, so that the page shows how the sets follow each other.
+    A part of a bar is (set, x, y, width, height), in units of the picture. Of times the bars are stacked by set, so
+    that the page shows how the sets follow each other.
     """
     histogram, stacked = profile.histogram, profile.column.kind == "time"
     count = len(histogram.names) - histogram.missing
@@ -98,7 +89,7 @@ def chart(profile: Profile) -> dict[str, Any]:
         bars, top = [], float(HEIGHT)
         for side, rows in parts.items():
             top -= rows * scale
-            bars.append(Bar(side, number * step + 1, top, max(step - 2, 1), rows * scale))
+            bars.append((side, number * step + 1, top, max(step - 2, 1), rows * scale))
         label = histogram.mean_labels[number]
         tip = f"{histogram.names[number]}: {total:,} rows"
         bins.append((tip + (f", mean label {number_text(label)}" if math.isfinite(label) else ""), bars))

@@ -23,9 +23,8 @@ import tensorflow as tf
 from trainer.config import net_config, record
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
+from trainer.features.pipeline import text_rules, vocabulary_rules
 from trainer.features.preprocessing import Preprocessing, transform
-from trainer.features.tokenizers import TextRules
-from trainer.features.vocabulary import VocabularyRules
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.package import archive, saved_model
@@ -104,10 +103,7 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
 def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing) -> None:
     """StorageError unless the preprocessing was fitted with these columns and rules."""
     told = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
-    rules = (
-        TextRules(config.tokenizer, config.lowercase, config.max_tokens),
-        VocabularyRules(config.min_count, config.max_vocabulary, config.max_values),
-    )
+    rules = (text_rules(config), vocabulary_rules(config))
     columns = (preprocessing.features, preprocessing.label.objective, preprocessing.label.column, preprocessing.weight)
     if (told, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
         raise StorageError("The package's config.json and preprocessing.json do not go together: they are of two runs.")
