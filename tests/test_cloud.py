@@ -224,13 +224,16 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
     (tmp_path / "here").mkdir()
     for stored in storage.entries(place):
         (tmp_path / "here" / stored.uri.rpartition("/")[2]).write_bytes(storage.read(stored.uri))
+    home = trainer(tmp_path, "--data=here", "--run=home", **TINY)
+    assert (home.code, home.err) == (0, "")
+    assert bits(read_package(tmp_path / "packages" / "home.zip")) == bits(members)
 
     scores = f"{bucket.uri}/scores/day.json"
     arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
     there = trainer(tmp_path, *arguments, module="trainer.package.predictor", **service)
     assert (there.code, there.err) == (0, "")
     assert there.out == f"{len(rows)} predictions in {scores}\n"
-    arguments = ("predict", "--package=fetched.zip", "--data=here", "--out=scores.json")
+    arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
     assert trainer(tmp_path, *arguments, module="trainer.package.predictor").code == 0
     assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()
 
