@@ -10,6 +10,7 @@ import pytest
 import networks
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL
+from trainer.features.tables import shuffled
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
 SHAPES = DatasetShapes(
@@ -51,7 +52,7 @@ def built(name: str, shapes: DatasetShapes = SHAPES, **settings: object) -> OpsW
 def trained(ops: OpsWrapper, epochs: int) -> OpsWrapper:
     table = ops.table(examples())
     for epoch in range(epochs):
-        ops.train_steps(table, ops.shuffled(ROWS, epoch), 0, ROWS // 64, 1000)
+        ops.train_steps(table, shuffled(ROWS, [ops.config.seed, epoch]), 0, ROWS // 64, 1000)
     return ops
 
 
@@ -135,7 +136,7 @@ def test_every_objective_lowers_its_training_loss(name: str, objective: str, out
     table = ops.table(examples() | {LABEL: label})
     before = ops.evaluate(table)
     for epoch in range(10):
-        ops.train_steps(table, ops.shuffled(ROWS, epoch), 0, ROWS // 64, 1000)
+        ops.train_steps(table, shuffled(ROWS, [ops.config.seed, epoch]), 0, ROWS // 64, 1000)
     after = ops.evaluate(table)
     assert after["loss"] < 0.9 * before["loss"]
     assert metric in after

@@ -31,7 +31,7 @@ from data.make_sample import write_sample
 from trainer.config.net_config import load_config
 from trainer.features import DatasetShapes, pipeline
 from trainer.features.preprocessing import LABEL, WEIGHT, transform
-from trainer.features.tables import Table
+from trainer.features.tables import Table, shuffled
 from trainer.model import layers, recurrent
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 
@@ -130,7 +130,7 @@ def in_graph(ops: OpsWrapper, table: Table, test: Table, epochs: int) -> Contend
     steps = -(-table.rows // ops.config.batch_size)
 
     def epoch(number: int) -> None:
-        ops.train_steps(table, ops.shuffled(table.rows, number), 0, steps, steps * epochs).numpy()
+        ops.train_steps(table, shuffled(table.rows, [ops.config.seed, number]), 0, steps, steps * epochs).numpy()
 
     return Contender("in-graph epoch", epoch, lambda: ops.evaluate(test)["loss"])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.make_sample import make_rows
 from trainer.data import split as split_module
-from trainer.data.split import Split, describe_split, split_rows
+from trainer.data.split import Split, describe_split, row_hashes, split_rows
 from trainer.runtime.errors import DataError
 
 PROPERTY = hypothesis_settings(max_examples=50, deadline=None)
@@ -132,7 +132,7 @@ def test_sides_are_the_same_for_ever() -> None:
         ]
     )
     frame["day"] = pd.to_datetime(["2024-02-29", None, "0001-01-01"], utc=True)
-    hashes = split_module.row_hashes(frame, ())
+    hashes = row_hashes(frame, ())
     assert [int(number) for number in hashes] == [11742507869380298322, 1240412208912009455, 15937660766644313623]
 
 
@@ -341,8 +341,9 @@ def test_description_counts_rows_groups_duplicates_and_unseen_values() -> None:
         "test": side(["2", "5", "6", "7"], ["a", "c", "c", None], [["y"], ["x", "z"], ["w"], []]),
     }
     report = describe_split(
-        sides, categorical_columns=["item", "topics"], key_columns=["key"], group_columns=["item", "topics"]
-    )
+        sides, categorical_columns=["item", "topics"], group_columns=["item", "topics"],
+        hashes={name: row_hashes(frame, ["key"]) for name, frame in sides.items()},
+    )  # fmt: skip
     assert json.loads(json.dumps(report)) == report
     assert report["rows"] == {"train": 3, "validation": 1, "test": 4}
     assert report["also_in_train"] == {"validation": 0, "test": 1}
@@ -360,7 +361,8 @@ def test_description_of_a_group_split_finds_no_group_elsewhere() -> None:
     columns = ("title", "thumbnail")
     split = split_rows(frame, method="group", columns=columns, test_fraction=0.2, validation_fraction=0.2, seed=1)
     sides = {name: frame.iloc[rows] for name, rows in split._asdict().items()}
-    report = describe_split(sides, categorical_columns=["item"], key_columns=["row_id"], group_columns=columns)
+    hashes = {name: row_hashes(frame, ["row_id"]) for name, frame in sides.items()}
+    report = describe_split(sides, categorical_columns=["item"], group_columns=columns, hashes=hashes)
     assert sum(report["rows"].values()) == 5000
     assert {side["also_elsewhere"] for side in report["groups"].values()} == {0}
     assert 0 < report["unseen"]["test"]["item"] < 0.5
@@ -370,8 +372,8 @@ def test_description_of_a_group_split_finds_no_group_elsewhere() -> None:
 
 def test_description_of_an_empty_side_is_all_zero() -> None:
     frame = make_rows(100)
-    report = describe_split(
-        {"train": frame, "test": frame.head(0)}, categorical_columns=["item"], group_columns=["title"]
-    )
+    sides = {"train": frame, "test": frame.head(0)}
+    hashes = {name: row_hashes(frame, ()) for name, frame in sides.items()}
+    report = describe_split(sides, categorical_columns=["item"], group_columns=["title"], hashes=hashes)
     assert report["rows"]["test"] == report["also_in_train"]["test"] == report["unseen"]["test"]["item"] == 0
     assert report["groups"]["test"] == {"groups": 0, "also_elsewhere": 0}

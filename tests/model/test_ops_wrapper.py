@@ -12,6 +12,7 @@ import networks
 from tests.test_networks import ROWS, SHAPES, built, examples, with_random_weights
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL, WEIGHT
+from trainer.features.tables import shuffled
 from trainer.model import ops_wrapper
 
 CLASSES = 3
@@ -75,7 +76,7 @@ def test_steps_are_those_of_a_plain_loop_over_batches(network: str, objective: s
     settings = {"objective": objective, "optimizer": "sgd", "dropout": 0.0}
     ours, theirs = (with_random_weights(built(network, shapes_for(objective), **settings)) for _ in range(2))
     rows = rows_for(objective)
-    table, order = ours.table(rows), ours.shuffled(ROWS, 1).numpy()
+    table, order = ours.table(rows), shuffled(ROWS, [ours.config.seed, 1]).numpy()
     sum_of_losses = float(ours.train_steps(table, order, 0, 3, 100))
 
     model, losses = theirs.model, []
@@ -101,7 +102,7 @@ def test_steps_are_those_of_a_plain_loop_over_batches(network: str, objective: s
 def test_an_update_is_no_longer_than_the_clipped_gradient() -> None:
     ops = with_random_weights(built("deep_v1", optimizer="sgd", dropout=0.0, clip_norm=0.002))
     before = [weight.numpy().astype(np.float64) for weight in ops.model.trainable_weights]
-    ops.train_steps(ops.table(examples()), ops.shuffled(ROWS, 1), 0, 1, 100)
+    ops.train_steps(ops.table(examples()), shuffled(ROWS, [ops.config.seed, 1]), 0, 1, 100)
     moved = [weight.numpy() - old for weight, old in zip(ops.model.trainable_weights, before, strict=True)]
     assert np.sqrt(sum(np.square(change).sum() for change in moved)) == pytest.approx(0.01 * 0.002, rel=1e-2)
 
@@ -111,7 +112,7 @@ def test_the_learning_rate_warms_up_and_decays_within_the_steps() -> None:
     rates = []
     for step in range(8):
         rates.append(float(ops.learning_rate(8)))
-        ops.train_steps(ops.table(examples()), ops.shuffled(ROWS, 1), step, step + 1, 8)
+        ops.train_steps(ops.table(examples()), shuffled(ROWS, [ops.config.seed, 1]), step, step + 1, 8)
     np.testing.assert_allclose(rates, [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.0075, 0.005, 0.0025], rtol=1e-5)
 
 
@@ -120,7 +121,7 @@ def test_bits_repeat_however_many_steps_one_call_takes(network: str) -> None:
     weights = []
     for stops in ((8,), (1, 5, 8)):
         ops = built(network)
-        table, order, first = ops.table(examples()), ops.shuffled(ROWS, 1), 0
+        table, order, first = ops.table(examples()), shuffled(ROWS, [ops.config.seed, 1]), 0
         for stop in stops:
             ops.train_steps(table, order, first, stop, 8)
             first = stop
@@ -135,13 +136,13 @@ def test_nothing_is_dropped_out_where_nothing_is_trained() -> None:
     np.testing.assert_array_equal(calm.predict(table), wild.predict(table))
     np.testing.assert_array_equal(wild.predict(table), wild.predict(table))
     assert calm.evaluate(table) == wild.evaluate(table)
-    losses = [float(ops.train_steps(table, ops.shuffled(ROWS, 1), 0, 1, 8)) for ops in (calm, wild)]
+    losses = [float(ops.train_steps(table, shuffled(ROWS, [ops.config.seed, 1]), 0, 1, 8)) for ops in (calm, wild)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-2)
 
 
 def test_a_prediction_does_not_depend_on_the_rows_around_it() -> None:
     ops, rows = built("deep_v1", batch_norm=True), examples()
-    ops.train_steps(ops.table(rows), ops.shuffled(ROWS, 1), 0, 8, 8)
+    ops.train_steps(ops.table(rows), shuffled(ROWS, [ops.config.seed, 1]), 0, 8, 8)
     together = ops.predict(ops.table(rows))
     alone = [ops.predict(ops.table({name: column[i : i + 1] for name, column in rows.items()}))[0] for i in range(20)]
     np.testing.assert_allclose(alone, together[:20], atol=1e-6)
@@ -209,6 +210,18 @@ def test_evenly_spaced_rows_are_rows_of_the_table_in_their_order() -> None:
 
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:
     ops, other = built("deep_v1"), built("deep_v1", seed=1)
-    orders = [tuple(order) for order in (ops.shuffled(1000, 1).numpy(), ops.shuffled(1000, 2).numpy())]
+    orders = [
+        tuple(order)
+        for order in (shuffled(1000, [ops.config.seed, 1]).numpy(), shuffled(1000, [ops.config.seed, 2]).numpy())
+    ]
     assert all(sorted(order) == list(range(1000)) for order in orders)
-    assert len({*orders, tuple(ops.shuffled(1000, 1).numpy()), tuple(other.shuffled(1000, 1).numpy())}) == 3
+    assert (
+        len(
+            {
+                *orders,
+                tuple(shuffled(1000, [ops.config.seed, 1]).numpy()),
+                tuple(shuffled(1000, [other.config.seed, 1]).numpy()),
+            }
+        )
+        == 3
+    )

@@ -9,6 +9,7 @@ from trainer.config.names import check_name
 from trainer.config.net_config import Configuration, settle
 from trainer.runtime.errors import ConfigError
 
+NAME = "config.json"  # of the file in a package
 FORMAT_VERSION = 1
 
 
@@ -20,16 +21,16 @@ def to_json(configuration: Configuration) -> str:
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
-def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
+def from_json(data: bytes | str) -> Configuration:
     """The configuration from the text of a config.json; settings added since then have their defaults.
 
-    where: the file's name in messages. Raises ConfigError for text that `to_json` did not write.
+    Raises ConfigError for text that `to_json` did not write.
     """
-    record = strict_json.decode(data, where)
+    record = strict_json.decode(data, NAME)
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
         reads = f"this code reads {FORMAT_VERSION}. Use the release that wrote it"
-        raise ConfigError(f"{where} has format version {shown(version)}; {reads}.")
+        raise ConfigError(f"{NAME} has format version {shown(version)}; {reads}.")
     try:
         variant, network, entries = record["variant"], record["network"], record["settings"]
         given = {name: entry["value"] for name, entry in entries.items()}
@@ -38,6 +39,6 @@ def from_json(data: bytes | str, where: str = "config.json") -> Configuration:
             raise ValueError
     except (KeyError, TypeError, AttributeError, ValueError):
         parts = "a variant, a network, and settings with a value and a source each"
-        raise ConfigError(f"{where} is damaged: it must hold {parts}.") from None
+        raise ConfigError(f"{NAME} is damaged: it must hold {parts}.") from None
     check_name(variant, "variant")
-    return settle(variant, (Level(given, where, str, value_from_json, sources.__getitem__),))
+    return settle(variant, (Level(given, NAME, str, value_from_json, sources.__getitem__),))

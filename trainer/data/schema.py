@@ -1,6 +1,6 @@
 """Read a table's schema.json, BigQuery's list of fields, and plan how to read its columns by their roles."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -143,15 +143,9 @@ def _advice(name: str, kind: str, field: Field) -> str:
 
 def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
     """A sentence with the columns nearest by name that can be of a kind."""
-    able = nearest(name, [other for other, field in fields.items() if _can_be(field, kind)])
-    return f"Columns that can be a {kind}: {', '.join(map(repr, able))}." if able else f"No column can be a {kind}."
-
-
-def nearest(name: str, candidates: Iterable[str], most: int = 3) -> list[str]:
-    """The candidates most similar to a name, the most similar first."""
-    return sorted(candidates, key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))[
-        :most
-    ]
+    able = [other for other, field in fields.items() if _can_be(field, kind)]
+    able.sort(key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))
+    return f"Columns that can be a {kind}: {', '.join(map(repr, able[:3]))}." if able else f"No column can be a {kind}."
 
 
 def _form(kind: str, field_type: str) -> str:

@@ -219,14 +219,13 @@ def describe_split(
     sides: Mapping[str, pd.DataFrame],
     *,
     categorical_columns: Sequence[str],
-    key_columns: Sequence[str] = (),
-    group_columns: Sequence[str] = (),
-    hashes: Mapping[str, Hashes] | None = None,
+    group_columns: Sequence[str],
+    hashes: Mapping[str, Hashes],
 ) -> dict[str, Any]:
     """Facts about the sets of a split for the report, ready for JSON.
 
     sides: the frame of each side by name, "train" among them; of one split, or of datasets of their own. hashes: the
-    `row_hashes` of the key columns by side, where they are known.
+    `row_hashes` of the key columns by side.
 
     rows: of each side.
     also_in_train: rows of each other side whose key (without key columns: all of whose values) some training row has.
@@ -235,7 +234,6 @@ def describe_split(
         the least, median, mean and most rows of one.
     """
     train, others = sides["train"], {name: frame for name, frame in sides.items() if name != "train"}
-    hashes = hashes or {name: row_hashes(frame, key_columns) for name, frame in sides.items()}
     keys = np.sort(hashes["train"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = list(pool.map(_distinct, [train[column] for column in categorical_columns]))

@@ -4,16 +4,13 @@ The run writes to ~/flatfab on that machine. Its container stays after its end, 
 connection is lost while we follow the log, we reconnect; the container does not notice.
 """
 
-import io
-import os
-import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
@@ -21,6 +18,7 @@ from docker.types import LogConfig, Mount
 from fabric import Connection
 
 from trainer.cloud import storage
+from trainer.data.sources import GLOB
 from trainer.machines import container_options, images
 from trainer.machines.remote_docker import ConnectionLostError, Machine, connected, reconnect
 from trainer.package import archive
@@ -31,7 +29,6 @@ FOLDER = "/work"  # in the container: ~/flatfab of the machine
 RUN, HOME, OUTPUT = "flatfab.run", "flatfab.folder", "flatfab.output"  # labels of a container
 LOGS = LogConfig(type="json-file", config={"max-size": "50m", "max-file": "2"})
 PIECE = 2**20  # bytes of a package that are copied at a time
-GLOB = re.compile(r"[*?\[]")
 
 
 class RemoteRun(NamedTuple):
@@ -72,29 +69,6 @@ def container_name(run: str) -> str:
 def is_alive(container: Container) -> bool:
     """Whether a container runs or is paused. One that was created but never started has done nothing."""
     return container.status in ("running", "paused", "restarting")
-
-
-def build(machine: Machine, context: bytes, *, gpu: bool, arguments: Mapping[str, str], prefix: str) -> str:
-    """Build the image from a tar archive of the code, printing each line after `prefix`; returns the image's digest."""
-    tag, file = (images.GPU_TAG, "Dockerfile.gpu") if gpu else (images.CPU_TAG, "Dockerfile")
-    return build_from(machine, context, file, tag, arguments, prefix)
-
-
-def build_from(machine: Machine, context: bytes, file: str, tag: str, arguments: Mapping[str, str], prefix: str) -> str:
-    """Build an image from any Dockerfile in a tar archive; returns the image's digest."""
-    action = f"Building {tag} from {file}"
-    with images.engine_errors(action):
-        answers = machine.client.api.build(
-            fileobj=io.BytesIO(context), custom_context=True, dockerfile=file, tag=tag, buildargs=dict(arguments),
-            network_mode=os.environ.get(images.NETWORK), rm=True, forcerm=True, decode=True,
-        )  # fmt: skip
-        facts = images.print_progress((prefixed(answer, prefix) for answer in answers), action)
-    return str(facts["ID"])  # not the tag: another build may have taken it meanwhile
-
-
-def prefixed(answer: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """An answer of the engine with `prefix` before its text."""
-    return answer | {"stream": f"{prefix}{answer['stream']}"} if answer.get("stream", "").strip() else answer
 
 
 def start(machine: Machine, run: RemoteRun, image: str) -> Container:

@@ -5,8 +5,8 @@ the project. An image gets its tag only when it is complete.
 """
 
 import contextlib
+import io
 import os
-import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +18,12 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound
 from urllib3.exceptions import HTTPError
 
+from trainer.runtime import provenance
 from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, TrainerError
 
 ROOT = Path(__file__).parents[2]
-CPU_TAG, GPU_TAG = "flatfab:cpu", "flatfab:gpu"
+RECIPES = (("Dockerfile", "flatfab:cpu"), ("Dockerfile.gpu", "flatfab:gpu"))  # without and with GPU: file, tag
 NETWORK = "FLATFAB_DOCKER_NETWORK"  # of builds and containers, such as host
 TIMEOUT = 300  # seconds for one answer of the engine
 
@@ -93,18 +94,32 @@ def build(
 
     tag: default flatfab:cpu or flatfab:gpu. arguments: values for ARG in the Dockerfile, such as BASE.
     """
-    tag, file = tag or (GPU_TAG if gpu else CPU_TAG), "Dockerfile.gpu" if gpu else "Dockerfile"
-    action = f"Building {tag} from {file}"
+    file, default_tag = RECIPES[gpu]
+    tag = tag or default_tag
     values = {"REVISION": revision(), "VERSION": version()} | dict(arguments or {})
-    with engine_errors(action):
-        answers = client.api.build(
-            path=str(ROOT), dockerfile=file, tag=tag, buildargs=values, network_mode=os.environ.get(NETWORK),
-            rm=True, forcerm=True, decode=True,
-        )  # fmt: skip
-        print_progress(answers, action)
-        digest = str(client.images.get(tag).id)
+    digest = build_from(client, ROOT, file, tag, values)
     say("image", f"{tag}, {digest}")
     return digest
+
+
+def build_from(
+    client: docker.DockerClient, context: Path | bytes, file: str, tag: str, arguments: Mapping[str, str],
+    prefix: str = "",
+) -> str:  # fmt: skip
+    """Build an image from a Dockerfile in a folder or a tar archive, and print each line of the engine after `prefix`.
+
+    Returns the image's digest.
+    """
+    source: dict[str, Any] = {"path": str(context)}
+    if isinstance(context, bytes):
+        source = {"fileobj": io.BytesIO(context), "custom_context": True}
+    action = f"Building {tag} from {file}"
+    with engine_errors(action):
+        answers = client.api.build(
+            dockerfile=file, tag=tag, buildargs=dict(arguments), network_mode=os.environ.get(NETWORK), rm=True,
+            forcerm=True, decode=True, **source,
+        )  # fmt: skip
+        return str(print_progress(answers, action, prefix)["ID"])  # not by the tag: another build may have taken it
 
 
 def push(client: docker.DockerClient, tag: str) -> str:
@@ -123,7 +138,7 @@ def push(client: docker.DockerClient, tag: str) -> str:
     return digest
 
 
-def print_progress(answers: Iterable[dict[str, Any]], action: str) -> dict[str, Any]:
+def print_progress(answers: Iterable[dict[str, Any]], action: str, prefix: str = "") -> dict[str, Any]:
     """Print the progress of a build or a push; returns the facts that the engine reports. TrainerError if it fails."""
     facts: dict[str, Any] = {}
     statuses: dict[str, str] = {}  # the last one of each layer: a log needs each only once
@@ -131,7 +146,7 @@ def print_progress(answers: Iterable[dict[str, Any]], action: str) -> dict[str, 
         if "error" in answer:
             raise engine_error(action, str(answer["error"]).strip())
         if "stream" in answer:
-            print(answer["stream"], end="", flush=True)
+            print(f"{prefix if answer['stream'].strip() else ''}{answer['stream']}", end="", flush=True)
         layer, status = str(answer.get("id", "")), str(answer.get("status", ""))
         if status and statuses.get(layer) != status:
             statuses[layer] = status
@@ -142,12 +157,7 @@ def print_progress(answers: Iterable[dict[str, Any]], action: str) -> dict[str, 
 
 def revision() -> str:
     """The commit of the project, with "-dirty" if files have changed since; "" without git or a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return provenance.git(ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or ""
 
 
 def version() -> str:
@@ -169,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     building = actions.add_parser("build", help="build an image", allow_abbrev=False)
     building.add_argument("--gpu", action="store_true", help="build the image for NVIDIA GPUs")
-    building.add_argument("--tag", help=f"name of the image; default: {CPU_TAG} or {GPU_TAG}")
+    building.add_argument("--tag", help=f"name of the image; default: {RECIPES[0][1]} or {RECIPES[1][1]}")
     building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG in the Dockerfile")
     pushing = actions.add_parser("push", help="push an image to its registry", allow_abbrev=False)
     pushing.add_argument("--tag", required=True, help="name of the image, starting with its registry")

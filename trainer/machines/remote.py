@@ -46,7 +46,6 @@ class TrainRequest(NamedTuple):
     gpu: bool = False
     dirty: bool = False
     restart: bool = False
-    build_arguments: Sequence[str] = ()  # NAME=VALUE of an ARG in the Dockerfile
 
 
 def train(c: Connection, request: TrainRequest) -> None:
@@ -127,7 +126,7 @@ def train_on(connections: list[Connection], request: TrainRequest) -> None:
     if not request.dirty and uncommitted(ROOT):
         say("warning", "uncommitted changes stay here; --dirty sends them.")
     context, revision = archive(ROOT, dirty=request.dirty), commit(ROOT) + "-dirty" * request.dirty
-    arguments = {"REVISION": revision, "VERSION": images.version()} | images.build_arguments(request.build_arguments)
+    arguments = {"REVISION": revision, "VERSION": images.version()}
 
     def work(connection: Connection, run: RemoteRun, prefix: str) -> int:
         with connected(connection) as machine:
@@ -139,7 +138,7 @@ def train_on(connections: list[Connection], request: TrainRequest) -> None:
                 say(f"{prefix}run", f"{run.name} is already running on {machine.name}")
             else:
                 say(f"{prefix}build", f"{revision} on {machine.name}")
-                image = detached.build(machine, context, gpu=run.gpu, arguments=arguments, prefix=prefix)
+                image = images.build_from(machine.client, context, *images.RECIPES[run.gpu], arguments, prefix)
                 detached.start(machine, run, image)
                 say(f"{prefix}run", f"{run.name} runs on {machine.name}, even if this connection ends")
         return finish(connection, run.name, request.output or PACKAGES, prefix, replace=request.restart)

@@ -55,7 +55,7 @@ def show(c: Connection, viewer: str, arguments: Sequence[str], port: str | None)
 def show_port(connection: Connection, viewer: str, arguments: Sequence[str], port: int) -> None:
     """Run a viewer on another machine and forward a port of this machine to it, until it exits."""
     with connected(connection) as machine:
-        image = detached.build(machine, archive(ROOT, dirty=True), gpu=False, arguments={}, prefix="")
+        image = images.build_from(machine.client, archive(ROOT, dirty=True), *images.RECIPES[False], {})
         if viewer == "notebook":
             image = with_jupyter(machine, image)
         with images.engine_errors(f"Showing {viewer}"), serving(machine, image, [viewer, *arguments]) as output:
@@ -110,4 +110,4 @@ def with_jupyter(machine: Machine, image: str) -> str:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    return detached.build_from(machine, buffer.getvalue(), "Dockerfile", "flatfab:notebook", {}, "")
+    return images.build_from(machine.client, buffer.getvalue(), "Dockerfile", "flatfab:notebook", {})

@@ -17,7 +17,7 @@ from trainer.config.net_config import NetConfig
 from trainer.features import DatasetShapes
 from trainer.features.encoded import to_encoded_rows
 from trainer.features.preprocessing import Examples
-from trainer.features.tables import Rows, Table, shuffled, to_table, weight_scale
+from trainer.features.tables import Rows, Table, to_table, weight_scale
 from trainer.model import objectives, replicas
 from trainer.model.metrics import Metrics
 from trainer.model.optimizer import Optimizer, learning_rate_at, sum_duplicates
@@ -103,10 +103,6 @@ class OpsWrapper(tf.Module):
         columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}
         return columns | {column: numbers[:, 2 * i : 2 * i + 2] for i, column in enumerate(self.shapes.numeric)}
 
-    def shuffled(self, rows: int, epoch: int) -> tf.Tensor:
-        """The order of the training rows in an epoch, int32 [rows]: a function of the seed and the epoch alone."""
-        return shuffled(rows, [self.config.seed, epoch])
-
     def _train_steps(
         self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
     ) -> tf.Tensor:
@@ -118,13 +114,10 @@ class OpsWrapper(tf.Module):
 
         def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = Table(*(column[step * size : (step + 1) * size] for column in shuffled))
-            return step + 1, total + self._train_step(batch, steps_in_all)
+            losses = self.strategy.run(self._replica_step, (batch, steps_in_all))
+            return step + 1, total + sum(self.strategy.experimental_local_results(losses))
 
         return tf.while_loop(lambda step, _: step < stop - first, train_step, (0, 0.0), parallel_iterations=1)[1]
-
-    def _train_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
-        losses = self.strategy.run(self._replica_step, (batch, steps_in_all))
-        return sum(self.strategy.experimental_local_results(losses))
 
     def _replica_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
         """A step on this replica's share of the batch; its part of the loss."""

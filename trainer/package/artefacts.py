@@ -42,12 +42,13 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
 
     folder: the run's, which has the TensorBoard logs already. root: of the project, whose commit is recorded.
     """
-    machine = environment(root)
+    machine, columns = environment(root), net_config.column_kinds(run.settings.config)
+    datasets = {"sets": run.prepared.sets, "columns": columns, "split": run.prepared.split}
     texts = {
         "config.json": record.to_json(run.settings),
         "preprocessing.json": run.prepared.preprocessing.to_json(),
         "metrics.json": json.dumps(describe_result(run), indent=2),
-        "dataset.json": json.dumps(describe_datasets(run), indent=2),
+        "dataset.json": json.dumps(datasets, indent=2),
         "environment.json": json.dumps(machine, indent=2),
         "timings.json": json.dumps(run.timings.report(), indent=2),
     }
@@ -76,15 +77,6 @@ def write_verified_package(
     with atomic_path(path, size=archive.size_of(members)) as temporary:
         archive.write_package(temporary, members)
         return verify(temporary, prepared.held_out, expected)
-
-
-def describe_datasets(run: TrainedRun) -> dict[str, Any]:
-    """The content of dataset.json: the sources of the rows, their fingerprints, and the split."""
-    return {
-        "sets": run.prepared.sets,
-        "columns": net_config.column_kinds(run.settings.config),
-        "split": run.prepared.split,
-    }
 
 
 def describe_result(run: TrainedRun) -> dict[str, Any]:
