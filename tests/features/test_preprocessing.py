@@ -221,7 +221,7 @@ def test_regression_label_is_standardised_by_weighted_statistics() -> None:
 def test_multiclass_labels_are_numbered_by_value() -> None:
     frame = typed({"class": ["b", "a", "b", "10"], "w": [1, 2, 3, 4]})
     state = fitted(frame, "class", "multiclass", "w")
-    assert state.classes == ("10", "a", "b")
+    assert state.label.classes == ("10", "a", "b")
     assert state.label.output_bias == pytest.approx(np.log([0.4, 0.2, 0.4]))
     examples = transform(state, frame)
     assert examples[LABEL].tolist() == [2, 1, 2, 0]
@@ -242,7 +242,7 @@ def test_D46_a_class_that_no_training_row_has_is_refused_with_its_rows() -> None
 def test_multilabel_rows_keep_each_known_class_once() -> None:
     train = typed({"classes": [["b", "a", "b"], [], ["c"], ["a"]], "w": [1, 1, 2, 4]})
     state = fitted(train, "classes", "multilabel", "w")
-    assert state.classes == ("a", "b", "c")
+    assert state.label.classes == ("a", "b", "c")
     odds = np.array([5 / 3, 1 / 7, 2 / 6])
     assert state.label.output_bias == pytest.approx(np.log(odds))
     assert transform(state, train)[LABEL].tolist() == [[1, 2], [0, 0], [3, 0], [1, 0]]

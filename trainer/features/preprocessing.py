@@ -55,11 +55,6 @@ class Preprocessing:
     vocabulary: VocabularyRules
     text: TextRules
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class of each output (multiclass, multilabel)."""
-        return self.label.classes
-
     def with_role(self, *roles: str) -> list[str]:
         """The features that have one of the roles, in order."""
         return [column for column, role in self.features.items() if role in roles]

@@ -58,7 +58,7 @@ def value_bins(most_frequent: list[str], distinct: int) -> Bins:
 
 def number_bins(column: Column, ascending: Array) -> Bins:
     """A bin for each of a few sorted numbers, else bins of equal width; the outer ones hold everything beyond them."""
-    distinct = ascending[np.append(True, ascending[1:] != ascending[:-1])] if len(ascending) else ascending
+    distinct = np.unique(ascending)
     if len(distinct) <= MAX_BINS:
         return Bins([number_text(number, column.kind) for number in distinct], [], (distinct[1:] + distinct[:-1]) / 2)
     low, high = np.quantile(ascending, TAILS)

@@ -78,7 +78,7 @@ def _groupings(train: Array, held_out: Array, *, coarse: bool) -> Iterator[Pair]
     ascending = np.sort(train[~np.isnan(train)])
     if not len(ascending):
         return
-    distinct = ascending[np.append(True, ascending[1:] != ascending[:-1])]
+    distinct = np.unique(ascending)
     yield _nearest(distinct, train), _nearest(distinct, held_out)
     if coarse:
         edges = np.unique(ascending[np.arange(1, COARSE_GROUPS) * len(ascending) // COARSE_GROUPS])

@@ -109,18 +109,10 @@ def profile_column(
 def value_counts(column: Column, values: ColumnValues, ascending: Array) -> tuple[Any, Array]:
     """The distinct values of a column as texts (numbers: none) and how often each occurs; of lists, their values."""
     if column.numeric:
-        return [], run_lengths(ascending)
+        return [], np.unique(ascending, return_counts=True)[1]
     if column.kind in LIST_KINDS and values.tokens is not None:
         return values.tokens.tokens.values, token_counts(values.tokens)
     return values.texts, np.bincount(values.codes + 1, minlength=len(values.texts) + 1)[1:]
-
-
-def run_lengths(ascending: Array) -> Array:
-    """How often each distinct number occurs among sorted numbers."""
-    if not len(ascending):
-        return np.zeros(0, np.int64)
-    starts = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
-    return np.diff(np.append(starts, len(ascending)))
 
 
 def token_counts(values: Values, rows: Array | slice = slice(None)) -> Array:

@@ -43,6 +43,12 @@ class Metrics(tf.Module):
         super().__init__()
         self.objective, self.outputs = objective, outputs
         self.label_mean, self.label_std, self.center = label_mean, label_std, center
+        self._columns, self._metrics = {
+            "binary": (self._add_binary, self._binary_metrics),
+            "regression": (self._add_regression, self._regression_metrics),
+            "multiclass": (self._add_multiclass, self._multiclass_metrics),
+            "multilabel": (self._add_multilabel, self._multilabel_metrics),
+        }[objective]
         self._state = {"sums": _zeros(2 + len(WEIGHTED_SUMS[objective]))}  # rows, weight, then weighted sums
         if objective in ("binary", "multilabel"):
             self._state["histogram"] = _zeros(BINS, 2)  # weight of negative and of positive labels
@@ -59,13 +65,7 @@ class Metrics(tf.Module):
         # float64 throughout: vectorised and scalar float32 kernels round differently, so the place of a row in its
         # batch would show.
         logits, weights = tf.cast(logits, tf.float64), tf.cast(weights, tf.float64)
-        add = {
-            "binary": self._add_binary,
-            "regression": self._add_regression,
-            "multiclass": self._add_multiclass,
-            "multilabel": self._add_multilabel,
-        }[self.objective]
-        columns = add(logits, labels, weights)
+        columns = self._columns(logits, labels, weights)
         loss = row_loss(self.objective, logits, labels)
         rows = tf.ones_like(weights)
         terms = tf.stack([rows, weights, *(weights * column for column in [loss, *columns])])
@@ -75,14 +75,8 @@ class Metrics(tf.Module):
         """The metrics by name, beginning with loss; `rows` and `weight` come last."""
         rows, weight, *sums = self._state["sums"].numpy()
         means = {name: _ratio(value, weight) for name, value in zip(WEIGHTED_SUMS[self.objective], sums, strict=True)}
-        summary = {
-            "binary": self._binary_metrics,
-            "regression": self._regression_metrics,
-            "multiclass": self._multiclass_metrics,
-            "multilabel": self._multilabel_metrics,
-        }[self.objective]
-        metrics = summary(means)
-        return {name: float(value) for name, value in metrics.items()} | {"rows": int(rows), "weight": float(weight)}
+        metrics = {name: float(value) for name, value in self._metrics(means).items()}
+        return metrics | {"rows": int(rows), "weight": float(weight)}
 
     def curve(self) -> dict[str, list[float]]:
         """The calibration curve of a binary objective: groups of about equal weight by rising prediction.

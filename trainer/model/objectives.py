@@ -31,10 +31,8 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.math.squared_difference(logits[:, 0], tf.cast(labels, logits.dtype))
     if objective == "multiclass":
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if objective == "multilabel":
-        targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
-        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
-    raise ValueError(objective)
+    targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
 
 
 def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std: float) -> tf.Tensor:
@@ -46,8 +44,4 @@ def predictions(objective: str, logits: tf.Tensor, label_mean: float, label_std:
         return tf.sigmoid(logits[:, 0])
     if objective == "regression":
         return label_mean + label_std * logits[:, 0]
-    if objective == "multiclass":
-        return tf.nn.softmax(logits)
-    if objective == "multilabel":
-        return tf.sigmoid(logits)
-    raise ValueError(objective)
+    return tf.nn.softmax(logits) if objective == "multiclass" else tf.sigmoid(logits)

@@ -121,10 +121,9 @@ class OpsWrapper(tf.Module):
 
     def _replica_step(self, batch: Table, steps_in_all: tf.Tensor) -> tf.Tensor:
         """A step on this replica's share of the batch; its part of the loss."""
-        config, context = self.config, tf.distribute.get_replica_context()
-        several = context.num_replicas_in_sync > 1
+        config, replicas_in_sync = self.config, self.strategy.num_replicas_in_sync
         rows = tf.shape(batch.weights)[0]
-        if several:
+        if replicas_in_sync > 1:
             first, end, counted = replicas.share(rows)
             batch = Table(*(column[first:end] for column in batch))
             batch = batch._replace(weights=batch.weights * tf.cast(counted > 0, tf.float32))
@@ -132,9 +131,9 @@ class OpsWrapper(tf.Module):
             logits = self.model(self.features(batch.ids, batch.numbers), training=True)
             losses = batch.weights * objectives.row_loss(config.objective, logits, batch.labels)
             loss = tf.reduce_sum(losses) / tf.cast(rows, tf.float32)
-            loss += sum(self.model.losses) / context.num_replicas_in_sync  # of regularised layers
+            loss += sum(self.model.losses) / replicas_in_sync  # of regularised layers
         gradients = [sum_duplicates(g) for g in tape.gradient(loss, self.optimizer.variables_)]
-        if several:
+        if replicas_in_sync > 1:
             gradients = [sum_duplicates(g) for g in replicas.summed(gradients)]
         self.optimizer.apply(gradients, self.learning_rate(steps_in_all), config.clip_norm)
         return loss

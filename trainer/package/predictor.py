@@ -175,7 +175,7 @@ def described(predictor: Predictor, score: Any) -> dict[str, Any]:
     objective = predictor.settings.config.objective
     if objective in ("binary", "regression"):
         return {"prediction": float(score)}
-    probabilities = dict(zip(predictor.preprocessing.classes, score.tolist(), strict=True))
+    probabilities = dict(zip(predictor.preprocessing.label.classes, score.tolist(), strict=True))
     likely = [name for name, probability in probabilities.items() if probability > 0.5]
     best = max(probabilities, key=probabilities.__getitem__)
     return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
