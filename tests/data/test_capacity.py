@@ -79,10 +79,10 @@ def test_the_advice_fits(tmp_path: Path) -> None:
 def test_encoded_rows_that_do_not_fit_can_stay_on_disk() -> None:
     rows = 100 * available_memory() // capacity.row_bytes(Config())
     with pytest.raises(ResourceError, match="rows_in_memory=") as caught:
-        capacity.check_before_training(Config(), rows)
+        capacity.check_memory(Config(), rows)
     on_disk = int(str(caught.value).split("rows_in_memory=")[1].split()[0])
     assert on_disk > 100_000
-    capacity.check_before_training(Config(rows_in_memory=on_disk), rows)
+    capacity.check_memory(Config(rows_in_memory=on_disk), rows)
 
 
 def test_free_memory_is_that_of_the_machine_and_within_the_limits_of_the_process() -> None:

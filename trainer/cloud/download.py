@@ -19,7 +19,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -104,7 +104,7 @@ class Part:
 
     def open(self) -> list[Job]:
         """Open or create the part. Returns the jobs that are left."""
-        with self._disk_errors():
+        with system.disk_errors("writing", self.path, self.stored.size):
             system.fail_point(self.part)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file()
@@ -114,13 +114,6 @@ class Part:
             if length != self.stored.size + len(self.starts):
                 self._clear()
             return self._missing_ranges()
-
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise system.storage_error("writing", self.path, error, self.stored.size) from error
 
     def _lock_file(self) -> None:
         """Open the part for this process alone; if another process works on it, or the disk has no locks, a new one."""
@@ -181,7 +174,7 @@ class Part:
 
     def _write(self, start: int, data: memoryview) -> None:
         """Write a range and mark it as complete."""
-        with self._disk_errors():
+        with system.disk_errors("writing", self.path, self.stored.size):
             system.fail_point(self.part)
             with self.lock:
                 if self.file < 0:
@@ -193,7 +186,7 @@ class Part:
 
     def _finish(self) -> list[Job]:
         """Check the bytes and give the file its name; damaged ones are thrown away and downloaded again."""
-        with self._disk_errors():
+        with system.disk_errors("writing", self.path, self.stored.size):
             if crc32c_of_file(self.part, self.stored.size) != self.stored.crc32c:
                 self.damaged += 1
                 self._clear()

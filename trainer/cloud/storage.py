@@ -48,15 +48,13 @@ def entries(prefix: str) -> list[Stored]:
     if is_remote(prefix):
         return gcs.entries(prefix)
     path = Path(prefix)
-    try:
+    with system.disk_errors("listing", path):
         paths = [path] if path.is_file() else path.rglob("*")
         return sorted(
             stored_file(each)
             for each in paths
             if each.is_file() and not any(part.startswith(".") for part in each.relative_to(path).parts)
         )
-    except OSError as error:
-        raise StorageError(f"Cannot list {prefix!r}: {error.strerror}.") from error
 
 
 def stored_file(path: Path) -> Stored:
@@ -68,10 +66,8 @@ def find(uri: str) -> Stored | None:
     """The metadata of an object or a file; None if it does not exist."""
     if is_remote(uri):
         return gcs.find(uri)
-    try:
+    with system.disk_errors("looking up", Path(uri)):
         return stored_file(Path(uri)) if Path(uri).is_file() else None
-    except OSError as error:
-        raise StorageError(f"Cannot look up {uri!r}: {error.strerror}.") from error
 
 
 def get(uri: str, path: Path) -> Stored:
@@ -100,12 +96,10 @@ def fetch(objects: Sequence[tuple[Stored, Path]]) -> None:
 
 def copy(source: Path, path: Path) -> None:
     """Copy a file, completely or not at all."""
-    try:
+    with system.disk_errors("reading", source):
         if path.exists() and path.samefile(source):
             return
         file = source.open("rb")
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
     with file, system.atomic_path(path, size=os.fstat(file.fileno()).st_size) as temporary:
         system.write_pieces(temporary, iter(lambda: file.read(PIECE), b""))
 
@@ -114,10 +108,8 @@ def read(uri: str) -> bytes:
     """The bytes of a small object or file. Raises StorageError if it does not exist."""
     if is_remote(uri):
         return gcs.read(uri)
-    try:
+    with system.disk_errors("reading", Path(uri)):
         return Path(uri).read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read {uri!r}: {error.strerror}.") from error
 
 
 def put(source: Path | bytes, uri: str, *, replace: bool | Stored = False) -> Stored:
@@ -170,11 +162,9 @@ def delete(uri: str) -> None:
     if is_remote(uri):
         gcs.delete(uri)
         return
-    try:
+    with system.disk_errors("deleting", Path(uri)):
         system.fail_point(Path(uri))
         Path(uri).unlink(missing_ok=True)
-    except OSError as error:
-        raise system.storage_error("deleting", Path(uri), error) from error
 
 
 def probe(prefix: str) -> Stored:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from trainer.runtime.errors import StorageError
+from trainer.runtime import system
 
 PIECE = 2**20  # bytes read at a time to compute a checksum
 JOIN_SECONDS = 1.0  # that threads get to end
@@ -49,10 +49,8 @@ def size_and_crc32c(source: Path | bytes) -> tuple[int, str]:
     """Size in bytes and CRC-32C of a file or of bytes. Raises StorageError for a file that cannot be read."""
     if isinstance(source, bytes):
         return len(source), crc32c_of(source)
-    try:
+    with system.disk_errors("reading", source):
         return source.stat().st_size, crc32c_of_file(source)
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, stop: threading.Event) -> None:

@@ -19,7 +19,7 @@ from trainer.cloud import gcs, retries
 from trainer.cloud.retries import Backoff, BadResponseError, service_message, status_of
 from trainer.cloud.transfer import Stored, size_and_crc32c
 from trainer.runtime.errors import ConfigError, StorageError
-from trainer.runtime.system import fail_point
+from trainer.runtime.system import disk_errors, fail_point
 
 CHUNK = 2**25  # bytes that a request of a large upload sends; all of them are in memory
 SMALLEST_CHUNK = 2**18  # the service wants multiples of it
@@ -142,10 +142,10 @@ class Source(io.BufferedIOBase):
 
 
 def open_source(source: Path | bytes, uri: str, backoff: Backoff) -> Source:
-    try:
-        return Source(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"), uri, backoff)
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(source)!r}: {error.strerror}.") from error
+    if isinstance(source, bytes):
+        return Source(io.BytesIO(source), uri, backoff)
+    with disk_errors("reading", source):
+        return Source(source.open("rb"), uri, backoff)
 
 
 def probe(prefix: str) -> Stored:

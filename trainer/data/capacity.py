@@ -43,14 +43,10 @@ def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
     check_memory(config, used, preparing)
 
 
-def check_before_training(config: NetConfig, rows: int) -> None:
-    """ResourceError if so many encoded rows do not fit in free memory."""
-    check_memory(config, rows, 0)
-
-
-def check_memory(config: NetConfig, rows: int, preparing: float) -> None:
-    """ResourceError with advice if rows need more than free memory, in training or for `preparing`, in bytes."""
-    free, training = available_memory(), training_bytes(config, rows)
+def check_memory(config: NetConfig, rows: int, preparing: float = 0.0) -> None:
+    """ResourceError with advice if encoded rows, or the `preparing` bytes to read them, do not fit in free memory."""
+    in_tensors = 2 * row_bytes(config) * min(rows, config.rows_in_memory or rows)  # they are there twice while made
+    free, training = available_memory(), TRAINING_BYTES + in_tensors
     if max(preparing, training) <= free:
         return
     advice = []
@@ -66,11 +62,6 @@ def check_memory(config: NetConfig, rows: int, preparing: float) -> None:
         f"About {rows:,} rows take about {reading}{gigabytes(training)} to be trained on, and only "
         f"{gigabytes(free)} of memory are free. {set_to} a machine with more memory."
     )
-
-
-def training_bytes(config: NetConfig, rows: int) -> float:
-    """Bytes that encoded rows take in training: tensors, twice while they are made."""
-    return TRAINING_BYTES + 2 * row_bytes(config) * min(rows, config.rows_in_memory or rows)
 
 
 def cell_bytes(kind: str, head: Head, rows: int) -> float:
@@ -125,12 +116,10 @@ def estimate_rows(files: Sequence[Path], columns: Iterable[str]) -> tuple[int, d
 
 def head_of(path: Path, most: int) -> tuple[int, bytes]:
     """The number of bytes read from the start of a file, at most `most`, and their text."""
+    with system.disk_errors("reading", path), path.open("rb") as file:
+        stored = file.read(most)
     try:
-        with path.open("rb") as file:
-            stored = file.read(most)
         text = zlib.decompressobj(wbits=31).decompress(stored, 20 * most) if stored.startswith(GZIP) else stored
-    except OSError as error:
-        raise system.storage_error("reading", path, error) from error
     except zlib.error:
         text = b""
     return max(len(stored), 1), text

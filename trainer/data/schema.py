@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from trainer.runtime.errors import DataError, StorageError, did_you_mean
+from trainer.runtime.errors import DataError, did_you_mean
+from trainer.runtime.system import disk_errors
 
 NUMERIC_KINDS = {"number", "probability", "target", "weight"}
 LIST_KINDS = {"categories", "classes"}
@@ -58,16 +59,11 @@ def read_schema(folder: Path) -> dict[str, Field] | None:
 
     Raises DataError if it is not BigQuery's list of fields, StorageError if it cannot be read.
     """
-    path = folder / "schema.json"
-    try:
-        if not path.is_file():
-            path = folder.parent / "schema.json"
-        if not path.is_file():
-            return None
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
-    return parse_schema(data, str(path))
+    for path in (folder / "schema.json", folder.parent / "schema.json"):
+        with disk_errors("reading", path):
+            if path.is_file():
+                return parse_schema(path.read_bytes(), str(path))
+    return None
 
 
 def parse_schema(data: bytes, where: str) -> dict[str, Field]:

@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from trainer.runtime.errors import DataError, StorageError
+from trainer.runtime.system import disk_errors
 
 MAX_LINE = 16 * 2**20
 PIECE = 2**18  # bytes read or inflated at a time
@@ -163,14 +164,11 @@ def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
 
 
 def _stored(path: Path, tally: Tally) -> Iterator[bytes]:
-    try:
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(PIECE):
-                tally.bytes += len(piece)
-                tally.crc32c = google_crc32c.extend(tally.crc32c, piece)
-                yield piece
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    with disk_errors("reading", path), path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            tally.bytes += len(piece)
+            tally.crc32c = google_crc32c.extend(tally.crc32c, piece)
+            yield piece
 
 
 def _gunzip(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:

@@ -72,7 +72,7 @@ def prepare(
         if damaged:
             say("warning", f"the cache is damaged: {damaged}. Its rows are encoded again.")
         if facts:
-            capacity.check_before_training(config, sum(facts["split"]["rows"].values()))
+            capacity.check_memory(config, sum(facts["split"]["rows"].values()))
             return restored(cache.FOLDER / key, facts, arrays, data)
 
     with local_paths(config, located, timings) as paths:

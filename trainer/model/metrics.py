@@ -91,8 +91,9 @@ class Metrics(tf.Module):
         weight = histogram.sum(axis=1)
         middle_of_weight = (np.cumsum(weight) - weight / 2) / weight.sum()
         group = (middle_of_weight * bins).astype(np.int64)
+        probabilities = np.exp(-np.logaddexp(0.0, -middles))  # the sigmoid
         total, positive, predicted = (
-            np.bincount(group, values, bins) for values in (weight, histogram[:, 1], weight * _sigmoid(middles))
+            np.bincount(group, values, bins) for values in (weight, histogram[:, 1], weight * probabilities)
         )
         total, positive, predicted = (values[total > 0] for values in (total, positive, predicted))
         return {
@@ -252,8 +253,3 @@ def _entropy(probability: float) -> float:
     if not 0 < probability < 1:
         return 0.0
     return float(-probability * np.log(probability) - (1 - probability) * np.log1p(-probability))
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    probabilities: Floats = np.exp(-np.logaddexp(0.0, -logits))
-    return probabilities

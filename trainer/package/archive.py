@@ -19,7 +19,7 @@ from tokenize import TokenError
 import numpy as np
 
 from trainer.runtime.errors import StorageError
-from trainer.runtime.system import storage_error
+from trainer.runtime.system import disk_errors
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -149,11 +149,9 @@ def extract(members: Mapping[str, bytes], folder: Path) -> None:
     """Write members that `read_package` returned below a folder. StorageError or ResourceError from the disk."""
     for name, data in members.items():
         target = folder / name
-        try:
+        with disk_errors("writing", target, len(data)):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        except OSError as error:
-            raise storage_error("writing", target, error, len(data)) from error
 
 
 def weights_to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:

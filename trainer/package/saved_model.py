@@ -110,12 +110,10 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     their source to temporary files, which stay if the process is killed. Here the next save of the run removes them.
     """
     system.remove(folder)
-    try:
+    with system.disk_errors("writing", folder, AUTOGRAPH_BYTES):
         folder.mkdir(parents=True)
         if shutil.disk_usage(folder).free < AUTOGRAPH_BYTES:  # AutoGraph would warn and go on, and `save` fail later
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise system.storage_error("writing", folder, error, AUTOGRAPH_BYTES) from error
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield

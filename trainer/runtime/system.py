@@ -55,6 +55,15 @@ def storage_error(doing: str, path: Path, error: OSError, size: int = 0) -> Trai
     return StorageError(f"{doing.capitalize()} {path} failed: {reason}.")
 
 
+@contextlib.contextmanager
+def disk_errors(doing: str, path: Path, size: int = 0) -> Iterator[None]:
+    """Turn an OSError inside the block into the error that `storage_error` describes."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(doing, path, error, size) from error
+
+
 def existing_parent(path: Path) -> Path:
     """The nearest folder above `path` that exists."""
     return next(parent for parent in path.absolute().parents if parent.exists())
@@ -121,12 +130,10 @@ def fsync(path: Path) -> None:
 
 def create_folder(path: Path) -> None:
     """Create a folder that must not exist yet. StorageError if it does: the first of two runs with one name gets it."""
-    try:
+    with disk_errors("creating", path):
         fail_point(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
-    except OSError as error:
-        raise storage_error("creating", path, error) from error
 
 
 @contextlib.contextmanager
@@ -147,12 +154,10 @@ def locked_folder(path: Path, *, wait: bool = False) -> Iterator[None]:
 def lock_folder(path: Path, *, wait: bool) -> int:
     """Lock a folder; returns the file handle that holds the lock."""
     while True:
-        try:
+        with disk_errors("creating", path):
             fail_point(path)
             path.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise storage_error("creating", path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
@@ -177,7 +182,7 @@ def link(path: Path, target: Path) -> bool:
 
 def rename_folder(path: Path, target: Path) -> None:
     """Rename a folder durably. If another process has created `target` first, that one stays and `path` is removed."""
-    try:
+    with disk_errors("creating", target):
         fsync(path)
         fail_point(path)
         try:
@@ -187,8 +192,6 @@ def rename_folder(path: Path, target: Path) -> None:
                 raise
             remove(path)
         fsync(target.parent)
-    except OSError as error:
-        raise storage_error("creating", target, error) from error
 
 
 def remove(path: Path) -> None:
@@ -207,7 +210,7 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.
     The space is allocated now: if the disk filled up later, writing to the mapped memory would kill the process.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    try:
+    with disk_errors("writing", path, size):
         fail_point(path)
         if size > shutil.disk_usage(path.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -215,21 +218,17 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        raise storage_error("writing", path, error, size) from error
     return array
 
 
 def check_writable(folder: Path) -> None:
     """Create a folder if needed and write a test file: StorageError now is better than after hours of training."""
     probe = folder / f".{os.getpid()}.probe"
-    try:
+    with disk_errors("writing to", folder):
         fail_point(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
-        raise storage_error("writing to", folder, error) from error
 
 
 class StopRequest:
