@@ -55,7 +55,6 @@ def page(report: Report) -> str:
         metrics=metrics_table(report),
         epochs=epochs_table(report),
         changed_settings=[row for row in report.settings if not row[2].startswith("default")],
-        stages=stages(report.timings.get("stages", {})),
         environment={name.replace("_", " "): value for name, value in report.environment.items()},
     )
 
@@ -107,12 +106,3 @@ def epochs_table(report: Report) -> Table:
         (int(row["epoch"]), [row.get(key, math.nan) for key in columns]) for row in report.history
     ]
     return Table(list(columns.values()), rows)
-
-
-def stages(timings: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float, float, float | None]]:
-    """Name, seconds, share of the longest stage, and rows per second of each stage, the longest first."""
-    longest = max((stage["seconds"] for stage in timings.values()), default=0) or 1
-    return [
-        (name, stage["seconds"], stage["seconds"] / longest, stage.get("rows_per_second"))
-        for name, stage in sorted(timings.items(), key=lambda item: -item[1]["seconds"])
-    ]
