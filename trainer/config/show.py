@@ -11,7 +11,7 @@ import networks
 from trainer.config import net_config
 from trainer.config.levels import allowed
 from trainer.config.net_config import NetConfig
-from trainer.runtime.command import argument_parser, import_tensorflow_quietly, run_command
+from trainer.runtime.command import aligned, argument_parser, import_tensorflow_quietly, run_command
 
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
@@ -53,16 +53,10 @@ def tables() -> str:
     return "\n".join(parts)
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Rows of cells as lines of text, in columns as wide as their cells, up to VALUE_WIDTH."""
-    widths = [min(VALUE_WIDTH, max(map(len, column))) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
 def settings(variant: str) -> str:
     """The settings of a variant under this process's environment."""
     rows = config_rows(net_config.load_config(variant, environ=os.environ))
-    return aligned([("setting", "value", "source", "meaning"), *rows])
+    return aligned([("setting", "value", "source", "meaning"), *rows], widest=VALUE_WIDTH)
 
 
 def variants() -> str:
@@ -71,7 +65,7 @@ def variants() -> str:
     for name, given in net_config.variants().items():
         differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
         rows.append((name, ", ".join(differences) or "the defaults"))
-    return aligned([("variant", "differs in"), *rows])
+    return aligned([("variant", "differs in"), *rows], widest=VALUE_WIDTH)
 
 
 def registered_networks() -> str:
@@ -80,7 +74,7 @@ def registered_networks() -> str:
     for name in networks.names():
         text = ast.get_docstring(ast.parse(networks.files()[name].read_text(encoding="utf-8"))) or ""
         rows.append((name, text.partition("\n")[0].removeprefix(f"{name}: ")))
-    return aligned([("network", "what it is"), *rows])
+    return aligned([("network", "what it is"), *rows], widest=VALUE_WIDTH)
 
 
 def main(argv: list[str] | None = None) -> None:

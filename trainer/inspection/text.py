@@ -10,7 +10,7 @@ from rich.text import Text
 from trainer.inspection.histogram import number_text
 from trainer.inspection.profile import Inspection, Profile
 from trainer.package.html import percent
-from trainer.runtime.command import say
+from trainer.runtime.command import aligned, say
 
 MAX_WIDTH = 28  # characters of a name or a value
 HEADER = ("column", "role", "type", "missing", "distinct", "unseen", "explains", "values")
@@ -24,7 +24,7 @@ def print_inspection(inspection: Inspection) -> None:
     if sys.stdout.isatty():
         print_table(rows)
     else:
-        print(aligned([HEADER, *rows]))
+        print(aligned([HEADER, *rows], right=RIGHT_ALIGNED))
     side = list(inspection.labels)[-1]
     print(
         f"\nunseen: share of {side} values that no training row has; "
@@ -96,16 +96,3 @@ def printable(text: str, max_width: int = MAX_WIDTH) -> str:
     clean = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     clean = clean if clean.strip() == clean and clean else repr(clean)
     return clean if len(clean) <= max_width else clean[: max_width - 1] + "…"
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table as lines of text, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in RIGHT_ALIGNED else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

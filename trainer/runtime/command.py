@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
@@ -68,6 +68,16 @@ def import_tensorflow_quietly() -> None:
 def say(stage: str, text: str) -> None:
     """Print one line for people: the stage, then the text."""
     print(f"{stage:<8} {text}", flush=True)
+
+
+def aligned(rows: Sequence[tuple[str, ...]], *, widest: int = sys.maxsize, right: Container[int] = ()) -> str:
+    """Rows of cells as lines of text, in columns of at most `widest` characters; right: the columns to align right."""
+    widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]
+    align = [str.rjust if number in right else str.ljust for number in range(len(widths))]
+    return "\n".join(
+        "  ".join(place(cell, width) for place, cell, width in zip(align, row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def run_command(main: Callable[[], None]) -> None:
