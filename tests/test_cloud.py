@@ -94,7 +94,7 @@ def test_a_run_from_bucket_to_bucket_has_the_bits_of_one_at_home(
     assert f"{bucket.uri}/models/it.zip, verified" in done.out
     assert bits(package(tmp_path, bucket)) == at_home
     again = run(tmp_path / "elsewhere", bucket)
-    assert (again.code, "this run has ended" in again.out) == (0, True)
+    assert (again.code, "this run is finished" in again.out) == (0, True)
 
 
 def test_a_machine_that_is_taken_away_is_followed_by_another(
@@ -126,7 +126,7 @@ def test_a_machine_that_dies_without_a_word_is_followed_once_it_is_silent_for_lo
     process.join()
     done = run(tmp_path / "heir", bucket)
     assert done.code == 4
-    assert "holds this run" in done.err
+    assert "is using this run" in done.err
     (tmp_path / "heir").mkdir(exist_ok=True)
     time.sleep(2)
     arguments = (f"--data={bucket.uri}/data/", f"--output={bucket.uri}/models", "--run=it")
@@ -144,7 +144,7 @@ def test_R11_of_two_runs_with_one_name_exactly_one_trains(
     first, second = sorted(finished(folder, process) for folder, process in processes)
     assert (first.code, first.err) == (0, "")
     assert second.code == 4, second.out
-    assert "holds this run" in second.err
+    assert "is using this run" in second.err
     assert "epoch" not in second.out
     assert bits(package(tmp_path, bucket)) == at_home
     record_property("races", 1)  # type: ignore[operator]

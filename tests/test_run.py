@@ -56,7 +56,7 @@ def metrics_of(members: dict[str, bytes]) -> pd.DataFrame:
 
 def test_a_run_ends_with_a_verified_package_and_nothing_half_written(sample_run: Path) -> None:
     folder = sample_run
-    assert "verified: 210 predictions" in (folder / "stdout").read_text()
+    assert "verified on 210 rows" in (folder / "stdout").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "out", "runs", "sample.json", "stderr", "stdout"]
     assert [path.name for path in (folder / "out").iterdir()] == ["it.zip"]
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
@@ -466,7 +466,7 @@ def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> 
     assert process.returncode == 75
     assert re.fullmatch(
         r"error: Stopped by SIGTERM after [\d,]+ epochs and [\d,]+ steps\. "
-        r"Start it again with --run=stopped to go on\.\n",
+        r"To continue, start it again with --run=stopped\.\n",
         errors,
     )
     assert not [path for path in checkout.rglob("*") if "stopped.zip" in path.name or path.suffix == ".part"]
@@ -499,7 +499,7 @@ COUNTRY = {
         (3, ["rows.json, line 1", "'clicks'", "3"], "", {"NET_LABEL_COLUMN": "clicks"}),
         (3, ["no_title.json, line 1", "'title'"], "--data=no_title.json", {}),
         (3, ["weights", "add up to 0"], "--data=weightless.json", {}),
-        (3, ["No row is left for", "2 rows"], "--data=two.json", {}),
+        (3, ["No rows are left for", "2 rows"], "--data=two.json", {}),
         (3, ["'usa' (60 rows)", "no training row has"], "--test-data=usa.json", COUNTRY),
         (4, ["taken.zip", "--run"], "--run=taken", {}),
         (4, ["a_file", "Not a directory"], "--output=a_file/packages", {}),

@@ -60,7 +60,7 @@ def run(
     if latest:
         resume.check_same_run(folder, latest.progress["identity"], identity)
     if has_ended:
-        return say("package", f"{package} exists: this run has ended. Start it again with --restart.")
+        return say("package", f"{package} exists: this run is finished. Add --restart to train again.")
     warnings = warn(run_warnings.before_training(config, prepared, data))
     if restart:
         storage.delete(package)
@@ -84,8 +84,9 @@ def run(
         difference = write_verified_package(local, members, ops, prepared)
     publish.publish(local, package)
     checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
-    say("best", f"epoch {history.best_epoch}: {side} {summary(best)}; best constant {summary(constant)}")
-    say("package", f"{package}, verified: {len(prepared.held_out):,} predictions, largest difference {difference:.1g}")
+    say("best", f"epoch {history.best_epoch}: {side} {summary(best)}")
+    say("baseline", f"the same prediction for every row: {side} {summary(constant)}")
+    say("package", f"{package}, verified on {len(prepared.held_out):,} rows: largest difference {difference:.1g}")
 
 
 def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> None:

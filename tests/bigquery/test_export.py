@@ -574,7 +574,7 @@ def test_an_export_that_dies_at_any_change_is_completed_by_the_next_command(
         if storage.find(f"{to}/dataset.json"):
             assert len(row_ids(to)) == 40
         elif storage.find(f"{to}/.export.json"):
-            with pytest.raises(DataError, match="has not ended"):
+            with pytest.raises(DataError, match="unfinished export"):
                 dataset_manifest.inventory_of(to)
         export.main(command)
         assert len(row_ids(to)) == 40
@@ -625,7 +625,7 @@ def test_a_stop_request_leaves_the_job_running_for_the_next_command(
     os.kill(process.pid, signal.SIGINT)
     done = commands.finished(tmp_path, process)
     assert done.code == Interrupted.exit_code
-    assert "A job that was started goes on in BigQuery, and the same command resumes it" in done.err
+    assert "Its job continues in BigQuery. Run the same command again to resume" in done.err
     (job,) = clicks.jobs.values()
     job.polls = clicks.polls = 0
     export.main(command)

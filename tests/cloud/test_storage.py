@@ -98,7 +98,7 @@ def test_putting_creates_and_never_replaces_unless_asked(place: str) -> None:
     uri = storage.join(place, "name")
     first = storage.put(b"first", uri)
     assert storage.put(b"first", uri) == first, "an equal object is success, and is not written again"
-    with pytest.raises(ConflictError, match="exists with another content"):
+    with pytest.raises(ConflictError, match="exists with different content"):
         storage.put(b"other", uri)
     assert storage.read(uri) == b"first"
     second = storage.put(b"second", uri, replace=True)
@@ -698,7 +698,7 @@ PERMANENT = {
     "401": ("Invalid Credentials", ["credentials are expired or refused", "gcloud auth application-default login"]),
     "400": ("Bucket is a requester pays bucket but no user project provided.", ["requester-pays"]),
     "404": ("The specified bucket does not exist.", ["there is no bucket"]),
-    "412": ("conditionNotMet", ["exists with another content"]),
+    "412": ("conditionNotMet", ["exists with different content"]),
 }
 
 

@@ -216,7 +216,7 @@ def test_C15_a_file_above_1_mb_is_refused_unread(tmp_path: Path) -> None:
     started = time.monotonic()
     with refused("10,737,418,240 bytes", "1,000,000"):
         load_config("small", path=path, environ={})
-    with refused("/dev/zero", "not a file"):
+    with refused("/dev/zero", "not a regular file"):
         load_config("small", path=Path("/dev/zero"), environ={})
     assert time.monotonic() - started < 1
 
@@ -274,7 +274,7 @@ def test_C17_folders_pipes_and_links_to_devices_are_refused_unopened(tmp_path: P
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "link.json").symlink_to("/dev/zero")
     for name in ("pipe.json", "folder.json", "link.json"):
-        with refused(name, "not a file"):
+        with refused(name, "not a regular file"):
             load_config("small", path=tmp_path / name, environ={})
     (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
     with refused("loop.json", "cannot be read"):
@@ -840,7 +840,7 @@ def test_roles_decide_the_kinds_of_the_columns(load: Load) -> None:
 
 def test_no_feature_at_all_is_refused(load: Load) -> None:
     empty: dict[str, Any] = {name: [] for name in config.FEATURE_SETTINGS}
-    with refused("No column is a feature", "text_columns"):
+    with refused("no feature columns", "text_columns"):
         load(empty)
 
 

@@ -58,7 +58,7 @@ def test_rows_that_never_fit_are_refused_within_seconds_with_figures_and_a_way_o
     huge(tmp_path / "rows.json", 5000 * GIGABYTE)
     done = trainer(tmp_path, "--data=rows.json")
     assert done.code == ResourceError.exit_code
-    assert "rows take about" in done.err
+    assert "rows need about" in done.err
     assert "GB of memory are free. Set " in done.err
     assert "subsample=0." in done.err
     assert "Traceback" not in done.err

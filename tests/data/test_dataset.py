@@ -285,7 +285,7 @@ def test_D16_lists_and_records_follow_the_schema(tmp_path):
     assert "Column 'r' is NULLABLE RECORD" in refusal(tmp_path, {"r": "category"})
     assert "Column 'rs' is REPEATED RECORD" in refusal(tmp_path, {"rs": "categories"})
     assert "Column 'tags' is REPEATED INTEGER" in refusal(tmp_path, {"tags": "category"})
-    assert "made from REPEATED" in refusal(tmp_path, {"s": "categories"})
+    assert "must be REPEATED" in refusal(tmp_path, {"s": "categories"})
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_D19_without_a_schema_it_cannot_be_told_from_a_wrong_name(tmp_path, monk
     assert load(tmp_path, {"empty": "category"}).frame["empty"].isna().all()
     assert "column 'titel' is missing (Did you mean 'title'?)" in refusal(tmp_path, {"titel": "class"})
     write(tmp_path, schema={"title": "STRING"})
-    assert "no column 'titel', which is to be a text. Did you mean 'title'?" in refusal(tmp_path, {"titel": "text"})
+    assert "no column 'titel', used as a text. Did you mean 'title'?" in refusal(tmp_path, {"titel": "text"})
 
 
 @pytest.mark.parametrize("kind", ["category", "key", "text", "class"])
@@ -539,7 +539,7 @@ PACKED = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS
         (PACKED + b"extra", "damaged"),
         (PACKED + b"\0" * 512, "damaged"),
         (PACKED + PACKED[:5], "cut off"),
-        (b"", "empty file"),
+        (b"", "is empty"),
         (gzip.compress(PACKED), "gzip inside gzip"),
     ],
     ids=[
@@ -584,7 +584,7 @@ def test_D43_a_gzip_bomb_is_refused(tmp_path):
     packer = gzip.zlib.compressobj(9, wbits=31)
     rows = (b" " * 99_999 + b"\n") * 100
     (tmp_path / "rows.json.gz").write_bytes(b"".join(packer.compress(rows) for _ in range(10)) + packer.flush())
-    assert "bomb" in refusal(tmp_path, {"x": "key"})
+    assert "unpacks to more than" in refusal(tmp_path, {"x": "key"})
 
 
 @pytest.mark.parametrize(
@@ -635,7 +635,7 @@ def test_D45_bad_rows_are_left_out_counted_and_listed_up_to_a_limit(tmp_path):
     assert secret not in str(read.left_out)
     message = refusal(data, kinds, max_bad_rows=4)
     assert message.startswith("rows.json, line 9: ")
-    assert "max_bad_rows=4" in message
+    assert "max_bad_rows = 4" in message
     assert refusal(data, kinds).startswith("rows.json, line 2: ")
 
 

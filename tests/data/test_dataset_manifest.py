@@ -122,7 +122,7 @@ def test_D22_a_shard_that_is_cut_at_the_end_of_a_line_is_refused(place: Place, t
     place.write(name(1), gzip.compress(b"".join(lines[:-1]), mtime=0))
     message = refusal(place, tmp_path)
     assert f"{name(1)} has " in message
-    assert "it is cut off, or of another export" in message
+    assert "it is cut off, or from another export" in message
 
 
 def test_D22_a_shard_of_the_same_size_with_other_bytes_is_refused(place: Place, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_D22_bad_rows_count_as_rows(place: Place) -> None:
 
 def test_D23_a_missing_shard_is_refused(place: Place, tmp_path: Path) -> None:
     place.remove(name(2))
-    assert f"1 of the 3 shards that {storage.join(place.uri, DATASET)} lists are missing: '{name(2)}'" in refusal(
+    assert f"1 of the 3 files that {storage.join(place.uri, DATASET)} lists are missing: '{name(2)}'" in refusal(
         place, tmp_path
     )
 
@@ -160,11 +160,11 @@ def test_D23_a_missing_shard_is_refused(place: Place, tmp_path: Path) -> None:
 def test_D23_a_doubled_or_stale_shard_is_refused(place: Place, tmp_path: Path, extra: str) -> None:
     place.write(extra, place.read(name(1)))
     message = refusal(place, tmp_path)
-    assert f"holds 1 shards that its dataset.json does not list: '{extra}'" in message
+    assert f"holds 1 files that its dataset.json does not list: '{extra}'" in message
 
 
 def test_D23_a_shard_of_another_export_under_the_same_name_is_refused(place: Place, tmp_path: Path) -> None:
-    place.write(name(0), gzip.compress(b'{"x":"of another export"}\n' * 20, mtime=0))
+    place.write(name(0), gzip.compress(b'{"x":"from another export"}\n' * 20, mtime=0))
     assert f"{name(0)} has " in refusal(place, tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_D24_a_shard_without_rows_is_fine_where_it_is_listed(place: Place, tmp_p
     ],
 )  # fmt: skip
 def test_D57_a_damaged_dataset_json_is_refused(text: bytes) -> None:
-    with pytest.raises(DataError, match=r"rows/dataset.json is no inventory of an export, or a damaged one"):
+    with pytest.raises(DataError, match=r"rows/dataset.json is damaged, or not from an export"):
         parse(text, "rows")
 
 
@@ -196,8 +196,8 @@ def test_D57_a_dataset_json_of_a_newer_version_is_refused_with_what_to_do(place:
     record: dict[str, Any] = json.loads(place.read(DATASET))
     place.write(DATASET, json.dumps({"format_version": FORMAT_VERSION + 1, "contents": record}).encode())
     message = refusal(place, tmp_path)
-    assert f"has the format {FORMAT_VERSION + 1}, but this version of the trainer reads {FORMAT_VERSION}" in message
-    assert message.endswith("Update it.")
+    assert f"has format {FORMAT_VERSION + 1}; this version of flatfab reads up to {FORMAT_VERSION}" in message
+    assert message.endswith("Update flatfab.")
 
 
 def test_D57_the_dataset_json_of_another_dataset_is_refused(place: Place, tmp_path: Path) -> None:
@@ -205,19 +205,19 @@ def test_D57_the_dataset_json_of_another_dataset_is_refused(place: Place, tmp_pa
     for shard in record["shards"]:
         shard["name"] = f"other-{shard['name']}"
     place.write(DATASET, json.dumps(record).encode())
-    assert "None of the 3 shards" in refusal(place, tmp_path)
+    assert "none of the 3 files" in refusal(place, tmp_path)
     record = json.loads(place.read(DATASET).replace(b"other-", b""))
     for shard in record["shards"]:
         shard["bytes"] += 1
     place.write(DATASET, json.dumps(record).encode())
-    assert "of another export" in refusal(place, tmp_path)
+    assert "from another export" in refusal(place, tmp_path)
 
 
 def test_D57_an_export_that_has_not_ended_is_refused(place: Place, tmp_path: Path) -> None:
     place.write(CLAIM, b"{}")
     assert check(place, tmp_path).rows == ROWS
     place.remove(DATASET)
-    assert "holds an export that has not ended" in refusal(place, tmp_path)
+    assert "holds an unfinished export" in refusal(place, tmp_path)
 
 
 def test_one_shard_that_was_chosen_is_checked_alone(place: Place, tmp_path: Path) -> None:

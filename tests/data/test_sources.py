@@ -110,7 +110,7 @@ def test_a_copy_that_is_damaged_is_told_and_fetched_again(
     (damaged,) = cache.FOLDER.glob("*/data/rows-1.json.gz")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     assert read(export) == before
-    assert "rows-1.json.gz. It is fetched again." in capsys.readouterr().out
+    assert "rows-1.json.gz in the cache is damaged. The files are downloaded again." in capsys.readouterr().out
     assert len(fetched) == 8
 
 
@@ -146,7 +146,11 @@ def test_a_break_goes_on_with_what_is_missing(
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("/nothing", "holds nothing"), ("/day/older/x.json", "has no shard"), ("/day/none*", "holds notes.txt, rows-0")],
+    [
+        ("/nothing", "holds nothing"),
+        ("/day/older/x.json", r"has no \*\.json"),
+        ("/day/none*", "holds notes.txt, rows-0"),
+    ],
 )
 def test_D58_what_is_not_there_is_told_with_what_is(bucket: Bucket, export: str, given: str, message: str) -> None:
     with pytest.raises(DataError, match=message):

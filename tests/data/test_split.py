@@ -203,7 +203,7 @@ def test_time_of_each_dtype_splits_alike_and_exactly(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["datetime64[us, UTC]", "Int64"])
 def test_missing_times_are_refused_with_their_number(dtype: str) -> None:
     frame = pd.DataFrame({"at": pd.Series([1, None, 3, None], dtype="Int64").astype(dtype)})
-    with pytest.raises(DataError, match="Column 'at': 2 of 4 rows have no time, so split=time cannot place them"):
+    with pytest.raises(DataError, match="Column 'at': 2 of 4 rows have no time, which split=time needs"):
         split_rows(frame, method="time", columns=("at",), test_fraction=0.1, validation_fraction=0.1, seed=0)
 
 
@@ -314,12 +314,12 @@ def test_D51_empty_side_is_refused_with_figures_and_advice(method: str, columns:
     by = ", ".join(map(repr, columns)) or "all columns"
     assert f"split={method} by {by} of {len(frame)} rows with 1 distinct {units}" in str(caught.value)
     assert "test_fraction=0.2, validation_fraction=0.1" in str(caught.value)
-    assert "take more rows, or give test or validation as a dataset of its own" in str(caught.value)
+    assert "use more rows, or name separate datasets with --validation-data and --test-data" in str(caught.value)
 
 
 @pytest.mark.parametrize(("test", "validation", "side"), [(0.999, 0.001, "train"), (0.2, 1e-12, "validation")])
 def test_C34_fractions_that_leave_a_side_empty_are_refused(test: float, validation: float, side: str) -> None:
-    with pytest.raises(DataError, match=f"No row is left for {side}: "):
+    with pytest.raises(DataError, match=f"No rows are left for the {side} set: "):
         split_rows(
             make_rows(50), method="random", columns=(), test_fraction=test, validation_fraction=validation, seed=0
         )

@@ -155,7 +155,7 @@ def test_a_damaged_entry_is_named_and_encoded_again(capsys: pytest.CaptureFixtur
     file.write_bytes(data)
     found, stages = prepared(Config())
     assert "read" in stages
-    assert "train.ids.npy. Its rows are encoded again." in capsys.readouterr().out
+    assert "train.ids.npy in the cache is damaged. The rows are encoded again." in capsys.readouterr().out
     assert_same(expected, found)
     assert prepared(Config())[1] == {"cache"}
 
@@ -177,9 +177,12 @@ def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found, _ = prepared(Config(cache_gb=1e-5))
-    assert "not kept: the encoded rows take" in capsys.readouterr().out
+    assert "encoded rows not saved: they take" in capsys.readouterr().out
     assert not any(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
-    with pytest.raises(ResourceError, match=r"rows_in_memory = 100 needs the cache, but the encoded rows take 0\.00"):
+    with pytest.raises(
+        ResourceError,
+        match=r"rows_in_memory = 100 needs the encoded rows in the cache, but they take 0\.22 MB, and cache_gb is 1",
+    ):
         prepared(Config(cache_gb=1e-5, rows_in_memory=100))
 
 

@@ -101,5 +101,5 @@ def test_rows_that_fit_are_in_memory(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
     table = FileTable(in_files(tmp_path, encoded_rows(1000)), 100)
     os.truncate(tmp_path / "labels.npy", 2000)
-    with pytest.raises(StorageError, match=r"labels\.npy is shorter than it was"):
+    with pytest.raises(StorageError, match=r"labels\.npy was cut short during the run"):
         list(table.in_order())

@@ -233,8 +233,8 @@ def test_each_bad_column_is_named_with_its_figure_and_no_other(tmp_path: Path) -
         "id": "looks like an identifier: 100% of the rows",
         "same": "has the same value in all rows",
         "band": "seems to be derived from the label: 'y' explains",
-        "root": "is almost the label: alone it explains >99.9%",
-        "clicks": "is almost 'y' times 'w'",
+        "root": "nearly equals the label: on its own it explains >99.9%",
+        "clicks": "nearly equals 'y' times 'w'",
         "number": "looks like an identifier: 100% of the rows",
         "big": "has integers above 2^53",
         "gap": "of its values are empty or a word for a missing value",
@@ -333,7 +333,7 @@ def test_other_labels_are_looked_at_too(objective: str, tmp_path: Path) -> None:
         {"train": write(tmp_path, rows)},
     )
     profiles = by_name(inspection)
-    assert any("'leak' is almost the label" in warning for warning in inspection.warnings) == (
+    assert any("'leak' nearly equals the label" in warning for warning in inspection.warnings) == (
         objective != "regression"
     )
     assert (profiles["noise"].explained or 0) < 0.05
@@ -489,17 +489,15 @@ def test_all_wrong_roles_are_refused_at_once_and_as_a_run_refuses_them(tmp_path:
     given_ = f"--data={tmp_path / 'data'}"
     for done in (trainer(tmp_path, given_, module="trainer.inspection.inspect"), trainer(tmp_path, given_, "--run=r")):
         assert done.code == 3
-        category = (
-            "a category is made from NULLABLE or REQUIRED BOOLEAN, BYTES, DATE, DATETIME, INTEGER, STRING, TIME, "
-        )
+        category = "a category must be NULLABLE or REQUIRED BOOLEAN, BYTES, DATE, DATETIME, INTEGER, STRING, TIME, "
         assert done.err.replace(category + "TIMESTAMP", "[category]").splitlines() == [
             "error: 4 columns do not fit schema.json:",
             "  Column 'item' is NULLABLE RECORD in schema.json, but [category]. Select its fields in the query, such "
             "as item.FIELD AS item_FIELD. Columns that can be a category: 'title', 'device', 'position'.",
-            "  schema.json has no column 'publisher', which is to be a category. Did you mean 'publisher_id'?",
+            "  schema.json has no column 'publisher', used as a category. Did you mean 'publisher_id'?",
             "  Column 'country' is REPEATED STRING in schema.json, but [category]. Name it in "
             "multi_categorical_columns. Columns that can be a category: 'hour', 'campaign', 'position'.",
-            "  Column 'position' is NULLABLE STRING in schema.json, but a number is made from NULLABLE or REQUIRED "
+            "  Column 'position' is NULLABLE STRING in schema.json, but a number must be NULLABLE or REQUIRED "
             "BIGNUMERIC, FLOAT, INTEGER, NUMERIC. Give it another role, or cast it in the query. Columns that can be a "
             "number: 'positions', 'impressions', 'ctr'.",
         ]

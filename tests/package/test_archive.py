@@ -137,7 +137,7 @@ def test_a_member_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) 
 )  # fmt: skip
 def test_two_members_for_one_file_are_refused(tmp_path: Path, first: str, second: str) -> None:
     package = crafted(tmp_path / "run.zip", (first, b"1", 0), (second, b"2", 0))
-    assert_refused(tmp_path, package, "unsafe member name|lies below|not a package")
+    assert_refused(tmp_path, package, "unsafe member name|is below a member|not a package")
 
 
 def changed(package: Path, change: Callable[[bytearray], None]) -> Path:

@@ -99,7 +99,7 @@ def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) ->
 
 def test_data_that_never_fits_is_refused_and_nothing_is_removed(tmp_path: Path) -> None:
     saved(tmp_path, "key")
-    assert "take 5e-06 GB, and cache_gb is 1e-06" in cache.make_room(tmp_path, 5000, 1000)
+    assert "take 5,000 bytes, and cache_gb is 1e-06" in cache.make_room(tmp_path, 5000, 1000)
     assert "has " in cache.make_room(tmp_path / "not" / "there", 10**18, 10**19)
     assert (tmp_path / "key").exists()
 

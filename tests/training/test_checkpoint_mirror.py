@@ -125,7 +125,7 @@ def test_a_process_that_lost_its_lease_sends_nothing(bucket: Bucket, sending: Mi
     sending.lease.renew()
     save(machines[0], 1)
     sending.send()
-    assert "Process 7 on other holds this run" in sending.wait(0.5)
+    assert "Process 7 on other is using this run" in sending.wait(0.5)
     assert bucket.names("models/it/checkpoints/") == []
-    with pytest.raises(StorageError, match="This process writes nothing more"):
+    with pytest.raises(StorageError, match="This process has stopped writing"):
         sending.check()

@@ -29,7 +29,9 @@ def prefix(bucket: Bucket) -> str:
 def test_a_second_process_is_refused_with_the_name_of_the_holder(prefix: str, homes: list[Path]) -> None:
     with (
         lease.held(prefix, homes[0]),
-        pytest.raises(StorageError, match=r"Process \d+ on .* holds this run \(lease gs://.*00000001\.json, renewed"),
+        pytest.raises(
+            StorageError, match=r"Process \d+ on .* is using this run \(lease gs://.*00000001\.json, renewed"
+        ),
     ):
         Lease(prefix, homes[1])
 
@@ -55,7 +57,7 @@ def test_an_expired_lease_is_taken_and_its_old_holder_writes_nothing_when_it_wak
     monkeypatch.setattr(lease, "EXPIRY", 1.0)
     time.sleep(1.1)
     with lease.held(prefix, homes[1]):
-        with pytest.raises(StorageError, match=r"holds this run \(lease .*\)\. This process writes nothing more"):
+        with pytest.raises(StorageError, match=r"is using this run \(lease .*\)\. This process has stopped writing"):
             asleep.check()
         with pytest.raises(StorageError):
             asleep.check()
@@ -73,7 +75,7 @@ def test_a_holder_renews_its_lease_and_deletes_old_objects(
         time.sleep(1.5)
         assert held.number > 5
         held.check()
-        with pytest.raises(StorageError, match="holds this run"):
+        with pytest.raises(StorageError, match="is using this run"):
             Lease(prefix, homes[1])
     assert len(bucket.names()) == lease.KEPT
     assert b'"released": true' in bucket.get(bucket.names()[-1])
@@ -84,7 +86,7 @@ def test_an_object_that_cannot_be_read_counts_as_a_renewal(
     bucket: Bucket, prefix: str, homes: list[Path], content: bytes
 ) -> None:
     bucket.put("models/it/holders/00000041.json", content)
-    with pytest.raises(StorageError, match=r"holds this run \(lease .*00000041\.json"):
+    with pytest.raises(StorageError, match=r"is using this run \(lease .*00000041\.json"):
         Lease(prefix, homes[0])
 
 
@@ -100,7 +102,7 @@ def race(prefix: str, homes: list[Path]) -> list[str]:
             holders.append(Lease(prefix, home))
             outcomes.append("holds")
         except StorageError as error:
-            outcomes.append("is refused" if "holds this run" in str(error) else str(error))
+            outcomes.append("is refused" if "is using this run" in str(error) else str(error))
 
     threads = [threading.Thread(target=start, args=(home,)) for home in homes]
     for thread in threads:

@@ -262,7 +262,7 @@ def assert_ends_in_order(folder: Path, process: BaseProcess, number: signal.Sign
     assert_one_message(done, Interrupted.exit_code)
     found, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
     assert not damaged
-    assert found or "to go on" not in done.err
+    assert found or "To continue, start" not in done.err
     assert not list(folder.glob("packages/*"))
     counts[f"{number.name} {'with' if found else 'without'} a checkpoint"] += 1
 
@@ -275,7 +275,7 @@ def test_an_order_to_stop_is_answered_with_a_checkpoint_that_resumes(folder: Pat
         counts = Counter[str]()
         assert_ends_in_order(folder, process, number, counts)
         assert counts == {f"{number.name} with a checkpoint": 1}
-        assert "Start it again with --run=it to go on." in (folder / "stderr").read_text()
+        assert "To continue, start it again with --run=it." in (folder / "stderr").read_text()
         (folder / "stdout").unlink()
     done = run(folder, **slow, FLATFAB_FAULT="term:8")
     assert done.code == Interrupted.exit_code
@@ -313,7 +313,7 @@ def test_the_first_process_of_a_container_obeys_too(folder: Path, moment: str) -
     errors = (folder / "stderr").read_text()
     assert errors.startswith("error: Stopped by SIGTERM")
     assert len(errors.splitlines()) == 1
-    assert ("to go on" in errors) == (moment == "it trains")
+    assert ("To continue, start" in errors) == (moment == "it trains")
 
 
 def test_a_run_that_is_killed_leaves_nothing_in_the_temporary_folder(
@@ -390,7 +390,7 @@ def test_a_disk_that_is_full_is_told_and_with_more_room_the_run_goes_on(
         done = finished(folder, process)
         if done.code == 0:
             assert what == "cache"
-            assert "not kept" in done.out
+            assert "encoded rows not saved" in done.out
             counts["runs without a cache"] += 1
         else:
             assert_one_message(done, ResourceError.exit_code)
@@ -500,7 +500,7 @@ def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended:
     made = package.read_bytes()
     again = run(ended)
     assert again.code == 0
-    assert "this run has ended" in again.out
+    assert "this run is finished" in again.out
     assert package.read_bytes() == made
     other = run(ended, NET_SEED="3")
     assert other.code == ConfigError.exit_code
@@ -521,7 +521,7 @@ def test_two_runs_of_one_name_at_once_are_one_run_and_one_refusal(folder: Path) 
     processes = [start(one, *ARGUMENTS, f"--output={folder}/out", **slow) for one in folders]
     done = [finished(one, process) for one, process in zip(folders, processes, strict=True)]
     assert sorted(one.code for one in done) == [0, StorageError.exit_code]
-    assert "Another process works in" in "".join(one.err for one in done)
+    assert "Another process is using" in "".join(one.err for one in done)
 
 
 # Checkpoints themselves
@@ -614,7 +614,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_warns_once_and_ends_with_the_s
     assert (done.code, done.err) == (0, "")
     warnings = [line for line in done.out.splitlines() if "damaged" in line]
     path = f"runs/it/checkpoints/{newest:08}/{name}"
-    assert warnings == [f"warning  {path} is damaged: the checkpoint before it is used."]
+    assert warnings == [f"warning  {path} is damaged; the run continues from the checkpoint before it."]
     assert "resume   epoch" in done.out
     assert result(folder) == never_stopped
     record_property("damaged checkpoints, each warned of once", 1)
@@ -630,7 +630,7 @@ def test_where_no_checkpoint_is_whole_the_run_is_refused(tmp_path: Path) -> None
 
 def test_a_folder_that_is_held_is_refused_to_others_and_left_empty_it_goes(tmp_path: Path) -> None:
     with system.locked_folder(tmp_path / "a" / "b"):
-        with pytest.raises(StorageError, match="Another process works in"), system.locked_folder(tmp_path / "a" / "b"):
+        with pytest.raises(StorageError, match="Another process is using"), system.locked_folder(tmp_path / "a" / "b"):
             pass
         (tmp_path / "a" / "b" / "file").write_text("")
     with system.locked_folder(tmp_path / "a" / "c"):
@@ -660,7 +660,7 @@ def test_a_run_that_is_stopped_while_it_is_made_anew_does_not_end_with_the_packa
     package = ended / "packages" / "it.zip"
     before = package.stat().st_mtime_ns
     stopped = trainer(ended, *ARGUMENTS, "--restart", **(TINY | {system.FAULT: "term:100"}))
-    assert (stopped.code, "to go on" in stopped.err) == (Interrupted.exit_code, True)
+    assert (stopped.code, "To continue, start" in stopped.err) == (Interrupted.exit_code, True)
     assert not package.exists()
     done = run(ended)
     assert (done.code, done.err) == (0, "")

@@ -173,7 +173,7 @@ def start_or_resume(run: Run, job_id: str, attempt: int, start: Start) -> tuple[
         try:
             return run.client.get_job(job_id, location=run.location, retry=None, timeout=REQUEST_SECONDS), False
         except NotFound:  # a new job cannot be looked up for a moment
-            raise BadResponseError(f"job {job_id} exists, but is not found") from None
+            raise BadResponseError(f"job {job_id} exists, but cannot be looked up") from None
 
     return call(f"starting job {job_id}", start_or_get)
 

@@ -31,7 +31,7 @@ from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.data.dataset_manifest import CLAIM, DATASET, FORMAT_VERSION, folder_and_name, text_of
 from trainer.runtime import system
-from trainer.runtime.command import argument_parser, run_command, say
+from trainer.runtime.command import amount, argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, DataError, Interrupted, StorageError, TrainerError
 
 SHARD = re.compile(r"rows-([0-9]+-)?[0-9]{12}\.json\.gz")
@@ -63,9 +63,7 @@ def export(request: Request, to: str, staging: str) -> None:
             created = f"exported {dataset['created']:.19} UTC. For newer rows choose another --to"
             return say("dataset", f"{to} is complete: {dataset['rows']:,} rows, {created}.")
         if claim and is_copy:
-            raise StorageError(
-                f"{to} holds a copy of an export that was started by way of {claim['place']}. Resume it there."
-            )
+            raise StorageError(f"{to} holds a copy of an export that writes to {claim['place']}. Resume the original.")
         client = bigquery.connect(claim["project"] if claim else None)
         claim = claim or start_export(client, request, to, staging)
         run = Run(client, claim["id"], claim["location"])
@@ -81,7 +79,7 @@ def export(request: Request, to: str, staging: str) -> None:
 def start_export(client: Any, request: Request, to: str, staging: str) -> Record:
     """Create .export.json in an empty place. Returns its content, which the same command elsewhere may have written."""
     if others := [name_of(stored) for stored in storage.entries(to) if not name_of(stored).startswith(".")]:
-        raise StorageError(f"{to} holds {others[0]!r}. An export needs an empty place: choose another --to.")
+        raise StorageError(f"{to} holds {others[0]!r}. Export to an empty folder or prefix: choose another --to.")
     plan = plan_of(client, request)
     if plan.rows == 0:
         raise DataError(f"Table {plan.table} has 0 rows: there is nothing to export. Choose another --table.")
@@ -152,7 +150,9 @@ def source_of(run: Run, claim: Record, request: Request) -> tuple[Any, Any]:
     def check(job: Any) -> TrainerError | None:
         if bigquery.find_table(run.client, job.destination):
             return None
-        return StorageError("Its result no longer exists; BigQuery keeps it for a day. Start the same command again.")
+        return StorageError(
+            "The result of the query no longer exists; BigQuery keeps it for a day. Run the same command again."
+        )
 
     job = bigquery.completed_job(run, "query", start, check)
     if not bigquery.find_table(run.client, job.destination).num_rows:
@@ -246,7 +246,7 @@ def read_record(to: str, name: str) -> Record | None:
         record: Record = orjson.loads(storage.read(uri))
         claim = record["export"] if name == DATASET else record
         if claim["format_version"] > FORMAT_VERSION:
-            raise DataError(f"{uri} was written by a newer version of the trainer. Update this one.")
+            raise DataError(f"{uri} was written by a newer version of flatfab. Update flatfab.")
         if missing := {"id", "request", "project", "location", "sql", "place"} - claim.keys():
             raise KeyError(min(missing))
         return record
@@ -260,11 +260,6 @@ def json_text(value: Any) -> bytes:
 
 def name_of(stored: Stored) -> str:
     return folder_and_name(stored.uri)[1]
-
-
-def amount(size: int) -> str:
-    """A number of bytes with a unit."""
-    return f"{size / 1e9:,.2f} GB" if size >= 10**9 else f"{size / 1e6:,.2f} MB" if size >= 10**6 else f"{size:,} bytes"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -284,8 +279,8 @@ def main(argv: list[str] | None = None) -> None:
         return export(request, arguments.to.rstrip("/") or "/", (arguments.staging or "").rstrip("/"))
     except Interrupted as stop:
         raise Interrupted(
-            f"Stopped; {arguments.to} is incomplete. A job that was started goes on in BigQuery, and the same command "
-            "resumes it; `bq cancel` with its id ends it."
+            f"Stopped; {arguments.to} is incomplete. Its job continues in BigQuery. Run the same command again to "
+            "resume the export, or end the job: `bq cancel JOB`."
         ) from stop
 
 

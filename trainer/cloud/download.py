@@ -84,7 +84,7 @@ def check_space(objects: Sequence[tuple[Stored, Path]]) -> None:
         if needed[device] > free:
             raise ResourceError(
                 f"No space for {len(objects)} objects in {folder}: {needed[device]:,} bytes are needed, {free:,} are "
-                "free. Free some and start again."
+                "free. Free some space and start again."
             )
 
 

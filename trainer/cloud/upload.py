@@ -108,7 +108,7 @@ def after_failure(
     sent_before = status == HTTPStatus.BAD_REQUEST and "range" in service_message(error).lower()
     lost = status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
     if lost or sent_before or isinstance(error, BadResponseError):
-        return gcs.find(uri, backoff.deadline), BadResponseError("uploads break off")
+        return gcs.find(uri, backoff.deadline), BadResponseError("uploads are interrupted")
     return None, error
 
 
@@ -116,7 +116,7 @@ def conflict(uri: str, before: Stored | None) -> ConflictError:
     """The refusal to overwrite another writer's content."""
     if before:
         return ConflictError(f"{uri} was changed by another writer meanwhile; nothing was written.")
-    return ConflictError(f"{uri} exists with another content. Choose another name, or remove it.")
+    return ConflictError(f"{uri} exists with different content. Choose another name, or remove it.")
 
 
 class Source(io.BufferedIOBase):

@@ -122,7 +122,7 @@ def value_from_text(text: str, kind: Any) -> Any:
         try:
             return value_from_json(strict_json.loads(text), kind)
         except ValueError:
-            raise ValueError("is not such a list, written as in JSON") from None
+            raise ValueError("is not a list written as in JSON") from None
     raise ValueError("has the wrong form")
 
 

@@ -245,15 +245,15 @@ def check_columns(configuration: Configuration) -> None:
         if len(names) > 1 and not shared:
             places = " and ".join(f"{name} ({sources[name]})" for name in names)
             raise ConfigError(
-                f"Column {shown(column)} is named in {places}. A column has one role and is named once; only a key "
-                "may be a group, and either may be categorical or text."
+                f"Column {shown(column)} is named in {places}. A column can have one role; a key or group column can "
+                "also be categorical or text."
             )
         if column.startswith("__"):
             raise ConfigError(
                 f"Column {shown(column)} ({sources[names[0]]}) begins with __, which is reserved. Rename it."
             )
     if not feature_roles(config):
-        raise ConfigError(f"No column is a feature: name one in {', '.join(FEATURE_SETTINGS)}.")
+        raise ConfigError(f"There are no feature columns. Name at least one in {', '.join(FEATURE_SETTINGS)}.")
 
 
 def check_choices(configuration: Configuration) -> None:
@@ -273,7 +273,8 @@ def check_choices(configuration: Configuration) -> None:
     metrics = STOPPING_METRICS[config.objective]
     if config.stopping_metric not in metrics:
         raise ConfigError(
-            f"{description('stopping_metric')} is none of {', '.join(metrics)}, which {description('objective')} has."
+            f"{description('stopping_metric')} is not a metric of {description('objective')}. Choose one of "
+            f"{', '.join(metrics)}."
         )
 
 

@@ -26,7 +26,7 @@ def read(path: Path) -> Any:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is not a file: a folder, a pipe or a device. Give a JSON file.")
+            raise ConfigError(f"{path} is not a regular file. Give a JSON file.")
         if status.st_size > MAX_BYTES:
             raise ConfigError(f"{path} has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read.")
         with path.open("rb") as file:
@@ -98,7 +98,7 @@ def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
             raise JSONDecodeError(f"expected a name in double quotes; {_NOT_JSON}", text, at)
         name, at = _scalar(text, at)
         if name in members:
-            raise JSONDecodeError(f"the name {json.dumps(name)} stands twice in one object", text, start)
+            raise JSONDecodeError(f"the name {json.dumps(name)} occurs twice in one object", text, start)
         at = _skip_space(text, at)
         if not text.startswith(":", at):
             raise JSONDecodeError("expected ':' after the name", text, at)

@@ -56,10 +56,10 @@ def check_memory(config: NetConfig, rows: int, preparing: float = 0.0) -> None:
     room = (free - TRAINING_BYTES) / max(preparing - PREPARING_BYTES, training - TRAINING_BYTES)
     if share := math.floor(100 * config.subsample * max(room, 0)) / 100:
         advice.append(f"subsample={share:g} to use a part of the rows")
-    set_to = f"Set {' or '.join(advice)}, or take" if advice else "Take"
-    reading = f"{gigabytes(preparing)} to be read and encoded, " if preparing else ""
+    set_to = f"Set {' or '.join(advice)}, or use" if advice else "Use"
+    reading = f"{gigabytes(preparing)} to read and encode, " if preparing else ""
     raise ResourceError(
-        f"About {rows:,} rows take about {reading}{gigabytes(training)} to be trained on, and only "
+        f"About {rows:,} rows need about {reading}{gigabytes(training)} to train on, but only "
         f"{gigabytes(free)} of memory are free. {set_to} a machine with more memory."
     )
 

@@ -186,8 +186,8 @@ class _Table:
         for line, row in zip(lines, rows, strict=True):
             if unknown := row.keys() - self.fields.keys():
                 raise DataError(
-                    f"{shard}, line {line}: field {short(min(unknown))} is not in schema.json, so that is the schema "
-                    "of another table or of another day. Export both again."
+                    f"{shard}, line {line}: field {short(min(unknown))} is not in schema.json, which is from another "
+                    "table or another day. Export both again."
                 )
 
     def _convert(self, rows: _Rows) -> tuple[Arrays, dict[int, _Fault]]:
@@ -215,9 +215,9 @@ class _Table:
         first = self.bad_rows[0]
         value = f": {fault.value}" if fault.value else ""
         advice = (
-            f"max_bad_rows={self.max_bad_rows} are left out already, from {first.shard}, line {first.line} on."
+            f"max_bad_rows = {self.max_bad_rows} were skipped before it, the first in {first.shard}, line {first.line}."
             if self.max_bad_rows
-            else "Correct the export, or set max_bad_rows to leave such rows out."
+            else "Correct the export, or set max_bad_rows to skip such rows."
         )
         raise DataError(f"{shard}, line {line}: {fault.reason}{value}. {advice}")
 
@@ -225,9 +225,9 @@ class _Table:
         """All columns as a DataFrame, in the order of their kinds; empties the table, which keeps memory low."""
         bad = f" and {len(self.bad_rows)} bad rows" if self.bad_rows else ""
         if not self.rows and rows_read:
-            raise DataError(f"0 of {rows_read} rows in {path!r} are kept. Keep more of them.")
+            raise DataError(f"subsample keeps 0 of {rows_read} rows in {path!r}. Raise it.")
         if not self.rows:
-            raise DataError(f"There are 0 rows in {path!r}{bad}. Export the table again.")
+            raise DataError(f"{path!r} has 0 rows{bad}. Export the table again.")
         for column in self.columns:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
             if self.fields is None and column.name not in self.names and not self._has_values(column):

@@ -53,8 +53,8 @@ def inventory_of(folder: str) -> Inventory | None:
         return parse(storage.read(uri), folder)
     if storage.find(storage.join(folder, CLAIM)):
         raise DataError(
-            f"{folder} holds an export that has not ended: there is {CLAIM}, but no {DATASET}. Start the same "
-            "`fab dataset` again, which goes on with it."
+            f"{folder} holds an unfinished export: there is {CLAIM}, but no {DATASET}. Run the same `fab dataset` "
+            "command again to finish it."
         )
     return None
 
@@ -66,7 +66,7 @@ def parse(data: bytes, folder: str) -> Inventory:
         record = orjson.loads(data)
         if (version := checked(record["format_version"], int)) > FORMAT_VERSION:
             raise DataError(
-                f"{where} has the format {version}, but this version of the trainer reads {FORMAT_VERSION}. Update it."
+                f"{where} has format {version}; this version of flatfab reads up to {FORMAT_VERSION}. Update flatfab."
             )
         listed = {
             checked(shard["name"], str): Listed(checked(shard["bytes"], int), checked(shard["crc32c"], str))
@@ -77,8 +77,8 @@ def parse(data: bytes, folder: str) -> Inventory:
         return Inventory(folder, checked(record["rows"], int), listed)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{where} is no inventory of an export, or a damaged one. Fetch it or export again; shards that were not "
-            f"exported by `fab dataset` need no {DATASET}."
+            f"{where} is damaged, or not from an export. Fetch it or export again; remove it if `fab dataset` did not "
+            "export these files."
         ) from error
 
 
@@ -112,7 +112,7 @@ def check_shards(inventories: Iterable[Inventory], shards: Sequence[Stored], *, 
             listed = inventory.shards.get(name)
             if listed and shard.size != listed.bytes:
                 raise DataError(
-                    f"{shard.uri} has {shard.size:,} bytes, but {where} says {listed.bytes:,}: it is cut off, or of "
+                    f"{shard.uri} has {shard.size:,} bytes, but {where} says {listed.bytes:,}: it is cut off, or from "
                     "another export. Fetch it again."
                 )
             if listed and shard.crc32c:
@@ -123,18 +123,18 @@ def check_names(inventory: Inventory, found: Mapping[str, Stored], where: str) -
     missing, extra = sorted(inventory.shards.keys() - found), sorted(found.keys() - inventory.shards)
     if missing and len(missing) == len(inventory.shards):
         raise DataError(
-            f"None of the {len(missing)} shards that {where} lists is there, but {names(extra)}: it is that of another "
-            "dataset."
+            f"{inventory.folder} has none of the {len(missing)} files that {where} lists, but {names(extra)}. The "
+            f"{DATASET} belongs to another dataset: replace or remove it."
         )
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(inventory.shards)} shards that {where} lists are missing: {names(missing)}. "
+            f"{len(missing)} of the {len(inventory.shards)} files that {where} lists are missing: {names(missing)}. "
             "Fetch them, or export again."
         )
     if extra:
         raise DataError(
-            f"{inventory.folder} holds {len(extra)} shards that its {DATASET} does not list: {names(extra)}. They are "
-            "of another export, or copies. Remove them."
+            f"{inventory.folder} holds {len(extra)} files that its {DATASET} does not list: {names(extra)}. They are "
+            "copies or from another export. Remove them."
         )
 
 
@@ -152,15 +152,15 @@ def check_rows(
             check_checksum(shard.uri, read_shard.crc32c, listed, storage.join(folder, DATASET))
     if whole and inventories and rows != (listed_rows := sum(inventory.rows for inventory in inventories)):
         raise DataError(
-            f"{inventories[0].folder} gives {rows:,} rows, but its {DATASET} says {listed_rows:,}: they are of "
-            "another export. Export it again."
+            f"{inventories[0].folder} gives {rows:,} rows, but its {DATASET} says {listed_rows:,}: they are from "
+            "different exports. Export again."
         )
 
 
 def check_checksum(uri: str, crc32c: str, listed: Listed, where: str) -> None:
     if crc32c != listed.crc32c:
         raise DataError(
-            f"{uri} does not have the checksum that {where} says: it is damaged, or of another export. Fetch it again."
+            f"{uri} does not have the checksum in {where}: it is damaged, or from another export. Fetch it again."
         )
 
 

@@ -60,7 +60,7 @@ def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
         allowed = allowed | {bool}
     types = set(map(type, values)) - {NoneType}
     for wrong in types - allowed:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not take")
+        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not accept")
     if not types:
         return pa.nulls(len(values))
     column.form = _commonest_form(values, column) or column.form or "string"
@@ -95,9 +95,9 @@ def _form(value: Any, kind: str) -> str:
         if form == "string":
             form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "")
         if form not in ("integer", *TIME_FORMS):
-            raise ValueError(f"is no {', '.join(TIME_FORMS)}")
+            raise ValueError(f"is not a valid {', '.join(TIME_FORMS)}")
     elif form not in (("string",) if kind == "text" else PYTHON_TYPE):
-        raise ValueError(f"holds a JSON {form}, which {kind!r} does not take")
+        raise ValueError(f"holds a JSON {form}, which {kind!r} does not accept")
     return form
 
 

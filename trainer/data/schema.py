@@ -76,7 +76,7 @@ def parse_schema(data: bytes, where: str) -> dict[str, Field]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f'{where!r} is not the list of fields of a BigQuery table, [{{"name": ..., "type": ..., "mode": ...}}, '
-            "...]. Export it again, or remove it: types then follow from the roles alone."
+            "...]. Export it again, or remove it to read the columns without a schema."
         ) from error
     return fields
 
@@ -108,13 +108,13 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
     if fields is None:
         return Column(name, kind, required=kind in LABEL_KINDS)
     if name not in fields:
-        raise DataError(f"schema.json has no column {name!r}, which is to be a {kind}. {did_you_mean(name, fields)}")
+        raise DataError(f"schema.json has no column {name!r}, used as a {kind}. {did_you_mean(name, fields)}")
     field = fields[name]
     repeated = field.mode == "REPEATED"
     if not _can_be(field, kind):
         modes = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
         raise DataError(
-            f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} is made from {modes} "
+            f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} must be {modes} "
             f"{', '.join(sorted(allowed))}. {_advice(name, kind, field)} {_others(name, kind, fields)}"
         )
     # BigQuery has no NULL lists, and exports may leave out empty ones.

@@ -71,18 +71,18 @@ def find_shards(path: str | Path) -> list[Path]:
         else:
             shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
             if not shards:
-                raise StorageError(f"There is no file, folder or match {str(path)!r}. {_listing(path.parent)}")
+                raise StorageError(f"There is no file or folder {str(path)!r}. {_listing(path.parent)}")
         shards = sorted(shard for shard in shards if shard.is_file() and not NO_SHARD.fullmatch(shard.name))
         if not shards:
             folder = path if path.is_dir() else path.parent
             raise DataError(
-                f"{str(path)!r} has no shard: *.json, *.ndjson, *.jsonl or these with .gz. {_listing(folder)}"
+                f"{str(path)!r} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. {_listing(folder)}"
             )
         return shards
     except OSError as error:
-        raise StorageError(f"Cannot look into {str(path)!r}: {error.strerror}.") from error
+        raise StorageError(f"Cannot list {str(path)!r}: {error.strerror}.") from error
     except ValueError as error:
-        raise StorageError(f"{str(path)!r} is no file, folder or pattern: {error}.") from error
+        raise StorageError(f"{str(path)!r} cannot be read as a file, folder or pattern: {error}.") from error
 
 
 def _listing(folder: Path) -> str:
@@ -137,9 +137,7 @@ def _checked(block: Block, name: str) -> Iterator[Block]:
         for number, line in enumerate(block.text.split(b"\n"), start=block.lines_before + 1):
             if len(line) > MAX_LINE:
                 yield from _checked(Block(block.text[:begin], block.lines_before), name)
-                raise DataError(
-                    f"{name}, line {number}: longer than {MAX_LINE >> 20} MiB. A dataset has one row on each line."
-                )
+                raise DataError(f"{name}, line {number}: longer than {MAX_LINE >> 20} MiB. Write one row on each line.")
             begin += len(line) + 1
     if block.text:
         yield block
@@ -149,7 +147,7 @@ def _text(path: Path, name: str, tally: Tally) -> Iterator[bytes]:
     stored = _stored(path, tally)
     head = next(stored, b"")
     if not head and path.suffix == ".gz":
-        raise DataError(f"{name} is an empty file, no gzip data: its copy or export was cut short. Fetch it again.")
+        raise DataError(f"{name} is empty, not gzip data: a copy or an export was interrupted. Fetch it again.")
     text: Iterator[bytes] = chain([head], stored)
     if head.startswith(GZIP) or head == GZIP[:1]:
         text = _gunzip(text, name)
@@ -184,11 +182,15 @@ def _gunzip(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
             try:
                 text = member.decompress(rest, PIECE)
             except zlib.error as error:
-                raise DataError(f"{name}: damaged gzip data after {inflated:,} bytes of text ({error}).") from error
+                raise DataError(
+                    f"{name}: damaged gzip data after {inflated:,} bytes of text ({error}). Fetch or export it again."
+                ) from error
             rest = member.unused_data if member.eof else member.unconsumed_tail
             inflated += len(text)
             if inflated > BOMB_BYTES and inflated > BOMB_RATIO * (stored - len(rest)):
-                raise DataError(f"{name} inflates more than {BOMB_RATIO}:1, as no dataset does: a decompression bomb.")
+                raise DataError(
+                    f"{name} unpacks to more than {BOMB_RATIO} times its size, as no dataset does. Do not use it."
+                )
             if text:
                 yield text
     if not member.eof:

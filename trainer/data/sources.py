@@ -117,7 +117,7 @@ def look_up_in_bucket(given: str) -> Source:
     if not shards:
         names = [*sorted(below)[:10], *(["more"] if len(below) > 10 else [])]
         raise DataError(
-            f"{given} has no shard: *.json, *.ndjson, *.jsonl or these with .gz. "
+            f"{given} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. "
             f"{folder}/ holds {', '.join(names) or 'nothing'}."
         )
     descriptions = [below[name] for name in DESCRIPTIONS if name in below]
@@ -225,7 +225,7 @@ def is_whole(copy: Path) -> bool:
     except (OSError, ValueError, TypeError, KeyError) as error:
         damaged = [str(error)]
     if damaged:
-        say("warning", f"the cache is damaged: {copy / damaged[0]}. It is fetched again.")
+        say("warning", f"{copy / damaged[0]} in the cache is damaged. The files are downloaded again.")
         system.remove(copy)
     return not damaged
 

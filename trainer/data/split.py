@@ -74,10 +74,11 @@ def split_rows(
     for name, rows, fraction in zip(Split._fields, split, (1.0, validation_fraction, test_fraction), strict=True):
         if fraction > 0 and not len(rows):
             raise DataError(
-                f"No row is left for {name}: split={method} by {', '.join(map(repr, columns)) or 'all columns'} of "
-                f"{len(frame)} rows with {len(np.unique(units))} distinct {UNITS[method]}, test_fraction="
+                f"No rows are left for the {name} set: split={method} by "
+                f"{', '.join(map(repr, columns)) or 'all columns'} "
+                f"of {len(frame)} rows with {len(np.unique(units))} distinct {UNITS[method]}, test_fraction="
                 f"{test_fraction:g}, validation_fraction={validation_fraction:g}. Change the fractions or the columns, "
-                "take more rows, or give test or validation as a dataset of its own."
+                "use more rows, or name separate datasets with --validation-data and --test-data."
             )
     return split
 
@@ -100,7 +101,7 @@ def _times(column: pd.Series) -> Integers:
     missing = int(column.isna().sum())
     if missing:
         raise DataError(
-            f"Column {column.name!r}: {missing} of {len(column)} rows have no time, so split=time cannot place them. "
+            f"Column {column.name!r}: {missing} of {len(column)} rows have no time, which split=time needs. "
             "Leave these rows out of the dataset, or choose another time_column or another split."
         )
     return _integers(column)

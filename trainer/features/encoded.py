@@ -79,7 +79,8 @@ def constant_column_warnings(train: EncodedRows, shapes: DatasetShapes) -> list[
     same = dict(zip(shapes.id_widths, np.split(_constant(train.ids), borders), strict=False))
     same |= dict(zip(shapes.numeric, _constant(train.numbers).reshape(-1, 2), strict=True))
     warnings = [
-        f"Column {column!r} is the same in all training rows, with rare values counted as one. Leave it out."
+        f"Column {column!r} has the same value in all training rows (values below min_count count as one). "
+        "Leave it out."
         for column, constant in same.items()
         if constant.all()
     ]

@@ -41,7 +41,9 @@ def fit_label(column: pd.Series, objective: str, weights: Array) -> Label:
     """
     name, total = str(column.name), total_of(weights)
     if total <= 0:
-        raise DataError(f"The weights of the {len(weights)} training rows add up to {total:g}: no row counts.")
+        raise DataError(
+            f"The weights of the {len(weights)} training rows add up to {total:g}. Check the weight column."
+        )
     if objective == "regression":
         scale = scale_of(column.to_numpy(np.float64), weights)
         return Label(name, objective, (), scale.mean, scale.std, (0.0,))

@@ -24,7 +24,7 @@ from trainer.features.preprocessing import Columns, Preprocessing, Rows, fit, wi
 from trainer.features.tokenizers import TextRules, load_tokenizer
 from trainer.features.vocabulary import VocabularyRules
 from trainer.runtime import cache, system
-from trainer.runtime.command import say
+from trainer.runtime.command import amount, say
 from trainer.runtime.errors import ResourceError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.runtime.timing import Timings
@@ -70,7 +70,7 @@ def prepare(
         with timings.stage("cache"):
             facts, arrays, damaged = cache.find(cache.FOLDER, key)
         if damaged:
-            say("warning", f"the cache is damaged: {damaged}. Its rows are encoded again.")
+            say("warning", f"{damaged} in the cache is damaged. The rows are encoded again.")
         if facts:
             capacity.check_memory(config, sum(facts["split"]["rows"].values()))
             return restored(cache.FOLDER / key, facts, arrays, data)
@@ -250,7 +250,7 @@ def encode(
                 {"sets": sets, "split": facts, "preprocessing": preprocessing.to_json(), "sides": list(sides)}
             )
             encoded = rows_by_side(arrays, list(sides))
-            say("cache", f"{entry.path}: {cache.size_of(entry.path) / 1e9:.3f} GB for the next run on these rows")
+            say("cache", f"encoded rows saved for the next run: {entry.path}, {amount(cache.size_of(entry.path))}")
     finally:
         if entry:
             entry.discard()
@@ -272,10 +272,11 @@ def new_entry(config: NetConfig, key: str, rows: int) -> cache.Entry | None:
         return cache.Entry(cache.FOLDER, key)
     if config.rows_in_memory is not None and rows > config.rows_in_memory:
         raise ResourceError(
-            f"rows_in_memory = {config.rows_in_memory:,} needs the cache, but {full}. Give it more room."
+            f"rows_in_memory = {config.rows_in_memory:,} needs the encoded rows in the cache, but {full}. "
+            "Raise cache_gb or free disk space."
         )
     if config.cache_gb:
-        say("cache", f"not kept: {full}")
+        say("cache", f"encoded rows not saved: {full}")
     return None
 
 
@@ -288,7 +289,7 @@ def restored(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray], d
     """What `encode` saved in an entry of the cache. data: paths of this run, for the facts about its datasets."""
     encoded = rows_by_side(arrays, facts["sides"])
     sizes = ", ".join(f"{side} {len(rows.weights):,}" for side, rows in encoded.items())
-    say("cache", f"{path}: {sizes} rows, {cache.size_of(path) / 1e9:.3f} GB")
+    say("cache", f"encoded rows of an earlier run: {sizes}, from {path}, {amount(cache.size_of(path))}")
     lists = (pa.types.is_list, pa.types.is_large_list)
     held_out = feather.read_table(path / HELD_OUT, memory_map=False).to_pandas(
         types_mapper=lambda kind: pd.ArrowDtype(kind) if any(is_kind(kind) for is_kind in lists) else None

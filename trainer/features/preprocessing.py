@@ -88,9 +88,7 @@ class Preprocessing:
             restored: Preprocessing = _typed(json.loads(text), cls, "preprocessing")
             _check(restored)
         except (ValueError, OverflowError, RecursionError) as error:
-            raise DataError(
-                f"The stored preprocessing cannot be used: {str(error)[:300]}. Use the package as it was made."
-            ) from error
+            raise DataError(f"preprocessing.json is damaged: {str(error)[:300]}. Use an unchanged package.") from error
         return restored
 
 

@@ -146,7 +146,7 @@ class FileColumn:
                 while at < wanted:
                     taken = file.readinto(buffer[at:wanted])
                     if not taken:
-                        raise StorageError(f"{self.path} is shorter than it was. Start the run again.")
+                        raise StorageError(f"{self.path} was cut short during the run. Start the run again.")
                     at += taken
         return array
 

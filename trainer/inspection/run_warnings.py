@@ -31,6 +31,6 @@ def after_training(side: str, metrics: Mapping[str, float], constant: Mapping[st
     if metrics["loss"] < constant["loss"]:
         return []
     return [
-        f"The model is no better than a constant prediction: {side} loss {metrics['loss']:.5f} against "
+        f"The model is no better than the same prediction for every row: {side} loss {metrics['loss']:.5f} against "
         f"{constant['loss']:.5f}. Check learning_rate, the label and the columns."
     ]

@@ -51,16 +51,16 @@ def leakage_warnings(config: NetConfig, profile: Profile) -> list[str]:
     advice = "Leave it out unless its value is available at prediction time."
     if (leakage.forward or 0) >= SUSPICIOUS:
         return [
-            f"{name} is almost the label: alone it explains {percent(leakage.forward or 0)} of {label} on held-out "
-            f"rows. {advice} If rows with the same value also share their label, set split=group and name it in "
-            "group_columns."
+            f"{name} nearly equals the label: on its own it explains {percent(leakage.forward or 0)} of {label} on "
+            f"held-out rows. {advice} If rows with the same value also share their label, set split=group and name it "
+            "in group_columns."
         ]
     if (leakage.backward or 0) >= SUSPICIOUS:
         share = percent(leakage.backward or 0)
         return [f"{name} seems to be derived from the label: {label} explains {share} of it. {advice}"]
     if (leakage.product or 0) >= SUSPICIOUS:
         share = percent(leakage.product or 0)
-        return [f"{name} is almost {label} times {config.weight_column!r}: it explains {share} of that. {advice}"]
+        return [f"{name} nearly equals {label} times {config.weight_column!r}: it explains {share} of that. {advice}"]
     return []
 
 
@@ -220,7 +220,7 @@ def split_warnings(config: NetConfig, split: Mapping[str, Any], sources: Mapping
         share = rows.get(side, 0) / total
         if side not in sources and not SPLIT_FACTOR * fraction <= share <= fraction / SPLIT_FACTOR:
             warnings.append(
-                f"The {side} set has {share:.1%} of the rows instead of {fraction:.0%}: there are few rows, or groups "
+                f"The {side} set has {share:.1%} of the rows instead of {fraction:.0%}: too few rows, or groups "
                 f"or times of uneven size. Use more rows, or change {side}_fraction."
             )
     return warnings

@@ -124,7 +124,7 @@ def train_on(connections: list[Connection], request: TrainRequest) -> None:
     """Start or find the run of each machine, and follow all of them."""
     runs = plan_runs(request, len(connections))
     if not request.dirty and uncommitted(ROOT):
-        say("warning", "uncommitted changes stay here; --dirty sends them.")
+        say("warning", "uncommitted changes are not sent. Add --dirty to send them.")
     context, revision = archive(ROOT, dirty=request.dirty), commit(ROOT) + "-dirty" * request.dirty
     arguments = {"REVISION": revision, "VERSION": images.version()}
 

@@ -129,7 +129,7 @@ def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
             raise StorageError(f"{path} is not a package: {name!r} unpacks to over {MAX_RATIO} times its size.")
         folded.add(folded_name)
     if clashes := [name for name in folded if any(str(above) in folded for above in PurePosixPath(name).parents)]:
-        raise StorageError(f"{path} is not a package: {clashes[0]!r} lies below a member that is a file.")
+        raise StorageError(f"{path} is not a package: {clashes[0]!r} is below a member that is a file.")
 
 
 def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
@@ -142,7 +142,7 @@ def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     ends = [0, *(info.header_offset + info.compress_size for info in infos)]
     overlap = any(info.header_offset < end for info, end in zip(infos, ends, strict=False))
     if overlap or (infos and infos[0].header_offset) or not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
-        raise StorageError(f"{path} is not a package: it holds more than its members, or some that overlap.")
+        raise StorageError(f"{path} is not a package: it has bytes outside its members, or members that overlap.")
 
 
 def extract(members: Mapping[str, bytes], folder: Path) -> None:

@@ -106,7 +106,9 @@ def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing)
     rules = (text_rules(config), vocabulary_rules(config))
     columns = (preprocessing.features, preprocessing.label.objective, preprocessing.label.column, preprocessing.weight)
     if (told, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
-        raise StorageError("The package's config.json and preprocessing.json do not go together: they are of two runs.")
+        raise StorageError(
+            "The package's config.json and preprocessing.json are from different runs. Use an unchanged package."
+        )
 
 
 def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
@@ -120,10 +122,12 @@ def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
     given = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
     if own != given:
         wrong = sorted(path for path in own.keys() | given.keys() if own.get(path) != given.get(path))
-        raise StorageError(f"The package's weights are not those of its network: {', '.join(wrong[:5])}.")
+        raise StorageError(
+            f"The package's weights do not fit its network: {', '.join(wrong[:5])}. Use the code that made it."
+        )
     broken = sorted(path for path, array in weights.items() if not np.isfinite(array).all())
     if broken:
-        raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. It predicts nothing.")
+        raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. Train it again.")
     for weight in ops.model.weights:
         weight.assign(weights[weight.path])
 
@@ -150,8 +154,8 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
     for name, difference in worst.items():
         if not difference <= PARITY:
             raise StorageError(
-                f"The {name} of {package} differs from the trained model by {difference:.2g}; at most {PARITY} is the "
-                "same. Do not use the package; please report this."
+                f"The {name} of {package} differs from the trained model by {difference:.2g}; at most {PARITY} is "
+                "allowed. Do not use the package; please report this."
             )
     return max(worst.values())
 

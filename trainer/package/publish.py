@@ -27,7 +27,7 @@ def publish(package: Path, uri: str) -> None:
         storage.put(package, uri)
     except StorageError as error:
         raise StorageError(
-            f"{error} The finished package is kept as {package}; send it with `fab publish --run={package.stem}`."
+            f"{error} The finished package is in {package}; upload it with `fab publish --run={package.stem}`."
         ) from error
 
 

@@ -67,7 +67,8 @@ def summary(report: Report, side: str, metrics: Mapping[str, float]) -> str:
         change = loss / constant - 1
         text += (
             f" On {figure(int(metrics['rows']))} {side} rows, its loss is {percent(abs(change))} "
-            f"{'above' if change > 0 else 'below'} the loss of the best constant prediction."
+            f"{'above' if change > 0 else 'below'} that of the baseline, the best prediction "
+            "that is the same for every row."
         )
     return text
 
@@ -75,7 +76,7 @@ def summary(report: Report, side: str, metrics: Mapping[str, float]) -> str:
 def tile_values(report: Report, metrics: Mapping[str, float], name: str) -> tuple[float, str]:
     """A main metric, and a note with the same metric of the best constant prediction."""
     constant = report.constant.get(name, math.nan)
-    return metrics[name], "" if math.isnan(constant) else f"constant {figure(constant)}"
+    return metrics[name], "" if math.isnan(constant) else f"baseline {figure(constant)}"
 
 
 def plot(caption: str, path: Path) -> dict[str, object]:
@@ -87,7 +88,7 @@ def plot(caption: str, path: Path) -> dict[str, object]:
 
 def metrics_table(report: Report) -> Table:
     """Every metric of the best epoch, by set, and of the best constant prediction."""
-    columns = dict(report.metrics) | ({"best constant": report.constant} if report.constant else {})
+    columns = dict(report.metrics) | ({"baseline": report.constant} if report.constant else {})
     names = [name for name in report.metrics["validation"] if name not in ("rows", "weight")]
     rows: list[tuple[object, list[object]]] = [
         (metric_name(name), [values.get(name) for values in columns.values()]) for name in names

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.runtime import system
+from trainer.runtime.command import amount
 
 FOLDER = Path("cache")
 FACTS = "entry.json"
@@ -108,14 +109,14 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def make_room(folder: Path, size: int, limit: int, what: str = "the encoded rows") -> str:
+def make_room(folder: Path, size: int, limit: int, what: str = "they") -> str:
     """Remove abandoned parts and the least recently used entries, until `size` more bytes fit into the limit.
 
     Returns the reason if they do not fit, else "". limit: of the cache in bytes; what: the name of the new data in the
     reason.
     """
     if size > limit:
-        return f"{what} take {size / 1e9:.3g} GB, and cache_gb is {limit / 1e9:.3g}"
+        return f"{what} take {amount(size)}, and cache_gb is {limit / 1e9:.3g}"
     for part in folder.glob(f"{PART}*"):
         if time.time() - part.stat().st_mtime > PART_SECONDS:
             system.remove(part)
@@ -128,5 +129,5 @@ def make_room(folder: Path, size: int, limit: int, what: str = "the encoded rows
             total -= entry_size
     free = shutil.disk_usage(system.existing_parent(folder / "entry")).free
     if size > free:
-        return f"{what} take {size / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB free"
+        return f"{what} take {amount(size)}, and the disk of {folder} has {amount(free)} free"
     return ""

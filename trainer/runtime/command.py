@@ -80,6 +80,11 @@ def aligned(rows: Sequence[tuple[str, ...]], *, widest: int = sys.maxsize, right
     )
 
 
+def amount(size: int) -> str:
+    """A number of bytes with a unit, such as `1.25 MB`."""
+    return f"{size / 1e9:,.2f} GB" if size >= 10**9 else f"{size / 1e6:,.2f} MB" if size >= 10**5 else f"{size:,} bytes"
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command and exit the process with its exit code (see `trainer.runtime.errors`)."""
     end_imports()

@@ -48,7 +48,7 @@ def storage_error(doing: str, path: Path, error: OSError, size: int = 0) -> Trai
         free = shutil.disk_usage(existing_parent(path)).free
         needed = f"{size:,} bytes are needed, " if size else ""
         return ResourceError(
-            f"No space left while {doing} {path}: {needed}{free:,} are free. Free some and start again."
+            f"No space left while {doing} {path}: {needed}{free:,} are free. Free some space and start again."
         )
     is_file = error.errno == errno.EEXIST and Path(error.filename or path).is_file()
     reason = f"{error.filename} is a file, not a folder" if is_file else error.strerror or error
@@ -166,7 +166,7 @@ def lock_folder(path: Path, *, wait: bool) -> int:
         except BlockingIOError:
             os.close(handle)
             raise StorageError(
-                f"Another process works in {path}. Wait until it has ended, or choose another name."
+                f"Another process is using {path}. Wait until it ends, or choose another name."
             ) from None
 
 

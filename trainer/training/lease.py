@@ -66,8 +66,8 @@ class Lease:
         age = now - newest.time
         if age < EXPIRY:
             raise StorageError(
-                f"{holder(record)} holds this run (lease {newest.uri}, renewed {age:.0f} s ago). Choose another --run, "
-                f"or wait until that process ends; if it is dead, start again in {EXPIRY - age:.0f} s."
+                f"{holder(record)} is using this run (lease {newest.uri}, renewed {age:.0f} s ago). Choose another "
+                f"--run, or wait until that process ends; if it is dead, start again in {EXPIRY - age:.0f} s."
             )
 
     def renew(self, **changes: Any) -> None:
@@ -81,7 +81,7 @@ class Lease:
             except storage.ConflictError:
                 other = read_record(storage.find(self.uri(number)))
                 self.lost = (
-                    f"{holder(other)} holds this run (lease {self.uri(number)}). This process writes nothing more."
+                    f"{holder(other)} is using this run (lease {self.uri(number)}). This process has stopped writing."
                 )
                 return
             self.number, self.renewed = number, time.clock_gettime(CLOCK)

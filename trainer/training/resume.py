@@ -62,13 +62,13 @@ def find_checkpoint(
         (mirror.clear if restart else mirror.fetch)()
     latest, damaged = (None, []) if restart else checkpoint.load(folder / CHECKPOINTS)
     if damaged:
-        say("warning", f"{', '.join(damaged)} is damaged: the checkpoint before it is used.")
+        say("warning", f"{', '.join(damaged)} is damaged; the run continues from the checkpoint before it.")
     if latest:
         check_same_run(folder, latest.progress["identity"], identity)
         return latest
     remains = [folder / name for name in (CHECKPOINTS, LOGS) if (folder / name).exists()]
     if not remains and folder.exists() and any(folder.iterdir()):
-        raise StorageError(f"{folder} contains files, but no run. Choose another --run, or remove them.")
+        raise StorageError(f"{folder} has files that are not from a run. Choose another --run, or remove them.")
     if remains:  # of a run that was killed before its first checkpoint, or that restarts
         for path in sorted(folder.iterdir(), key=remains.__contains__):  # the names that mark a run's folder go last
             system.remove(path)
@@ -79,7 +79,7 @@ def check_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
     """ConfigError with the differences between two identities: that of the run in a folder, and that of this run."""
     if different := differences({name: before.get(name) for name in now}, now):
         raise ConfigError(
-            f"{folder} belongs to a run that differs: {'; '.join(different[:5])}{' and more' * (len(different) > 5)}. "
+            f"{folder} holds a run that is different: {'; '.join(different[:5])}{' and more' * (len(different) > 5)}. "
             "Restore these values, choose another --run, or start again with --restart."
         )
 
@@ -127,7 +127,7 @@ class Checkpointer:
             problem = self.mirror.wait(UPLOAD_SECONDS) if self.mirror else ""
             raise Interrupted(
                 f"Stopped by {self.stop_request.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
-                f"Start it again with --run={self.folder.name} to go on."
+                f"To continue, start it again with --run={self.folder.name}."
                 + (f" Use this machine, because the last checkpoint is not in the bucket: {problem}" if problem else "")
             )
         if self.mirror:
