@@ -1,4 +1,4 @@
-"""The project script: `fab --list` shows every task, `fab --help TASK` its options."""
+"""The commands of the project: `fab --list` shows them, `fab --help TASK` shows the options of one."""
 
 import importlib
 import json
@@ -14,8 +14,8 @@ from invoke.exceptions import Exit
 
 ROOT = Path(__file__).parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
-PATH_HELP = "rows: a file, a folder of shards, or a quoted glob, here or gs://; .json or .json.gz"
-PACKAGE_HELP = "package of a run, a path or gs://"
+PATH_HELP = "rows: a file, a folder of shards, or a quoted pattern, local or gs://; .json or .json.gz"
+PACKAGE_HELP = "package of a run: a path or gs://"
 PORT_HELP = "port of 127.0.0.1; default: a free one"
 
 
@@ -53,7 +53,7 @@ def remote(c, module: str = "trainer.machines.remote") -> ModuleType:
 
 
 def show(c, viewer: str, port: str | None, **options: str | None) -> None:
-    """Show a viewer in a browser on this machine: of its own runs and packages, or of those of the machine of -H."""
+    """Show TensorBoard or JupyterLab in a browser on this machine; with -H for the runs of another machine."""
     if not isinstance(c, Connection):
         return python("-m", "trainer.machines.viewers", viewer, port=port, **options)
     arguments = [f"--{name}={value}" for name, value in options.items() if value]
@@ -105,7 +105,7 @@ def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=
 
 
 @task(
-    help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, one line of JSON per row, a path or gs://"}
+    help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, a path or gs://; one line of JSON per row"}
 )
 def predict(c, package, data, out):
     """Predict rows with a package: fab predict --package=packages/NAME.zip --data=rows/ --out=scores.json"""
@@ -118,7 +118,7 @@ def evaluate(c, package, data):
     python("-m", "trainer.package.predictor", "evaluate", package=package, data=data)
 
 
-@task(help={"run": "name of the run; with several machines one each: a,b", "output": "folder of the package"})
+@task(help={"run": "name of the run; with several machines, one name each: a,b", "output": "folder of the package"})
 def attach(c, run, output=None):
     """Follow a run on another machine and fetch its package: fab -H user@gpu-1 attach --run=NAME"""
     remote(c).attach(c, run, output)
@@ -130,7 +130,7 @@ def status(c):
     remote(c).status(c)
 
 
-@task(help={"run": "name of the run; with several machines one each: a,b", "remove": "remove its log, too"})
+@task(help={"run": "name of the run; with several machines, one name each: a,b", "remove": "remove its log, too"})
 def stop(c, run, remove=False):
     """Stop a run on another machine; it can be resumed: fab -H user@gpu-1 stop --run=NAME"""
     remote(c).stop(c, run, remove=remove)
@@ -145,7 +145,7 @@ def publish(c, run, output=None):
 @task(
     iterable=["param"],
     help={
-        "to": "gs:// prefix or folder for this export, empty",
+        "to": "empty folder or gs:// prefix to export to",
         "table": "BigQuery table: project.dataset.table",
         "sql": "file with one SELECT",
         "param": "value of @name in the SQL: name=value or name:TYPE=value; repeatable",
@@ -175,19 +175,19 @@ def dataset(
     }
 )
 def tensorboard(c, run=None, package=None, output=None, port=None):
-    """Show runs or packages in TensorBoard: fab tensorboard --run=NAME; with -H those of another machine."""
+    """Show runs or packages in TensorBoard: fab tensorboard --run=NAME; with -H, from another machine."""
     show(c, "tensorboard", port, run=run, package=package, output=output)
 
 
 @task(help={"port": PORT_HELP})
 def notebook(c, port=None):
-    """Open a notebook that explores the newest package; with -H on another machine."""
+    """Open a notebook that explores the newest package; with -H, on another machine."""
     show(c, "notebook", port)
 
 
 @task(help={"variant": "name in variant_config.json"})
 def config(c, variant="deep_v1"):
-    """Print each setting of a variant with its value, source and meaning: fab config --variant=rnn_v1"""
+    """Print every setting of a variant with its value, source and meaning: fab config --variant=rnn_v1"""
     python("-m", "trainer.config.show", "settings", variant=variant)
 
 
@@ -251,7 +251,7 @@ def test(c, only=None, junit=None):
 
 @task(help={"only": "run tests whose names match (pytest -k)"})
 def test_faults(c, only=None):
-    """Run the fault tests in their long form: hundreds of kills, every fail point, a million inputs. Takes an hour."""
+    """Run the fault tests in full: hundreds of kills, full disks, a million damaged inputs. Takes an hour."""
     selected = ["-k", only] if only else []
     call(sys.executable, "-m", "pytest", "-p", "tests.scale", "--dist=worksteal", *selected, cwd=ROOT, FLATFAB_LONG="1")
 
@@ -266,7 +266,7 @@ def lint(c):
 @task(
     help={
         "rows": "number of generated rows",
-        "sizes": "rows of complete runs, such as 200000,5000000; default: up to --rows",
+        "sizes": "row counts for the benchmarks of complete runs, such as 200000,5000000; default: up to --rows",
         "limited-rows": "rows to train on under a memory limit, such as 30000000; default: skip this",
         "folder": "keep the generated files here for the next time",
         "markdown": "print Markdown, as in BENCHMARKS.md",

@@ -1,4 +1,4 @@
-"""The registered networks: one file each, its file name is its name.
+"""Find and load the networks: each is one file of this folder, and the file name is its name.
 
 A network file defines
 

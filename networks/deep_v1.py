@@ -1,7 +1,7 @@
-"""deep_v1: embeddings, the mean of the title's word vectors and the numbers, through dense layers.
+"""deep_v1: embeddings, numbers and the mean of the title's word vectors go through dense layers.
 
-The wide workhorse of click prediction ("Deep Neural Networks for YouTube Recommendations", Covington et al. 2016,
-section 3): fast to train and to serve, blind to the order of words.
+The standard network for click prediction ("Deep Neural Networks for YouTube Recommendations", Covington et al. 2016,
+section 3): fast to train and to serve; it ignores the order of words.
 """
 
 from dataclasses import dataclass

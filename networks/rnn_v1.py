@@ -1,7 +1,7 @@
-"""rnn_v1: as deep_v1, but the title is read word by word by a recurrent layer, so that order counts.
+"""rnn_v1: as deep_v1, but a recurrent layer reads the title word by word, so word order counts.
 
-`trainer.model.recurrent` names the papers. On a GPU Keras picks the cuDNN kernel: the layers keep the arguments, and
-padding the side, that it asks for.
+`trainer.model.recurrent` names the papers. On a GPU, Keras picks the cuDNN kernel, which needs the default arguments
+of the layers and padding on the right.
 """
 
 from dataclasses import dataclass

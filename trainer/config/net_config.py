@@ -56,7 +56,7 @@ class NetConfig:
     )
     text_columns: tuple[str, ...] = setting(("title",), "columns with text")
     numeric_columns: tuple[str, ...] = setting(
-        ("position", "age"), "columns with numbers, scaled to mean 0 and deviation 1"
+        ("position", "age"), "columns with numbers, scaled to mean 0 and standard deviation 1"
     )
     log_numeric_columns: tuple[str, ...] = setting((), "columns with numbers >= 0, scaled after log(1 + x)")
     label_column: str = setting("ctr", "column to predict")
@@ -64,7 +64,7 @@ class NetConfig:
         "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
     )
     key_columns: tuple[str, ...] = setting(
-        (), "columns that identify a row; a random split goes by their hash; empty: all columns used"
+        (), "columns that identify a row; a random split hashes them; empty: all columns with a role"
     )
     objective: str = setting(
         "binary",
@@ -83,12 +83,12 @@ class NetConfig:
         above=0,
         below=1,
     )
-    time_column: str | None = setting(None, "split=time: column that orders the rows; the latest are tested on")
+    time_column: str | None = setting(None, "split=time: column that orders the rows; the latest are the test set")
     group_columns: tuple[str, ...] = setting(
         (), "split=group: rows that share a value in any of these columns stay together"
     )
     split_seed: int = setting(0, "random seed of the split", low=0, high=2**31 - 1)
-    max_bad_rows: int = setting(0, "unreadable rows to skip; one more stops the run", low=0, high=10**9)
+    max_bad_rows: int = setting(0, "bad rows to skip; one more stops the run", low=0, high=10**9)
     subsample: float = setting(
         1.0, "share of the rows to use, chosen by their hash: the same rows in every run", above=0, high=1
     )
@@ -113,7 +113,10 @@ class NetConfig:
         low=1, high=10**9,
     )  # fmt: skip
     cache_gb: float = setting(
-        20.0, "GB of cache/, which keeps encoded rows and downloads for the next run; 0: no cache", low=0, high=10**6
+        20.0,
+        "size limit in GB of cache/, which keeps encoded rows and downloads for later runs; 0: no cache",
+        low=0,
+        high=10**6,
     )
 
     # Training.
@@ -128,7 +131,7 @@ class NetConfig:
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0, high=10**9)
     decay: str = setting(
         "none",
-        "how the learning rate falls to 0 until the last epoch; none: it stays",
+        "how the learning rate falls to 0 by the last epoch; none: it does not fall",
         choices=("none", "linear", "cosine"),
     )
     clip_norm: float | None = setting(
@@ -142,7 +145,9 @@ class NetConfig:
         3, "epochs without a better stopping_metric before training stops; null: no early stopping", low=1, high=100_000
     )
     seed: int = setting(0, "random seed of weights, shuffling and dropout", low=0, high=2**31 - 1)
-    deterministic: bool | None = setting(None, "same bits in every run; null: true on a CPU, false on a GPU")
+    deterministic: bool | None = setting(
+        None, "same result in every run, bit for bit; null: true on a CPU, false on a GPU"
+    )
 
 
 class Configuration(NamedTuple):
