@@ -113,10 +113,7 @@ class NetConfig:
         low=1, high=10**9,
     )  # fmt: skip
     cache_gb: float = setting(
-        20.0,
-        "size limit in GB of cache/, which keeps encoded rows and downloads for later runs; 0: no cache",
-        low=0,
-        high=10**6,
+        20.0, "most GB in cache/, which keeps encoded rows and downloads for later runs; 0: no cache", low=0, high=10**6
     )
 
     # Training.
@@ -145,9 +142,7 @@ class NetConfig:
         3, "epochs without a better stopping_metric before training stops; null: no early stopping", low=1, high=100_000
     )
     seed: int = setting(0, "random seed of weights, shuffling and dropout", low=0, high=2**31 - 1)
-    deterministic: bool | None = setting(
-        None, "same result in every run, bit for bit; null: true on a CPU, false on a GPU"
-    )
+    deterministic: bool | None = setting(None, "same bits in every run; null: true on a CPU, false on a GPU")
 
 
 class Configuration(NamedTuple):
@@ -278,8 +273,7 @@ def check_choices(configuration: Configuration) -> None:
     metrics = STOPPING_METRICS[config.objective]
     if config.stopping_metric not in metrics:
         raise ConfigError(
-            f"{description('stopping_metric')} is not a metric of {description('objective')}. Choose one of "
-            f"{', '.join(metrics)}."
+            f"{description('stopping_metric')} is not one of {', '.join(metrics)}, as {description('objective')} needs."
         )
 
 
