@@ -6,6 +6,7 @@ tuple[str, ...], tuple[int, ...], each also with `| None`.
 
 import json
 import math
+import operator
 import re
 import types
 import typing
@@ -19,6 +20,7 @@ from trainer.runtime.errors import ConfigError, did_you_mean
 
 _TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_COMPARISONS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
 _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -172,15 +174,6 @@ def _check_range(value: Any, limits: Mapping[str, Any]) -> None:
     for item in value if isinstance(value, tuple) else (value,):
         if limits["choices"] and item is not None and item not in limits["choices"]:
             raise ValueError("is not one of the choices")
-        if type(item) in (int, float) and not _in_range(item, limits):
-            raise ValueError("is out of range")
-
-
-def _in_range(number: float, limits: Mapping[str, Any]) -> bool:
-    low, above, high, below = (limits[name] for name in ("low", "above", "high", "below"))
-    return (
-        (low is None or number >= low)
-        and (above is None or number > above)
-        and (high is None or number <= high)
-        and (below is None or number < below)
-    )
+        for name, holds in _COMPARISONS.items():
+            if type(item) in (int, float) and limits[name] is not None and not holds(item, limits[name]):
+                raise ValueError("is out of range")

@@ -155,11 +155,7 @@ class Configuration(NamedTuple):
 
 
 def load_config(
-    variant: str,
-    *,
-    path: Path = VARIANT_FILE,
-    environ: Mapping[str, str],
-    arguments: Mapping[str, Any] | None = None,
+    variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str, str], arguments: Mapping[str, Any] | None = None
 ) -> Configuration:
     """The checked configuration of a variant; ConfigError for any mistake at any level.
 

@@ -9,15 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.features import DatasetShapes
-from trainer.features.preprocessing import (
-    LABEL,
-    WEIGHT,
-    Columns,
-    Examples,
-    Preprocessing,
-    feature_encoder,
-    label_of,
-)
+from trainer.features.preprocessing import LABEL, WEIGHT, Columns, Examples, Preprocessing, feature_encoder, label_of
 
 CHUNK_ROWS = 2**17  # encoded at a time: decides memory and speed, never the result
 

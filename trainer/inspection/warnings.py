@@ -45,21 +45,21 @@ def dataset_warnings(
 
 def leakage_warnings(config: NetConfig, profile: Profile) -> list[str]:
     """A column that gives the label away."""
-    leakage, name, label = profile.leakage, f"Column {profile.column.name!r}", repr(config.label_column)
-    if leakage is None:
+    if profile.leakage is None:
         return []
+    forward, backward, product = (share or 0.0 for share in profile.leakage)
+    name, label = f"Column {profile.column.name!r}", repr(config.label_column)
     advice = "Leave it out unless its value is available at prediction time."
-    if (leakage.forward or 0) >= SUSPICIOUS:
+    if forward >= SUSPICIOUS:
         return [
-            f"{name} nearly equals the label: on its own it explains {percent(leakage.forward or 0)} of {label} on "
-            f"held-out rows. {advice} If rows with the same value also share their label, set split=group and name it "
-            "in group_columns."
+            f"{name} nearly equals the label: on its own it explains {percent(forward)} of {label} on held-out rows. "
+            f"{advice} If rows with the same value also share their label, set split=group and name it in "
+            "group_columns."
         ]
-    if (leakage.backward or 0) >= SUSPICIOUS:
-        share = percent(leakage.backward or 0)
-        return [f"{name} seems to be derived from the label: {label} explains {share} of it. {advice}"]
-    if (leakage.product or 0) >= SUSPICIOUS:
-        share = percent(leakage.product or 0)
+    if backward >= SUSPICIOUS:
+        return [f"{name} seems to be derived from the label: {label} explains {percent(backward)} of it. {advice}"]
+    if product >= SUSPICIOUS:
+        share = percent(product)
         return [f"{name} nearly equals {label} times {config.weight_column!r}: it explains {share} of that. {advice}"]
     return []
 

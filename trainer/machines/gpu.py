@@ -144,10 +144,7 @@ def library_versions() -> dict[str, str]:
         versions = [version for name, version in installed.items() if name.startswith(package)]
         return versions[0] if versions else f"{built.get(key, 'unknown')} (that TensorFlow was built for)"
 
-    return {
-        "CUDA": version("nvidia-cuda-runtime", "cuda_version"),
-        "cuDNN": version("nvidia-cudnn", "cudnn_version"),
-    }
+    return {"CUDA": version("nvidia-cuda-runtime", "cuda_version"), "cuDNN": version("nvidia-cudnn", "cudnn_version")}
 
 
 def say_gpus(gpus: list[Gpu]) -> None:

@@ -145,10 +145,7 @@ class Metrics(tf.Module):
         rank = tf.math.count_nonzero((logits > own) | ((logits == own) & earlier), axis=1)
         correct = tf.cast(tf.equal(predicted, labels), tf.float64)
         nothing = tf.zeros_like(weights)
-        for ids, columns in (
-            (labels, [weights * correct, nothing, weights]),
-            (predicted, [nothing, weights, nothing]),
-        ):
+        for ids, columns in ((labels, [weights * correct, nothing, weights]), (predicted, [nothing, weights, nothing])):
             self._state["classes"].scatter_add(tf.IndexedSlices(tf.stack(columns, axis=1), ids))
         return [correct, tf.cast(rank < 5, tf.float64)]
 

@@ -44,16 +44,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     part, size = folder / PART, sum(array.nbytes for array in (*checkpoint.state.values(), *checkpoint.best.values()))
     system.remove(part)
     system.create_folder(part)
-    index = {
-        "state.bin": {name: [array.dtype.str, list(array.shape)] for name, array in checkpoint.state.items()},
-        "best.bin": {name: [array.dtype.str, list(array.shape)] for name, array in checkpoint.best.items()},
-    }
+    pieces: dict[str, Iterable[bytes | memoryview]] = {}
+    index = {}
+    for file, arrays in (("state.bin", checkpoint.state), ("best.bin", checkpoint.best)):
+        pieces[file] = map(bytes_of, arrays.values())
+        index[file] = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     progress = {"number": number, "progress": checkpoint.progress, "index": index}
-    pieces: dict[str, Iterable[bytes | memoryview]] = {
-        "state.bin": map(bytes_of, checkpoint.state.values()),
-        "best.bin": map(bytes_of, checkpoint.best.values()),
-        "progress.json": [json.dumps(progress).encode()],
-    }
+    pieces["progress.json"] = [json.dumps(progress).encode()]
     try:
         manifest = {name: system.write_pieces(part / name, parts) for name, parts in pieces.items()}
         system.write_pieces(part / MANIFEST, [json.dumps(manifest).encode()])

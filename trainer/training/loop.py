@@ -119,12 +119,14 @@ def train(
     return history
 
 
-def check_finite(weights: Weights, epoch: int) -> None:
-    """DivergedError if weights are not finite. The validation loss does not show that of embeddings it does not use."""
+def check_finite(weights: Weights, epoch: int, note: str = "") -> None:
+    """DivergedError if weights are not finite. The validation loss does not show that of embeddings it does not use.
+
+    note: ends the message.
+    """
     if not_finite := sorted(path for path, array in weights.items() if not np.isfinite(array).all()):
-        raise DivergedError(
-            f"Epoch {epoch}: {', '.join(not_finite[:3])} contain NaN or infinity. Lower learning_rate or set clip_norm."
-        )
+        contain = f"{', '.join(not_finite[:3])} contain NaN or infinity"
+        raise DivergedError(f"Epoch {epoch}: {contain}. Lower learning_rate or set clip_norm.{note}")
 
 
 def check_validation(row: EpochRow, value: float, stopping_metric: str) -> None:

@@ -8,20 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import networks
 from trainer.config.net_config import NetConfig
 from trainer.features.pipeline import Prepared
 from trainer.model.ops_wrapper import OpsWrapper
 from trainer.runtime import heartbeat, system
 from trainer.runtime.command import say
-from trainer.runtime.errors import ConfigError, DivergedError, Interrupted, StorageError
+from trainer.runtime.errors import ConfigError, Interrupted, StorageError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.training import checkpoint
 from trainer.training.checkpoint import Checkpoint, differences
 from trainer.training.checkpoint_mirror import Mirror
-from trainer.training.loop import History
+from trainer.training.loop import History, check_finite
 
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 IGNORED_SETTINGS = ("cache_gb", "checkpoint_minutes")  # do not change the result, so they may differ
@@ -140,14 +138,8 @@ class Checkpointer:
             return
         start = time.monotonic()
         state = {name: variable.numpy() for name, variable in self.ops.state().items()}
-        not_finite = sorted(
-            name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
-        )
-        if not_finite:
-            raise DivergedError(
-                f"Epoch {len(history.rows) + (history.step > 0)}: {', '.join(not_finite[:3])} contain NaN or infinity. "
-                f"Lower learning_rate or set clip_norm. The last good checkpoint is in {self.folder / CHECKPOINTS}."
-            )
+        last_good = f" The last good checkpoint is in {self.folder / CHECKPOINTS}."
+        check_finite(state, len(history.rows) + (history.step > 0), last_good)
         progress = {
             "rows": history.rows,
             "step": history.step,
