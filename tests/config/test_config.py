@@ -976,7 +976,7 @@ def test_every_shipped_variant_loads_and_names_only_what_differs(variant: str) -
 def test_config_rows_and_the_command_show_value_source_and_meaning(
     load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {row.name: row for row in show.config_rows(load({"text_columns": ["größe"]}, NET_PATIENCE="null"))}
+    rows = {row[0]: row for row in show.config_rows(load({"text_columns": ["größe"]}, NET_PATIENCE="null"))}
     assert rows["text_columns"][1:3] == ('["größe"]', "variant small")
     assert rows["patience"][1:3] == ("null", "environment NET_PATIENCE")
     monkeypatch.setenv("NET_EPOCHS", "7")
@@ -984,7 +984,7 @@ def test_config_rows_and_the_command_show_value_source_and_meaning(
     lines = {line.split()[0]: " ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
     assert lines["epochs"] == "epochs 7 environment NET_EPOCHS passes over the training rows, at most"
     assert lines["cell"] == 'cell "lstm" variant rnn_v1_lstm kind of recurrent layer'
-    assert all(row.name in lines for row in rows.values() if row.name != "batch_norm")
+    assert all(name in lines for name in rows if name != "batch_norm")
 
 
 def test_the_commands_list_all_variants_and_networks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import typing
 from dataclasses import asdict, fields
-from typing import NamedTuple
 
 import networks
 from trainer.config import net_config
@@ -16,20 +15,11 @@ from trainer.runtime.command import aligned, argument_parser, import_tensorflow_
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
 
-class Row(NamedTuple):
-    """One setting of a configuration; its value is written as in the variant file."""
-
-    name: str
-    value: str
-    source: str
-    meaning: str
-
-
-def config_rows(settings: net_config.Configuration) -> list[Row]:
-    """Every setting of a configuration with its value, source and meaning."""
+def config_rows(settings: net_config.Configuration) -> list[tuple[str, str, str, str]]:
+    """(name, value, source, meaning) of every setting; values as in the variant file."""
     meanings = {item.name: item.metadata["meaning"] for item in fields(settings.config)}
     return [
-        Row(name, json.dumps(value, ensure_ascii=False), settings.sources[name], meanings[name])
+        (name, json.dumps(value, ensure_ascii=False), settings.sources[name], meanings[name])
         for name, value in asdict(settings.config).items()
     ]
 

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ MAX_TRAIN_METRIC_ROWS = 200_000  # at most, evenly spaced, for the train metrics
 
 EpochRow = dict[str, float]
 Weights = dict[str, np.ndarray]
+ShowProgress = Callable[[int, float], None]  # shows the rows done in an epoch and the mean loss of the last steps
 
 
 @dataclass
@@ -56,12 +57,6 @@ class History:
         """Whether all epochs are done, or `patience` epochs have passed since the best one."""
         done = len(self.rows)
         return done >= epochs or (patience is not None and done - self.best_epoch >= patience and done > 0)
-
-
-class ShowProgress(Protocol):
-    """Shows the rows done in an epoch and the mean loss of the last steps."""
-
-    def __call__(self, rows_done: int, loss: float) -> None: ...
 
 
 class Callback(Protocol):
