@@ -85,11 +85,11 @@ def check(place: Place, tmp_path: Path) -> Dataset:
     """All checks of a whole dataset, as a run makes them."""
     shards = place.shards()
     told = inventories(shards)
-    check_shards(told, shards, whole=True)
+    check_shards(told, shards, complete=True)
     copy = tmp_path / "copy"
     storage.fetch([(shard, copy / Path(shard.uri).name) for shard in shards])
     found = load(copy, {"x": "key"})
-    check_rows(told, shards, found.shards, found.rows_read + found.bad_rows, whole=True)
+    check_rows(told, shards, found.shards, found.rows_read + found.bad_rows, complete=True)
     return found
 
 
@@ -144,9 +144,9 @@ def test_D22_a_row_too_few_is_refused_after_reading(place: Place, tmp_path: Path
 
 def test_D22_bad_rows_count_as_rows(place: Place) -> None:
     (told,) = inventories(place.shards())
-    check_rows([told], [], [], ROWS, whole=True)
+    check_rows([told], [], [], ROWS, complete=True)
     with pytest.raises(DataError):
-        check_rows([told], [], [], ROWS - 1, whole=True)
+        check_rows([told], [], [], ROWS - 1, complete=True)
 
 
 def test_D23_a_missing_shard_is_refused(place: Place, tmp_path: Path) -> None:
@@ -223,18 +223,18 @@ def test_D57_an_export_that_has_not_ended_is_refused(place: Place, tmp_path: Pat
 def test_one_shard_that_was_chosen_is_checked_alone(place: Place, tmp_path: Path) -> None:
     chosen = place.shards()[1:2]
     told = inventories(chosen)
-    check_shards(told, chosen, whole=False)
+    check_shards(told, chosen, complete=False)
     storage.fetch([(chosen[0], tmp_path / "one.json.gz")])
     found = load(tmp_path / "one.json.gz", {"x": "key"})
-    check_rows(told, chosen, found.shards, found.rows_read, whole=False)
+    check_rows(told, chosen, found.shards, found.rows_read, complete=False)
     place.write(name(1), b"cut")
     with pytest.raises(DataError, match="has 3 bytes"):
-        check_shards(told, place.shards()[1:2], whole=False)
+        check_shards(told, place.shards()[1:2], complete=False)
 
 
 def test_a_file_of_ones_own_beside_an_export_may_be_chosen(place: Place) -> None:
     mine = place.write("mine.json.gz", gzip.compress(b'{"x":"1"}\n'))
-    check_shards(inventories([mine]), [mine], whole=False)
+    check_shards(inventories([mine]), [mine], complete=False)
 
 
 def test_equal_facts_give_equal_bytes_and_are_read_back(tmp_path: Path) -> None:

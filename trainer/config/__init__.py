@@ -1,4 +1,4 @@
-"""The flat configuration. A network imports `NetConfig` and `setting` from here."""
+"""Load and check the flat configuration. Networks import `NetConfig` and `setting` from here."""
 
 from trainer.config.levels import setting
 from trainer.config.net_config import NetConfig

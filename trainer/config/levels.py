@@ -41,9 +41,9 @@ def setting(
 
 
 class Level(NamedTuple):
-    """The values of one level, by its own names for the settings."""
+    """The values that one level sets, by the level's names for the settings."""
 
-    given: Mapping[str, Any]
+    values: Mapping[str, Any]
     place: str  # for messages
     spell: Callable[[str], str]  # setting -> its name at this level
     parse: Callable[[Any, Any], Any]  # value, type -> value of this type, or ValueError with the end of a sentence
@@ -51,17 +51,17 @@ class Level(NamedTuple):
 
 
 def resolve(cls: type[Any], levels: tuple[Level, ...], owner: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values that levels give to the settings of a dataclass, and the source of each; a later level wins.
+    """Combine levels: the value and the source of each setting of a dataclass; a later level wins.
 
-    Every value is checked, also one that a later level overrides. ConfigError for a name that is no setting of
-    `owner`, a wrong type, a value out of range.
+    Every value is checked, even if a later level overrides it. ConfigError for a name that is not a setting of `owner`,
+    a wrong type, or a value out of range.
     """
     kinds, settings = typing.get_type_hints(cls), {item.name: item for item in fields(cls)}
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for level in levels:
         names = {level.spell(name): name for name in settings}
-        for spelt in level.given:
+        for spelt in level.values:
             if spelt not in names:
                 raise _unknown(level, spelt, names, owner)
             name = names[spelt]
@@ -71,20 +71,20 @@ def resolve(cls: type[Any], levels: tuple[Level, ...], owner: str) -> tuple[dict
 
 
 def typed(level: Level, name: str, kind: Any, limits: Mapping[str, Any]) -> Any:
-    """The value that a level gives to a setting, of its type and in its range; ConfigError otherwise."""
+    """The value of a setting at a level; ConfigError unless it has the right type and is in range."""
     spelt = level.spell(name)
-    given = level.given[spelt]
+    raw = level.values[spelt]
     try:
-        value = level.parse(given, kind)
+        value = level.parse(raw, kind)
         _check_range(value, limits)
     except ValueError as error:
         choice = allowed(kind, limits)
-        raise ConfigError(f"{level.place}: {spelt} = {shown(given)} {error}. Allowed: {choice}.") from None
+        raise ConfigError(f"{level.place}: {spelt} = {shown(raw)} {error}. Allowed: {choice}.") from None
     return value
 
 
 def value_from_json(value: Any, kind: Any) -> Any:
-    """A decoded JSON value as one of the type `kind`. Nothing is converted but a whole number to a float."""
+    """Check that a decoded JSON value has the type `kind`. Integers become floats; nothing else is converted."""
     kind, optional = _without_none(kind)
     if value is None and optional:
         return None
@@ -102,12 +102,12 @@ def value_from_json(value: Any, kind: Any) -> Any:
 
 
 def value_from_python(value: Any, kind: Any) -> Any:
-    """A value of a call from Python as one of the type `kind`: as in JSON, and a tuple is a list."""
+    """Check that a value from Python has the type `kind`: as in JSON, and a tuple counts as a list."""
     return value_from_json(list(value) if isinstance(value, tuple) else value, kind)
 
 
 def value_from_text(text: str, kind: Any) -> Any:
-    """The text of an environment variable as one of the type `kind`; a list is written as in JSON, None as null."""
+    """Parse the text of an environment variable as the type `kind`; lists are written as in JSON, None as null."""
     kind, optional = _without_none(kind)
     _check_text(text)
     if optional and text == "null":

@@ -1,4 +1,4 @@
-"""The flat configuration: class defaults -> a variant in `variant_config.json` -> `NET_*` environment variables.
+"""Load the flat configuration: class defaults, then a variant in `variant_config.json`, then `NET_*` variables.
 
 `NetConfig` or a network's subclass of it declares each setting with its type, default, meaning and range. Each value
 records the level that it comes from. Unknown names are errors at every level.
@@ -171,11 +171,15 @@ def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: M
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
     variables = {variable(item.name) for item in fields(NetConfig)}
-    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
+    from_environ = {
+        name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables
+    }
     in_variant = f"variant {variant}"
     return (
         Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
-        Level(given, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
+        Level(
+            from_environ, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"
+        ),
         Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
     )
 
@@ -185,10 +189,10 @@ def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
     content = strict_json.read(path)
     if not isinstance(content, dict):
         raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(content)}.')
-    for name, given in content.items():
+    for name, settings in content.items():
         check_name(name, "variant")
-        if not isinstance(given, dict):
-            raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(given)}.")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(settings)}.")
     return content
 
 
@@ -211,9 +215,9 @@ def settle(variant: str, levels: tuple[Level, ...], cls: type[NetConfig] | None 
     """The checked configuration: defaults of `cls`, or else of the chosen network, overridden level by level."""
     network = chosen_network(levels)
     cls = cls or config_class(network)
-    chosen, given = resolve(cls, levels, f"network {network}")
+    chosen, sources = resolve(cls, levels, f"network {network}")
     defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
-    configuration = Configuration(cls(**{"network": network} | chosen), defaults | given, variant)
+    configuration = Configuration(cls(**{"network": network} | chosen), defaults | sources, variant)
     check_columns(configuration)
     check_choices(configuration)
     return configuration
@@ -223,7 +227,7 @@ def chosen_network(levels: tuple[Level, ...]) -> str:
     """The name of the network, which determines the other settings."""
     network, limits = NetConfig.network, NetConfig.__dataclass_fields__["network"].metadata
     for level in levels:
-        if level.spell("network") in level.given:
+        if level.spell("network") in level.values:
             network = typed(level, "network", str, {**limits, "choices": tuple(networks.names())})
     return network
 

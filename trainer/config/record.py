@@ -33,12 +33,12 @@ def from_json(data: bytes | str) -> Configuration:
         raise ConfigError(f"{NAME} has format version {shown(version)}; {reads}.")
     try:
         variant, network, entries = record["variant"], record["network"], record["settings"]
-        given = {name: entry["value"] for name, entry in entries.items()}
+        values = {name: entry["value"] for name, entry in entries.items()}
         sources = {name: entry["source"] for name, entry in entries.items()}
-        if given["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
+        if values["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
             raise ValueError
     except (KeyError, TypeError, AttributeError, ValueError):
         parts = "a variant, a network, and settings with a value and a source each"
         raise ConfigError(f"{NAME} is damaged: it must hold {parts}.") from None
     check_name(variant, "variant")
-    return settle(variant, (Level(given, NAME, str, value_from_json, sources.__getitem__),))
+    return settle(variant, (Level(values, NAME, str, value_from_json, sources.__getitem__),))

@@ -1,4 +1,4 @@
-"""The configuration for people: `python -m trainer.config.show settings|variants|networks|tables`."""
+"""Print settings, variants or networks: `python -m trainer.config.show settings|variants|networks|tables`."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ def config_rows(settings: net_config.Configuration) -> list[tuple[str, str, str,
 
 
 def settings_table(network: str | None = None) -> str:
-    """A Markdown table of the settings that all networks share, or of those that one network adds or changes."""
+    """A Markdown table of the settings that all networks share, or of the settings that a network adds or changes."""
     cls = net_config.config_class(network) if network else NetConfig
     kinds, shared = typing.get_type_hints(cls), fields(NetConfig) if network else ()
     lines = ["| setting and default | meaning and allowed values |", "| --- | --- |"]
@@ -37,7 +37,7 @@ def settings_table(network: str | None = None) -> str:
 
 
 def tables() -> str:
-    """The settings in `docs/configuration.md`: those that all networks share, then those of each network."""
+    """The settings in `docs/configuration.md`: the shared ones, then the settings of each network."""
     parts = [settings_table()]
     parts += [f"{name} adds:\n\n{settings_table(name)}" for name in networks.names()]
     return "\n".join(parts)
@@ -52,8 +52,8 @@ def settings(variant: str) -> str:
 def variants() -> str:
     """Each variant and the settings in which it differs from the defaults."""
     rows = []
-    for name, given in net_config.variants().items():
-        differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    for name, values in net_config.variants().items():
+        differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         rows.append((name, ", ".join(differences) or "the defaults"))
     return aligned([("variant", "differs in"), *rows], widest=VALUE_WIDTH)
 

@@ -1,8 +1,8 @@
-"""Strict JSON for files that people write: a refusal names the file, the line and the column.
+"""Read JSON files strictly; errors name the file, the line and the column.
 
-Python's `json` keeps the last of two equal names, accepts NaN, Infinity and 1e999, and fails obscurely on deep nesting
-and very long integers. `object_pairs_hook` would find a repeated name, but not its line and column. So this module
-parses objects and arrays itself, and leaves strings, numbers, true, false and null to `json`.
+Python's `json` keeps the last of two equal names, accepts NaN, Infinity and 1e999, and gives unclear errors for deep
+nesting and very long integers. `object_pairs_hook` would detect a repeated name, but not its line and column. So this
+module parses objects and arrays itself, and leaves strings, numbers, true, false and null to `json`.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Files to a typed DataFrame, and its split."""
+"""Read files into a typed DataFrame and split its rows."""

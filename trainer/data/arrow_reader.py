@@ -1,4 +1,4 @@
-"""Read blocks of rows with Arrow's JSON parser, wherever it gives the result of the strict reader.
+"""Read blocks of rows with Arrow's JSON parser, wherever its result equals that of the strict reader.
 
 Arrow's types are strict, and so is most of its grammar. What Arrow accepts but JSON rows may not contain is checked
 here: several objects on a line or one on several, a bare NaN or Infinity, invalid UTF-8, deep nesting; and -0, which

@@ -1,7 +1,7 @@
 """Estimate whether rows fit in memory, from the sizes of files and the roles of columns, before reading them.
 
-The system kills a process that takes too much memory without a message, perhaps hours later. This check refuses it
-at the start, with figures.
+The operating system kills a process that takes too much memory, without a message and perhaps hours later. This check
+stops the run at the start, with figures.
 """
 
 import math
@@ -79,11 +79,11 @@ def distinct_share(head: Sequence[int], rows: int) -> float:
 
     head: hashes of the first values.
     """
-    half, whole = len(set(head[: len(head) // 2])), len(set(head))
+    half, full = len(set(head[: len(head) // 2])), len(set(head))
     if not half:
         return 1.0
-    growth = min(math.log2(whole / half), 1.0)
-    return min(whole * (rows / len(head)) ** growth / max(rows, 1), 1.0)
+    growth = min(math.log2(full / half), 1.0)
+    return min(full * (rows / len(head)) ** growth / max(rows, 1), 1.0)
 
 
 def row_bytes(config: NetConfig) -> int:

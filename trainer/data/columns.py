@@ -15,8 +15,8 @@
 
 Categories, keys and times are exact. Numbers are float64: integers beyond 2**53 and NUMERIC round to the nearest one;
 what is infinite or beyond float32 is refused, since features, labels and weights are float32 later on.
-A column of categories, keys or times has one form in all rows, that of its first value: no type is guessed.
-If the table has a schema, it decides which kinds a column can have, and values must be of its type.
+A column of categories, keys or times has the same form in all rows, that of its first value: no type is guessed.
+If the table has a schema, it decides which kinds a column can have, and values must have its type.
 """
 
 from collections.abc import Iterator
@@ -42,18 +42,18 @@ TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMES
 
 
 def to_arrow(values: list[Any], column: Column) -> pa.Array:
-    """The values of some rows, as they are in JSON, as an array; settles the column's form.
+    """Convert the JSON values of some rows to an array; the first value decides the column's form.
 
-    Raises ValueError with the reason, without saying which value, if any of them is refused. Gives the same for a
-    list of values as for its parts, one after the other.
+    Raises ValueError with the reason, but without the value, if a value is invalid. Converting a list of values gives
+    the same as converting its parts in order.
     """
     return convert(typed_array(values, column), column)
 
 
 def convert(array: pa.Array, column: Column) -> pa.Array:
-    """An array of the type `json_type` of its column -> the array that `to_pandas` takes.
+    """Convert an array of the type `json_type` of its column to the array that `to_pandas` takes.
 
-    Numbers have NaN for what is missing, all others null. Raises ValueError as `to_arrow`.
+    Missing numbers are NaN, other missing values null. Raises ValueError as `to_arrow`.
     """
     if column.required and array.null_count:
         raise ValueError("is missing")
@@ -80,13 +80,13 @@ def convert(array: pa.Array, column: Column) -> pa.Array:
 
 
 def json_type(column: Column) -> pa.DataType:
-    """The Arrow type of a column's values as they stand in JSON."""
+    """The Arrow type of a column's values in JSON."""
     of_form = FORM_TYPES.get(column.form, pa.string())
     return pa.list_(of_form) if column.kind in LIST_KINDS else of_form
 
 
 def refused_values(values: list[Any], column: Column) -> Iterator[tuple[int, str]]:
-    """Index and reason of each value that `to_arrow` refuses, in order; halves the list to find them."""
+    """Index and reason of each value that `to_arrow` refuses, in order; searches by halving the list."""
     try:
         to_arrow(values, column)
     except ValueError as error:
@@ -99,7 +99,7 @@ def refused_values(values: list[Any], column: Column) -> Iterator[tuple[int, str
 
 
 def join(arrays: list[pa.Array], column: Column) -> list[pa.Array]:
-    """The same rows in one array where they have one type; each category and text is held once then."""
+    """Join arrays of one type into one, which holds each category and text once."""
     if len({array.type for array in arrays}) > 1:
         return arrays
     joined = pa.chunked_array(arrays)
@@ -111,10 +111,10 @@ def join(arrays: list[pa.Array], column: Column) -> list[pa.Array]:
 
 
 def to_pandas(arrays: list[pa.Array], column: Column) -> Any:
-    """The arrays of all rows, one after the other, as a pandas column that can be written to.
+    """Join the arrays of all rows into a writable pandas column.
 
-    Empties the list on the way, which keeps memory low. The categories of a text are in order of their first row,
-    all others in that of their code points, so that the order of the rows does not show.
+    Empties the list on the way, which keeps memory low. The categories of a text are in the order of their first row,
+    all others are sorted by code points, so that the order of the rows has no effect.
     """
     if column.kind in DICTIONARY_KINDS:
         arrays[:] = [array if pa.types.is_dictionary(array.type) else array.dictionary_encode() for array in arrays]

@@ -1,12 +1,12 @@
 """Read newline-delimited JSON, in shards as BigQuery exports them, into a typed DataFrame.
 
-A row is one strict JSON object (RFC 8259) on one line; a missing key is NULL. What a column becomes is decided by its
-kind (`trainer.data.columns` has the table) and by the table's schema.json, if it is beside the shards. Of columns that
-are not read only the syntax is checked. Blank lines, CRLF and a byte order mark are accepted; anything else that no
-export contains is refused, with shard and line.
+A row is one strict JSON object (RFC 8259) on one line; a missing key is NULL. The type of a column follows from
+its kind (see the table in `trainer.data.columns`) and from the table's schema.json, if it is next to the shards. Of
+columns that are not read, only the syntax is checked. Blank lines, CRLF and a byte order mark are accepted; anything
+else that no export contains is refused, with shard and line.
 
-`trainer.data.arrow_reader` reads blocks of lines on all cores. The blocks that it declines, and the head of each shard,
-which settles the forms of the columns, are read line by line here. The result is the same; only the time differs.
+`trainer.data.arrow_reader` reads blocks of lines on all cores. Blocks that it cannot read, and the head of each shard,
+which decides the forms of the columns, are read line by line here. Both ways give the same result.
 """
 
 import os
@@ -39,7 +39,7 @@ LINES = 256  # that the strict reader parses at a time: their rows fit the proce
 
 
 class _Fault(NamedTuple):
-    """Why a row is refused, and the value at fault in short."""
+    """Why a row is refused, and the wrong value, shortened."""
 
     reason: str
     value: str = ""
@@ -54,7 +54,7 @@ class _Part(NamedTuple):
 
 
 class _BlockRows(NamedTuple):
-    """The good rows of a block: how many there are, how many are kept, and the columns of those."""
+    """The good rows of a block: their number, how many of them are kept, and the columns of the kept rows."""
 
     rows: int
     kept: int
@@ -79,15 +79,15 @@ def load(
 ) -> Dataset:
     """Read the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
 
-    Up to `max_bad_rows` rows that are no strict JSON, hold a value that is refused or one of the columns twice, are
-    left out and listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
-    shards, for a field among the first lines of a shard that schema.json does not have, and for no row at all,
+    Up to `max_bad_rows` rows that are not strict JSON, or have an invalid value or a column twice, are left out and
+    listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
+    shards, for a field in the first lines of a shard that is not in schema.json, and if there are no rows;
     StorageError for an unreadable file.
 
     `keep` chooses the rows that stay, so that a sample needs no memory for all rows. It is called with the good rows
     of a block at a time, in several threads, as a frame of the columns as documented (a time column without a schema
-    is Int64 until its first value), and says for each row, by that row alone, whether it stays: bool [rows].
-    `name` is what messages call the path.
+    is Int64 until its first value), and returns whether each row stays, bool [rows], by that row alone.
+    `name` stands for the path in messages.
     """
     paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
     folder = Path(os.path.commonpath([shard.parent for shard in paths]))
@@ -191,7 +191,7 @@ class _Table:
                 )
 
     def _convert(self, rows: _Rows) -> tuple[Arrays, dict[int, _Fault]]:
-        """The columns of some rows, but for those in which a value is refused; the faults by line."""
+        """The columns of some rows, without columns that have an invalid value; and the faults by line."""
         arrays: Arrays = {}
         faults = dict(rows.faults)
         most = self.max_bad_rows - len(self.bad_rows) + 1

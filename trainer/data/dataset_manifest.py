@@ -1,7 +1,7 @@
 """Read and write the dataset.json of an export, which lists its shards, and check the shards against it.
 
-A folder without dataset.json holds shards of any origin, and nothing is checked. A folder with the first file of an
-export, .export.json, but without the last, dataset.json, holds an export that has not ended.
+Without dataset.json, shards may come from anywhere, and nothing is checked. An export writes .export.json first and
+dataset.json last: a folder with the first only holds an unfinished export.
 """
 
 import json
@@ -40,14 +40,14 @@ class Inventory(NamedTuple):
 def inventories(shards: Iterable[Stored]) -> list[Inventory]:
     """The inventories of the folders that hold some shards; folders without one are left out.
 
-    Raises DataError for a dataset.json that is damaged or of a newer version, and for an export that has not ended.
+    Raises DataError for a dataset.json that is damaged or of a newer version, and for an unfinished export.
     """
     folders = sorted({folder_and_name(shard.uri)[0] for shard in shards})
-    return [found for folder in folders if (found := inventory_of(folder))]
+    return [inventory for folder in folders if (inventory := inventory_of(folder))]
 
 
 def inventory_of(folder: str) -> Inventory | None:
-    """The inventory of a folder or prefix; None without one. DataError for an export that has not ended."""
+    """The inventory of a folder or prefix; None without one. DataError for an unfinished export."""
     uri = storage.join(folder, DATASET)
     if storage.find(uri):
         return parse(storage.read(uri), folder)
@@ -60,7 +60,7 @@ def inventory_of(folder: str) -> Inventory | None:
 
 
 def parse(data: bytes, folder: str) -> Inventory:
-    """The inventory in the text of the dataset.json of a folder; DataError if it is none."""
+    """Parse the dataset.json of a folder; DataError if it is not a valid inventory."""
     where = storage.join(folder, DATASET)
     try:
         record = orjson.loads(data)
@@ -86,29 +86,29 @@ def text_of(rows: int, shards: Iterable[Stored], **facts: Any) -> bytes:
     """The text of the dataset.json of an export; equal facts give equal bytes."""
     listed = [
         {"name": folder_and_name(shard.uri)[1], "bytes": shard.size, "crc32c": shard.crc32c}
-        | {"generation": str(shard.generation)}  # a whole number beyond what some readers of JSON keep exact
+        | {"generation": str(shard.generation)}  # text, since some JSON readers round large integers
         for shard in shards
     ]
     record = {"format_version": FORMAT_VERSION, "rows": rows, **facts, "shards": listed}
     return json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def check_shards(inventories: Iterable[Inventory], shards: Sequence[Stored], *, whole: bool) -> None:
-    """Check shards against inventories, by name, size and, if known, checksum.
+def check_shards(inventories: Iterable[Inventory], shards: Sequence[Stored], *, complete: bool) -> None:
+    """Check shards against inventories by name, size and, for objects in a bucket, checksum. Raises DataError.
 
-    whole: they are all of a folder; others were chosen, so that some may be missing. Raises DataError.
+    complete: whether these must be all shards of their folder, not a selection.
     """
     for inventory in inventories:
-        found = {
+        shards_here = {
             name: shard
             for shard in shards
             for folder, name in [folder_and_name(shard.uri)]
             if folder == inventory.folder
         }
         where = storage.join(inventory.folder, DATASET)
-        if whole:
-            check_names(inventory, found, where)
-        for name, shard in found.items():
+        if complete:
+            check_names(inventory, shards_here, where)
+        for name, shard in shards_here.items():
             listed = inventory.shards.get(name)
             if listed and shard.size != listed.bytes:
                 raise DataError(
@@ -119,8 +119,9 @@ def check_shards(inventories: Iterable[Inventory], shards: Sequence[Stored], *, 
                 check_checksum(shard.uri, shard.crc32c, listed, where)
 
 
-def check_names(inventory: Inventory, found: Mapping[str, Stored], where: str) -> None:
-    missing, extra = sorted(inventory.shards.keys() - found), sorted(found.keys() - inventory.shards)
+def check_names(inventory: Inventory, shards: Mapping[str, Stored], where: str) -> None:
+    """Raises DataError unless a folder holds exactly the shards of its inventory."""
+    missing, extra = sorted(inventory.shards.keys() - shards), sorted(shards.keys() - inventory.shards)
     if missing and len(missing) == len(inventory.shards):
         raise DataError(
             f"{inventory.folder} has none of the {len(missing)} files that {where} lists, but {names(extra)}. The "
@@ -139,9 +140,9 @@ def check_names(inventory: Inventory, found: Mapping[str, Stored], where: str) -
 
 
 def check_rows(
-    inventories: Sequence[Inventory], shards: Sequence[Stored], read: Sequence[Shard], rows: int, *, whole: bool
+    inventories: Sequence[Inventory], shards: Sequence[Stored], read: Sequence[Shard], rows: int, *, complete: bool
 ) -> None:
-    """Check what was read against inventories: checksums of the shards and, for a whole dataset, the number of rows.
+    """Check what was read against inventories: checksums of the shards and, if complete, the number of rows.
 
     shards: where `read` came from, in the same order; rows: how many were read, good and bad ones. Raises DataError.
     """
@@ -150,7 +151,7 @@ def check_rows(
         folder, name = folder_and_name(shard.uri)
         if folder in by_folder and (listed := by_folder[folder].shards.get(name)):
             check_checksum(shard.uri, read_shard.crc32c, listed, storage.join(folder, DATASET))
-    if whole and inventories and rows != (listed_rows := sum(inventory.rows for inventory in inventories)):
+    if complete and inventories and rows != (listed_rows := sum(inventory.rows for inventory in inventories)):
         raise DataError(
             f"{inventories[0].folder} gives {rows:,} rows, but its {DATASET} says {listed_rows:,}: they are from "
             "different exports. Export again."
@@ -179,6 +180,7 @@ def folder_and_name(uri: str) -> tuple[str, str]:
     return str(Path(uri).parent), Path(uri).name
 
 
-def names(found: Sequence[str]) -> str:
-    more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
-    return ", ".join(map(short, found[:NAMES_SHOWN])) + more
+def names(shards: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(shards) - NAMES_SHOWN} more" if len(shards) > NAMES_SHOWN else ""
+    return ", ".join(map(short, shards[:NAMES_SHOWN])) + more

@@ -8,8 +8,8 @@ import pandas as pd
 
 
 class Shard(NamedTuple):
-    """One file that was read: its size in bytes, its good rows, the CRC-32C of its bytes as stored, in the form that
-    Google Cloud Storage has of an object."""
+    """A file that was read: its size in bytes, the number of its good rows, and the CRC-32C of the file as Google Cloud
+    Storage writes it."""
 
     name: str
     bytes: int
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def rows_read(self) -> int:
-        """How many good rows the shards have, with those that were not kept."""
+        """How many good rows the shards have, including rows that were not kept."""
         return sum(shard.rows for shard in self.shards)
 
     @property

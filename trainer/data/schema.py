@@ -43,8 +43,8 @@ class Field(NamedTuple):
 class Column:
     """A column to read.
 
-    `form` is what all its values look like in JSON ("": no value so far); its first value settles it. Numbers of two
-    forms may mix: theirs is what most of them looked like last.
+    `form` is the JSON type of all its values, decided by the first one ("": no value so far). Numbers may have
+    two forms; theirs is the more frequent one of the last block.
     """
 
     name: str
@@ -103,7 +103,7 @@ def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -
 
 
 def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Column:
-    """A column to read; if the schema is known, DataError for a missing column or one that cannot have its kind."""
+    """A column to read; with a schema, DataError if the column is missing or its type does not fit the kind."""
     allowed = TYPES_OF_KIND[kind]
     if fields is None:
         return Column(name, kind, required=kind in LABEL_KINDS)
@@ -138,7 +138,7 @@ def _advice(name: str, kind: str, field: Field) -> str:
 
 
 def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
-    """A sentence with the columns nearest by name that can be of a kind."""
+    """A sentence that names the most similar columns that can have this kind."""
     able = [other for other, field in fields.items() if _can_be(field, kind)]
     able.sort(key=lambda other: (-SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))
     return f"Columns that can be a {kind}: {', '.join(map(repr, able[:3]))}." if able else f"No column can be a {kind}."

@@ -1,7 +1,7 @@
 """Find the files of a dataset and read them as blocks of lines, in bounded memory.
 
-Files are plain or gzip by their first bytes, whatever their name. A damaged, doubly compressed or foreign file raises
-an error with its name; nothing is skipped or repaired.
+The first bytes of a file, not its name, decide whether it is plain or gzip. A damaged or doubly compressed file, or one
+in another format, raises an error with its name; nothing is skipped or repaired.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from trainer.runtime.system import disk_errors
 
 MAX_LINE = 16 * 2**20
 PIECE = 2**18  # bytes read or inflated at a time
-HEAD_BYTES = 2**16  # of a shard: its first lines, by which columns are known
+HEAD_BYTES = 2**16  # of a shard: its first lines, which decide the forms of the columns
 BLOCK_BYTES = 2**23  # parsed at a time: decides memory and speed, never the result
 
 # Deflate cannot do better than 1032:1; rows of a dataset are far from it, but a few that repeat are not.
@@ -94,11 +94,11 @@ def _listing(folder: Path) -> str:
 
 
 def read_blocks(path: Path, name: str, tally: Tally) -> Iterator[Block]:
-    """The text of a shard in order, without the byte order mark, as blocks of whole lines, none of them empty.
+    """The text of a shard in order, without the byte order mark, as non-empty blocks of complete lines.
 
     The first block, the head, has the lines that begin in the first HEAD_BYTES bytes; the others have about
-    BLOCK_BYTES. Raises DataError with the shard's name for a foreign format, damaged gzip data or a line above MAX_LINE
-    bytes (the lines before it are given first), StorageError if the file cannot be read.
+    BLOCK_BYTES. Raises DataError with the shard's name for another format, damaged gzip data or a line above MAX_LINE
+    bytes (after the lines before it), StorageError if the file cannot be read.
     """
     held: list[bytes] = []  # pieces of the next block
     size = done = 0
@@ -118,7 +118,7 @@ def read_blocks(path: Path, name: str, tally: Tally) -> Iterator[Block]:
             yield from _checked(Block(text, done), name)
             done += count(text, b"\n")
             held, size, wanted = [rest], len(rest), BLOCK_BYTES
-        else:  # one line goes on
+        else:  # still in the middle of a line
             if size - held[0].rfind(b"\n") - 1 > MAX_LINE:
                 yield from _checked(Block(held[0], done), name)
             wanted = 2 * size

@@ -6,7 +6,7 @@ Objects of a bucket are fetched into the cache, each version once:
     cache/KEY/schema.json   if it is above the shards
     cache/KEY/data/         the shards, and the files beside them: schema.json, dataset.json
 
-A copy gets its name when it is whole; the key is made from the names and generations of its objects.
+A copy gets its final name when it is complete; the key is made from the names and generations of its objects.
 """
 
 import contextlib
@@ -50,63 +50,64 @@ class Source(NamedTuple):
         return storage.is_remote(self.path)
 
     @property
-    def whole(self) -> bool:
-        """Whether these are all shards of a folder."""
+    def is_complete(self) -> bool:
+        """Whether the source is a folder with all its shards, not one file or a selection."""
         return not GLOB.search(self.path) and self.shards[0].uri != self.path
 
     @property
     def identity(self) -> list[Any]:
-        """What is another where the dataset is another. A file is known by its name, size, inode and the times of its
-        last changes, as it is to make and git: reading 4 GB to know them would take longer than the cache saves."""
+        """JSON values that change when the dataset changes. A file is identified by name, size, inode and the times of
+        its last changes, as make and git do: hashing 4 GB would take longer than the cache saves."""
         if self.remote:
             return [list(stored) for stored in (*self.shards, *self.descriptions)]
         files = [(Path(stored.uri), Path(stored.uri).stat()) for stored in (*self.shards, *self.descriptions)]
         return [[path.name, is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns] for path, is_ in files]
 
 
-def look_up(given: str) -> Source:
-    """Find a dataset; no row is read. DataError or StorageError where there is none, or where its shards are not those
-    that the dataset.json beside them lists."""
-    source = look_up_in_bucket(given) if storage.is_remote(given) else look_up_here(given)
+def look_up(path: str) -> Source:
+    """Find a dataset without reading rows. DataError or StorageError if there is none, or if its shards differ from the
+    list in the dataset.json next to them."""
+    source = look_up_in_bucket(path) if storage.is_remote(path) else look_up_here(path)
     source = source._replace(inventories=tuple(dataset_manifest.inventories(source.shards)))
-    dataset_manifest.check_shards(source.inventories, source.shards, whole=source.whole)
+    dataset_manifest.check_shards(source.inventories, source.shards, complete=source.is_complete)
     return source
 
 
 def fields_of(source: Source) -> dict[str, Field] | None:
-    """The fields of a dataset's schema.json, None without one; no row is read or fetched for it."""
+    """The fields of a dataset's schema.json; None without one. Reads and fetches no rows."""
     if not source.remote:
         return read_schema(Path(os.path.commonpath([Path(shard.uri).resolve().parent for shard in source.shards])))
-    found = [stored.uri for stored in source.descriptions if stored.uri.endswith("/schema.json")]
-    return parse_schema(storage.read(found[0]), found[0]) if found else None
+    uri = next((stored.uri for stored in source.descriptions if stored.uri.endswith("/schema.json")), None)
+    return parse_schema(storage.read(uri), uri) if uri else None
 
 
 def check_rows(source: Source, dataset: Dataset) -> None:
     """DataError if the rows read differ from dataset.json."""
     rows = dataset.rows_read + dataset.bad_rows
-    dataset_manifest.check_rows(source.inventories, source.shards, dataset.shards, rows, whole=source.whole)
+    dataset_manifest.check_rows(source.inventories, source.shards, dataset.shards, rows, complete=source.is_complete)
 
 
-def look_up_here(given: str) -> Source:
-    shards = find_shards(given)
+def look_up_here(path: str) -> Source:
+    """Find a dataset on this machine."""
+    shards = find_shards(path)
     folders = sorted({folder for shard in shards for folder in (shard.parent, shard.parent.parent)})
     beside = [folder / name for folder in folders for name in DESCRIPTIONS if (folder / name).is_file()]
-    return Source(given, tuple(map(storage.stored_file, shards)), tuple(map(storage.stored_file, beside)))
+    return Source(path, tuple(map(storage.stored_file, shards)), tuple(map(storage.stored_file, beside)))
 
 
-def look_up_in_bucket(given: str) -> Source:
-    """As `shards.find_shards`: an object, the shards right below a prefix, or what a glob matches that is the last part
-    of the name."""
-    above, _, last = given.rpartition("/")
-    one = None if not last or GLOB.search(last) else storage.find(given)
-    folder = above if one or GLOB.search(last) else given.rstrip("/")
+def look_up_in_bucket(uri: str) -> Source:
+    """Find a dataset in a bucket: an object, the shards directly below a prefix, or the matches of a glob pattern in
+    the last part of the name."""
+    above, _, last = uri.rpartition("/")
+    single = None if not last or GLOB.search(last) else storage.find(uri)
+    folder = above if single or GLOB.search(last) else uri.rstrip("/")
     below = {
         name: stored
         for stored in storage.entries(f"{folder}/")
         if (name := stored.uri.removeprefix(f"{folder}/")) and "/" not in name
     }
-    if one:
-        shards = [one]
+    if single:
+        shards = [single]
     else:
         shards = [
             stored
@@ -117,7 +118,7 @@ def look_up_in_bucket(given: str) -> Source:
     if not shards:
         names = [*sorted(below)[:10], *(["more"] if len(below) > 10 else [])]
         raise DataError(
-            f"{given} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. "
+            f"{uri} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. "
             f"{folder}/ holds {', '.join(names) or 'nothing'}."
         )
     descriptions = [below[name] for name in DESCRIPTIONS if name in below]
@@ -126,25 +127,25 @@ def look_up_in_bucket(given: str) -> Source:
         higher = path.rpartition("/")[0]
         schema = storage.find("/".join(part for part in (f"gs://{bucket}", higher, "schema.json") if part))
         descriptions += [schema] if schema else []
-    return Source(given, tuple(shards), tuple(descriptions))
+    return Source(uri, tuple(shards), tuple(descriptions))
 
 
 @contextlib.contextmanager
 def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
-    """A path at which a dataset can be read. What is in a bucket is there once it is in the cache, `folder`; if the
-    `limit` of the cache in bytes is too small for it, only while the block lasts."""
+    """A local path of a dataset. A dataset in a bucket is downloaded into the cache, `folder`; if it is larger than the
+    `limit` of the cache in bytes, it is removed at the end of the block."""
     if not source.remote:
         yield source.path
         return
     key = hashlib.sha256(json.dumps([source.path, source.identity]).encode()).hexdigest()[:32]
     copy, part = folder / key, folder / f"{cache.PART}{key}"
     size = sum(stored.size for stored in source.shards)
-    whole = is_whole(copy)
-    keep = not cache.make_room(folder, 0 if whole else size, limit, what=source.path)
+    complete = is_complete(copy)
+    keep = not cache.make_room(folder, 0 if complete else size, limit, what=source.path)
     try:
-        if not whole:
+        if not complete:
             with system.locked_folder(part, wait=True):
-                if not is_whole(copy):
+                if not is_complete(copy):
                     fetch(source, folder, part)
                     system.rename_folder(part, copy)
         (copy / cache.FACTS).touch()  # it was used
@@ -156,7 +157,7 @@ def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    """A file, or while the block lasts a copy of an object."""
+    """A local path of a file or an object; the copy of an object is removed at the end of the block."""
     if not storage.is_remote(uri):
         yield Path(uri)
         return
@@ -168,7 +169,7 @@ def local_file(uri: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(uri: str) -> Iterator[Path]:
-    """A file to write that is put to its place, whatever is there, when the block ends well."""
+    """A path to write to; at the end of the block, the file replaces the one at `uri`, unless the block raises."""
     if not storage.is_remote(uri):
         with system.atomic_path(Path(uri)) as path:
             yield path
@@ -180,18 +181,18 @@ def new_file(uri: str) -> Iterator[Path]:
 
 
 def path_in(copy: Path, source: Source) -> Path:
-    """What corresponds in a copy to the path that was given."""
+    """The path of the dataset in a copy."""
     last = source.path.rpartition("/")[2]
     return copy / DATA / last if GLOB.search(last) or source.shards[0].uri == source.path else copy / DATA
 
 
 def fetch(source: Source, folder: Path, part: Path) -> None:
-    """Fill a copy; what older copies have of it is linked, not fetched again."""
-    known = {(uri, generation): path for path, uri, generation in objects_in(folder)}
+    """Download a dataset into a copy; objects that older copies have are linked instead."""
+    existing = {(uri, generation): path for path, uri, generation in objects_in(folder)}
     wanted = {stored: part / place_of(stored, source) for stored in (*source.shards, *source.descriptions)}
     (part / DATA).mkdir(exist_ok=True)
     for stored, path in wanted.items():
-        old = known.get((stored.uri, stored.generation))
+        old = existing.get((stored.uri, stored.generation))
         if old and not path.exists():
             system.link(old, path)
     storage.fetch([(stored, path) for stored, path in wanted.items() if not path.exists()])
@@ -200,7 +201,7 @@ def fetch(source: Source, folder: Path, part: Path) -> None:
 
 
 def place_of(stored: Stored, source: Source) -> str:
-    """Where an object lies in a copy."""
+    """The path of an object in a copy."""
     folder, _, name = stored.uri.rpartition("/")
     return f"{DATA}/{name}" if folder == source.shards[0].uri.rpartition("/")[0] else name
 
@@ -213,8 +214,8 @@ def objects_in(folder: Path) -> Iterator[tuple[Path, str, int]]:
                 yield facts.parent / place, uri, generation
 
 
-def is_whole(copy: Path) -> bool:
-    """Whether a copy is there with the bytes of its objects; one that is damaged is removed."""
+def is_complete(copy: Path) -> bool:
+    """Whether a complete and undamaged copy exists; a damaged copy is removed."""
     try:
         objects = json.loads((copy / cache.FACTS).read_bytes())["objects"]
         damaged = [place for place, _, size, crc32c, *_ in objects if not has_content(copy / place, size, crc32c)]

@@ -1,8 +1,8 @@
 """Split rows into training, validation and test sets.
 
-Every draw is a hash of a row's values, never of its position: the same rows get into the same set in any order or
-sharding. The hashes are those of `pandas.util.hash_array`: SipHash-2-4 of text with a fixed key, the bits of
-numbers, then the finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+The set of a row depends on a hash of its values, not on its position: the order of rows and files has no effect. The
+hashes are those of `pandas.util.hash_array`: SipHash-2-4 of text with a fixed key, the bits of numbers, then the
+finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 """
 
 import os
@@ -49,17 +49,17 @@ def split_rows(
 ) -> Split:
     """Split the rows of a frame.
 
-    Both fractions are shares of all rows (method random: of all distinct rows; group: of all groups; drawn, so only
-    about so many); 0 for a side that is given as a dataset of its own, which is empty here.
+    Both fractions are approximate shares: of the rows (time), of the distinct keys (random) or of the groups (group). A
+    set with a separate dataset has fraction 0 and is empty here.
 
     random: `columns` are the key of a row; none: all columns. Rows with equal keys stay together. Adding rows moves no
-        other row. `hashes` are the `row_hashes` of these columns, where they are known.
+        other row. `hashes`: the `row_hashes` of these columns, if already computed.
     time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
-        time stay together, on the later side.
+        time stay together, in the later set.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
-        components). Each has the same chance whatever its size. A missing or empty value links nothing.
+        components). Each has the same chance, whatever its size. Missing and empty values link no rows.
 
-    Raises DataError if a side would be empty or a row has no time.
+    Raises DataError if a set would be empty or a row has no time.
     """
     units: Integers | Hashes
     if method == "time":
@@ -84,10 +84,11 @@ def split_rows(
 
 
 def subsample(frame: pd.DataFrame, columns: Sequence[str], fraction: float) -> NDArray[np.bool_]:
-    """Which rows are in a sample of about this share: those whose key (no columns: whose values) has a low hash.
+    """Whether each row is in a sample of about this share: the rows with the lowest hashes of their key (or, without
+    `columns`, of all values): bool [rows].
 
-    The same rows at every run and in any order; a larger sample holds a smaller one. The draw has nothing to do with
-    that of the split.
+    Every run chooses the same rows in any order, and a larger sample contains a smaller one. The choice is independent
+    of the split.
     """
     return _uniform(row_hashes(frame, columns), SUBSAMPLE) < fraction
 
@@ -120,7 +121,7 @@ def _sides_by_time(times: Integers, test_fraction: float, validation_fraction: f
 
 
 def row_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
-    """uint64 [rows]: a hash of the values of some columns, of all without any, whatever the order of the columns."""
+    """uint64 [rows]: a hash of the values of some columns (none: of all), whatever the order of the columns."""
     total = np.zeros(len(frame), dtype=np.uint64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for hashes in pool.map(_column_hashes, [frame[name] for name in columns or frame.columns.tolist()]):
@@ -133,9 +134,9 @@ def _column_hashes(column: pd.Series) -> Hashes:
 
 
 def _component_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
-    """uint64 [rows]: one hash for all rows of a component, the least of its links; of a row without links its own.
+    """uint64 [rows]: the same hash for all rows of a component, the least of its links; without links, its own hash.
 
-    Components, not rows, are drawn by it: drawing rows would fill the smaller sides with the rows of large components.
+    So components are drawn, not rows: drawing rows would fill the smaller sets with the rows of large components.
     """
     rows, links = _links(frame, columns)
     component = _components(rows, links, len(frame))
@@ -147,7 +148,7 @@ def _component_hashes(frame: pd.DataFrame, columns: Sequence[str]) -> Hashes:
 
 
 def _links(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[Integers, Hashes]:
-    """The row position and the hash of each value that links rows; 0, 1 or (lists) several for a row and column."""
+    """The row position and the hash of each value that links rows; a list has several."""
     rows, links = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
     for name in columns:
         row, value = _values(frame[name])
@@ -167,7 +168,7 @@ def _components(rows: Integers, links: Hashes, count: int) -> Integers:
 
 
 def _values(column: pd.Series) -> tuple[Integers, Hashes]:
-    """The row position and the hash of each value that is there: of each element of a list."""
+    """The row position and the hash of each value that is not missing, and of each element of a list."""
     if _is_list(column):
         lists = pa.array(column)
         return np.asarray(pc.list_parent_indices(lists)), _value_hashes(pc.list_flatten(lists).to_pandas())
@@ -177,7 +178,7 @@ def _values(column: pd.Series) -> tuple[Integers, Hashes]:
 
 
 def _value_hashes(column: pd.Series) -> Hashes:
-    """uint64 [rows]: hashes of what the cells hold, whatever their dtype's categories; MISSING where nothing is."""
+    """uint64 [rows]: hashes of the values, whatever the categories of their dtype; MISSING for missing values."""
     if _is_list(column):
         lists = pa.array(column)
         some = pc.greater(pc.list_value_length(lists), 0)  # an empty list is no value, too
@@ -199,7 +200,7 @@ def _text_hashes(texts: Any) -> Hashes:
 
 
 def _integers(column: pd.Series) -> Integers:
-    """Whole numbers as they are, times as microseconds since 1970 (UTC); any number where missing."""
+    """Integers unchanged, times as microseconds since 1970 (UTC); missing values are any number."""
     if is_datetime64_any_dtype(column.dtype):
         return np.asarray(column.dt.as_unit("us").array.asi8)
     return column.to_numpy("int64", na_value=0)
@@ -225,14 +226,14 @@ def describe_split(
 ) -> dict[str, Any]:
     """Facts about the sets of a split for the report, ready for JSON.
 
-    sides: the frame of each side by name, "train" among them; of one split, or of datasets of their own. hashes: the
-    `row_hashes` of the key columns by side.
+    sides: the frame of each set by name, "train" among them; from one split or from separate datasets. hashes: the
+    `row_hashes` of the key columns by set.
 
-    rows: of each side.
-    also_in_train: rows of each other side whose key (without key columns: all of whose values) some training row has.
-    unseen: of each other side and column, the share of rows with a value that no training row has.
-    groups: with group columns, the components on each side, how many of these have rows on another side as well, and
-        the least, median, mean and most rows of one.
+    rows: of each set.
+    also_in_train: rows of each other set that have the key of a training row (without key columns: all its values).
+    unseen: for each other set and column, the share of rows with a value that no training row has.
+    groups: with group columns, the number of components in each set, how many of them also have rows in another set,
+        and the least, median, mean and most rows of a component.
     """
     train, others = sides["train"], {name: frame for name, frame in sides.items() if name != "train"}
     keys = np.sort(hashes["train"])

@@ -13,7 +13,7 @@ TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)
 
 
 def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:
-    """Parse a row in which none of `names` occurs twice; ValueError with a reason that shows no value."""
+    """Parse a row; ValueError, with a reason that shows no value, if it is invalid or has one of `names` twice."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -30,7 +30,7 @@ def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:
 
 
 def _without_huge_numbers(line: bytes, names: Collection[str]) -> Any:
-    """A row with numbers beyond float64, which JSON allows and orjson does not; None if one of them is to be read."""
+    """A row without its numbers beyond float64, which orjson refuses; None if one of them is needed."""
 
     def filled(filler: bytes) -> Any:
         return orjson.loads(TOKEN.sub(lambda token: filler if _is_huge(token[0]) else token[0], line))

@@ -1,4 +1,4 @@
-"""Rows to arrays: vocabularies, tokenizers, scaling, and the cache of encoded rows."""
+"""Turn rows into arrays: vocabularies, tokenizers, scaling, and the cache of encoded rows."""
 
 from trainer.features.shapes import DatasetShapes
 

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class EncodedRows(NamedTuple):
-    """Rows of examples in four arrays, so that a batch takes four gathers for any number of features."""
+    """Encoded rows in four arrays, so that a batch needs only four gathers, however many features there are."""
 
     ids: Array  # int32 [rows, all id columns], see `DatasetShapes.id_widths`
     numbers: Array  # float32 [rows, 2 * numeric columns]
@@ -26,7 +26,7 @@ class EncodedRows(NamedTuple):
 
 
 def to_encoded_rows(examples: Examples, shapes: DatasetShapes) -> EncodedRows:
-    """Join the arrays of examples; for prediction, examples without a label get labels 0 and weights 1."""
+    """Join the arrays of `Examples`; without a label, as for prediction, all labels are 0 and all weights 1."""
     rows = len(next(iter(examples.values())))
     ids = [examples[column].reshape(rows, -1) for column in shapes.id_widths]
     numbers = [examples[column] for column in shapes.numeric]

@@ -1,4 +1,4 @@
-"""Encode labels as numbers, and fit the best constant prediction of them."""
+"""Encode labels as numbers, and find the best prediction that is the same for every row."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Label:
-    """A label fitted to the training rows, all statistics weighted.
+    """What is fitted to the labels of the training rows, with weights.
 
     classes: of multiclass and multilabel, sorted, one for each output. mean, std: of a regression's label, else 0, 1.
     output_bias: logits of the best constant prediction, 0 for a regression.
@@ -65,9 +65,9 @@ def fit_label(column: pd.Series, objective: str, weights: Array) -> Label:
 def encode_label(label: Label, column: pd.Series) -> Array:
     """Encode labels: binary and regression float32 [rows], multiclass int32 [rows], multilabel int32 [rows, width].
 
-    The width of multilabel is the most classes of a row; class numbers begin at 1 and are right-padded with 0. A class
-    that no training row has raises DataError in multiclass, where no output stands for it. Multilabel leaves it out,
-    since the row still answers for all other classes.
+    The width of multilabel is the largest number of classes in a row; class numbers begin at 1 and are right-padded
+    with 0. There is no output for a class that no training row has: multiclass raises DataError, multilabel leaves the
+    class out and keeps the others.
     """
     if label.objective in ("binary", "regression"):
         return ((column.to_numpy(np.float64) - label.mean) / label.std).astype(np.float32)

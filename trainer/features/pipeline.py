@@ -33,11 +33,11 @@ HELD_OUT_ROWS = 1000  # raw rows that a written package must score as the traine
 HELD_OUT = "held_out.arrow"
 MOST_LISTED = 1000  # bad rows that the package names
 
-# The code that decides what the encoded rows are and how an entry of the cache stores them. What fetches rows is left
-# out: they are checked by size and checksum.
+# The code that decides the encoded rows and the form of a cache entry. Downloads are left out: their size and checksum
+# are checked.
 ENCODING_CODE = ("config", "data", "features", "runtime/cache.py", "runtime/system.py")
 
-# Settings that do not affect the encoded rows. Those of a network do not either.
+# Settings that do not affect the encoded rows. The settings of a network do not affect them either.
 AFTER_ENCODING = frozenset(
     ("network", "rows_in_memory", "cache_gb", "batch_size", "epochs", "optimizer", "learning_rate", "warmup_steps",
      "decay", "clip_norm", "checkpoint_minutes", "stopping_metric", "patience", "seed", "deterministic")
@@ -45,7 +45,7 @@ AFTER_ENCODING = frozenset(
 
 
 class Prepared(NamedTuple):
-    """All that training needs of the data, and what the package reports about it."""
+    """The data that training needs, and the facts about it for the package."""
 
     sets: dict[str, dict[str, Any]]  # facts about each dataset: path, rows, rows_read, bad_rows, fingerprint, shards
     split: dict[str, Any]  # facts about the split: see `split.describe_split`
@@ -151,7 +151,7 @@ def split_sides(
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
     """The training, validation and test set by name: a frame and the positions of its rows, int64 [rows].
 
-    Sets without a dataset of their own are cut from "train". hashes: the `split.row_hashes` of the key columns by id of
+    Sets without a separate dataset are cut from "train". hashes: the `split.row_hashes` of the key columns by id of
     the frame, if already computed. DataError where a set would be empty.
     """
     columns = {"random": config.key_columns, "time": (config.time_column,), "group": config.group_columns}
@@ -173,7 +173,7 @@ def split_sides(
 def split_and_describe(
     config: NetConfig, frames: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, tuple[pd.DataFrame, np.ndarray]], dict[str, Any]]:
-    """The sets as `split_sides` gives them, and the facts about them that `split.describe_split` finds."""
+    """The sets from `split_sides`, and the facts about them from `split.describe_split`."""
     hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
     sides = split_sides(config, frames, hashes)
     compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
@@ -263,7 +263,7 @@ def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def new_entry(config: NetConfig, key: str, rows: int) -> cache.Entry | None:
-    """A new entry of the cache for so many rows; None if the cache is off or too small.
+    """A new cache entry for this number of rows; None if the cache is off or too small.
 
     ResourceError if rows_in_memory needs the cache.
     """
@@ -286,7 +286,7 @@ def rows_by_side(arrays: Mapping[str, np.ndarray], sides: list[str]) -> dict[str
 
 
 def restored(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray], data: Mapping[str, str]) -> Prepared:
-    """What `encode` saved in an entry of the cache. data: paths of this run, for the facts about its datasets."""
+    """Restore what `encode` saved in a cache entry. data: the paths of this run, for the facts about its datasets."""
     encoded = rows_by_side(arrays, facts["sides"])
     sizes = ", ".join(f"{side} {len(rows.weights):,}" for side, rows in encoded.items())
     say("cache", f"encoded rows of an earlier run: {sizes}, from {path}, {amount(cache.size_of(path))}")

@@ -1,6 +1,6 @@
 """Fit preprocessing to the training rows, and transform typed columns into arrays of ids and numbers.
 
-`Preprocessing` holds the fitted state and is stored as JSON; `trainer.package.saved_model` does the same in a graph.
+`Preprocessing` is the fitted state, stored as JSON; `trainer.package.saved_model` repeats `transform` in a graph.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class Preprocessing:
         return _width(self.features[column], self.vocabulary, self.text)
 
     def shapes(self) -> DatasetShapes:
-        """What a network is built from."""
+        """The shapes that a network is built from."""
         ids = {column: FIRST_ID + len(values) for column, values in self.vocabularies.items()}
         return DatasetShapes(
             categorical={column: ids[column] for column in self.with_role("categorical")},
@@ -83,7 +83,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Preprocessing":
-        """Restore what `to_json` wrote. DataError for anything else: a package may be damaged or foreign."""
+        """Restore what `to_json` wrote. DataError for anything else: a package may be damaged or manipulated."""
         try:
             restored: Preprocessing = _typed(json.loads(text), cls, "preprocessing")
             _check(restored)
@@ -93,7 +93,7 @@ class Preprocessing:
 
 
 def with_values(frame: pd.DataFrame, features: Mapping[str, str], text: TextRules) -> dict[str, pd.Series | Values]:
-    """The columns of a frame, with those that have a vocabulary as `Values`.
+    """The columns of a frame; columns with a vocabulary become `Values`.
 
     A text is then tokenized once for both `fit` and `encoded.encode_rows`.
     """
@@ -145,7 +145,7 @@ def transform(preprocessing: Preprocessing, frame: Columns) -> Examples:
 
 
 def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[Rows], Examples]:
-    """A function that encodes the features of some rows; it looks up each distinct value of the frame once, now."""
+    """Return a function that encodes the features of some rows. Each distinct value is looked up once, here."""
     columns = {
         c: values_of(frame[c], preprocessing.features[c], preprocessing.text) for c in preprocessing.vocabularies
     }
@@ -189,13 +189,13 @@ def _width(role: str, vocabulary: VocabularyRules, text: TextRules) -> int:
 
 
 def _weights(frame: Columns, weight: str | None, rows: Rows, label: str) -> npt.NDArray[np.float64]:
-    """float64 [rows]; 1 for each without a weight column."""
+    """float64 [rows]; all 1 without a weight column."""
     column = series_of(frame, weight or label, rows)
     return np.ones(len(column)) if weight is None else column.to_numpy(np.float64)
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
-    """The JSON value as an object of an annotated type; ValueError where it does not fit."""
+    """Convert a JSON value to an annotated type; ValueError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
@@ -214,7 +214,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check(restored: Preprocessing) -> None:
-    """ValueError for a state that `fit` cannot have made."""
+    """Raise ValueError for a state that `fit` cannot have made."""
     label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
     classes = label.objective in ("multiclass", "multilabel")
     outputs = len(label.classes) if classes else 1

@@ -1,4 +1,4 @@
-"""Standardise numbers to mean 0 and standard deviation 1 of the training rows, computed in float64."""
+"""Standardise numbers: subtract the mean of the training rows and divide by their standard deviation, in float64."""
 
 import math
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DatasetShapes:
-    """What a network needs to know of the data. Numbers of ids include the three reserved ids."""
+    """The columns and sizes that a network is built from. Numbers of ids include the three reserved ids."""
 
     categorical: dict[str, int]  # column -> ids
     multi_categorical: dict[str, tuple[int, int]]  # column -> (ids, values kept per row)

@@ -1,7 +1,7 @@
-"""Serve encoded rows to training: all from memory, or from files of which one part at a time is in memory.
+"""Give encoded rows to training: all from memory, or from files, one part at a time.
 
-The order of an epoch's rows depends on the seed and the epoch alone. Rows come in parts that fit in memory: one part of
-all rows, or blocks of rows from all over the files, shuffled together.
+The order of an epoch's rows depends only on the seed and the epoch. Rows come in parts that fit in memory: a single
+part with all rows, or parts made of shuffled blocks from all over the files.
 """
 
 import math
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 class Rows(Protocol):
-    """What training needs of the rows of a set."""
+    """The interface through which training reads the rows of a set."""
 
     @property
     def rows(self) -> int: ...
@@ -65,8 +65,9 @@ class Table(NamedTuple):
 class FileTable:
     """Encoded rows in .npy files (`np.memmap`), of which at most `rows_in_memory` rows are in memory at a time.
 
-    An epoch shuffles blocks of BLOCK_ROWS neighbours, takes as many of them as fit (half of `rows_in_memory`: the next
-    part is read while training goes on), and shuffles the rows of these. Every part but the last is whole batches.
+    An epoch shuffles blocks of BLOCK_ROWS neighbouring rows, takes as many blocks as fit, and shuffles their rows. A
+    part has half of `rows_in_memory`, because the next part is read during training. Every part except the last
+    consists of complete batches.
     """
 
     def __init__(self, encoded: EncodedRows, rows_in_memory: int) -> None:
@@ -175,7 +176,7 @@ def shuffled(rows: int, seed: list[int] | tf.Tensor) -> tf.Tensor:
 
 
 def evenly_spaced(rows: int, most: int) -> list[slice]:
-    """Slices at equal distances with `most` rows in all, or a few less: a thousand slices, or single rows."""
+    """Slices at equal distances with at most `most` rows in all: a thousand slices, or single rows."""
     length = max(most // 1000, 1)
     starts = np.linspace(0, rows - length, most // length).astype(np.int64)
     return [slice(start, start + length) for start in starts.tolist()]

@@ -1,7 +1,7 @@
 """Split texts into tokens, by spaCy's English rules or by a regular expression.
 
 Both split at white space first and tokenize each distinct piece once, so a million texts cost as much as their distinct
-words. The regular expression consists of TensorFlow string operations, which a SavedModel can repeat: preprocessing and
+words. The regular expression uses TensorFlow string operations, which also run in a SavedModel: preprocessing and
 serving call the same function, `regex_tokens`.
 """
 
@@ -107,10 +107,10 @@ def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
 def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
     """The pieces of all texts that can be tokenized alone, one after the other, and the offsets of each text's pieces.
 
-    spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, but for its last step: it
-    looks for special cases, such as ":)", in the tokens of the whole text, meets them across one space too, ": )",
-    leaves these apart, and with them any other special case that they overlap. A text where that could happen stays
-    one piece.
+    spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, except for its last step:
+    it looks for special cases, such as ":)", in the tokens of the full text. It also finds them across a space, ": )";
+    it keeps these apart, and with them any other special case that overlaps. A text where that could happen stays one
+    piece.
     """
     split = pc.utf8_split_whitespace(texts)
     if tokenizer == "spacy":

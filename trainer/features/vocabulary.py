@@ -3,7 +3,7 @@
 A row of a column with a vocabulary holds values: one category, a list of categories, or the tokens of a text. Each
 distinct cell is processed once, however many rows have it.
 
-Ids: 0 padding, 1 missing, 2 out of vocabulary, from 3 on the values of the vocabulary by falling count, ties by value.
+Ids: 0 padding, 1 missing, 2 out of vocabulary, from 3 on the vocabulary, most frequent first, ties sorted by value.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class VocabularyRules:
-    """A value that occurs fewer than `min_count` times in the training rows is out of vocabulary, as are all beyond the
-    `max_size` most frequent; `max_values` are kept per row of a multi-categorical column."""
+    """Limits: a value is out of vocabulary if it occurs fewer than `min_count` times in the training rows or is not
+    among the `max_size` most frequent ones. A row of a multi-categorical column keeps `max_values` values."""
 
     min_count: int
     max_size: int
@@ -49,7 +49,7 @@ class Values(NamedTuple):
 
     @property
     def flat(self) -> Tokens:
-        """One cell for each row, in their order; a row without one has no tokens."""
+        """The cell of each row, in order; a row without a cell has no tokens."""
         lengths = np.append(np.diff(self.tokens.offsets), 0)[self.cells]
         offsets = np.append(0, np.cumsum(lengths))
         first = np.append(self.tokens.offsets[:-1], 0)[self.cells]
@@ -88,7 +88,7 @@ def _without_unused_categories(column: pd.Series) -> pd.Series:
 
 
 def list_values(column: pd.Series) -> Values:
-    """A list of values per row, of dtype list<string>; a row without any is missing, null or empty."""
+    """A list of values per row, of dtype list<string>; a missing list is null or empty."""
     lists = pa.array(column.array)
     lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     rows = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).fill_null(0).to_numpy())

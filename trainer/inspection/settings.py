@@ -19,7 +19,7 @@ def load_settings(variant: str, environ: Mapping[str, str]) -> NetConfig:
     """
     shared = {item.name for item in fields(NetConfig)}
     levels = net_config.levels_of(variant, net_config.VARIANT_FILE, environ, {})
-    if all(level.given.keys() <= set(map(level.spell, shared)) for level in levels):
+    if all(level.values.keys() <= set(map(level.spell, shared)) for level in levels):
         network = net_config.chosen_network(levels)
         if not shared & declared_settings(networks.files()[network]):
             return net_config.settle(variant, levels, NetConfig).config

@@ -1,1 +1,1 @@
-"""Layers, losses, metrics and the compiled operations of a model."""
+"""Layers, losses, metrics, optimizers and the compiled operations of a model."""

@@ -1,6 +1,6 @@
-"""The blocks that networks are built from: pure Keras 3, so that they run on every backend.
+"""The layers and functions that networks are built from, in pure Keras 3, so that they run on every backend.
 
-Ids are those of preprocessing: 0 is padding and stands for no value in any mean or recurrence.
+Ids come from preprocessing: id 0 is padding, which means and recurrent layers ignore.
 """
 
 import re
@@ -26,9 +26,9 @@ if keras.backend.backend() == "tensorflow":
 
 @keras.saving.register_keras_serializable("flatfab")
 class Embedding(keras.layers.Layer):
-    """A table looked up by a plain gather: int32 ids [...] -> float32 [..., width].
+    """An embedding table: int32 ids [...] -> float32 [..., width].
 
-    Its gradient touches only the rows that were looked up, so that an optimizer can update just those.
+    Its gradient has only the rows that were looked up, so that an optimizer can update only these.
     """
 
     def __init__(self, size: int, width: int, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class Embedding(keras.layers.Layer):
     def call(self, ids: Tensor) -> Tensor:
         if keras.backend.backend() != "tensorflow":
             return ops.take(self.table, ids, axis=0)
-        # A TensorFlow variable whose rows are updated in place copies itself whenever it is read as a whole.
+        # A TensorFlow variable whose rows are updated in place is copied whenever all of it is read.
         return replicas.own(self.table.value).sparse_read(ids)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -133,9 +133,9 @@ class ColumnOffsets(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("flatfab")
 class Dropout(keras.layers.Dropout):
-    """`keras.layers.Dropout` with a byte of randomness per value: the rate is a multiple of 1/256, the nearest one.
+    """`keras.layers.Dropout` with a random byte per value: the rate is rounded to a multiple of 1/256.
 
-    So it is under TensorFlow, where a random float per value is a good part of a small network's training step.
+    Only under TensorFlow, where drawing a random float per value takes much of a small network's training step.
     """
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
@@ -161,7 +161,7 @@ class NotPadding(keras.layers.Layer):
 
 
 def safe_name(column: str) -> str:
-    """A column's name as a part of a layer's name, without what Keras and TensorFlow do not take there."""
+    """A column's name for use in a layer's name, without characters that Keras or TensorFlow refuse there."""
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", column)
     return safe if safe == column else f"{safe}_{zlib.crc32(column.encode()):08x}"
 
@@ -177,7 +177,7 @@ def feature_inputs(shapes: DatasetShapes) -> dict[str, Tensor]:
 
 
 def feature_vectors(inputs: Mapping[str, Tensor], shapes: DatasetShapes, width: int) -> list[Tensor]:
-    """Everything but text as vectors [batch, n]: embedded categories, mean of embedded lists, numbers."""
+    """All features except text as vectors [batch, n]: embedded categories, means of embedded lists, numbers."""
     vectors = []
     if shapes.categorical:
         sizes = list(shapes.categorical.values())
@@ -207,7 +207,7 @@ def on_several_devices() -> bool:
 
 
 def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
-    """The last layer, float32 [batch, outputs]; before the first step it is the best constant prediction."""
+    """The last layer, float32 [batch, outputs]; it starts as the best prediction that is the same for every row."""
     bias = keras.initializers.Constant(np.array(shapes.output_bias, dtype="float32"))
     last = keras.layers.Dense(shapes.outputs, kernel_initializer="zeros", bias_initializer=bias, name="logits")
     return last(x)
@@ -216,12 +216,12 @@ def logits(x: Tensor, shapes: DatasetShapes) -> Tensor:
 def embeddings_by_column(model: keras.Model, shapes: DatasetShapes) -> dict[str, np.ndarray]:
     """The vectors of each column's ids, float32 [ids, width], of a network that is built from these blocks."""
     tables = {layer.name: layer.table for layer in model.layers if isinstance(layer, Embedding)}
-    found: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
     if "category_embeddings" in tables:
         together = ops.convert_to_numpy(tables["category_embeddings"])
         borders = np.cumsum(list(shapes.categorical.values()))[:-1]
-        found |= dict(zip(shapes.categorical, np.split(together, borders), strict=True))
+        vectors |= dict(zip(shapes.categorical, np.split(together, borders), strict=True))
     names = {column: f"list_{safe_name(column)}_embeddings" for column in shapes.multi_categorical}
     names |= {column: f"text_{safe_name(column)}_embeddings" for column in shapes.text}
-    found |= {column: ops.convert_to_numpy(tables[name]) for column, name in names.items() if name in tables}
-    return found
+    vectors |= {column: ops.convert_to_numpy(tables[name]) for column, name in names.items() if name in tables}
+    return vectors

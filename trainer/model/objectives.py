@@ -1,6 +1,6 @@
 """The four objectives as functions of logits and labels: the loss and the prediction of each row.
 
-Labels are those of `Examples` (see `trainer.features.preprocessing`). Everything starts from logits, so that no
+Labels are as in `Examples` (see `trainer.features.preprocessing`). Everything starts from logits, so that no
 logarithm is taken of a rounded probability. Results have the dtype of the logits.
 """
 

@@ -1,6 +1,6 @@
-"""The model with its compiled operations: train steps, evaluate, predict.
+"""Compile the operations of a model: train steps, evaluate, predict.
 
-A whole run of steps is one `tf.function` over tensors that stay in memory: shuffled order, gather of a batch, forward,
+Many steps are one `tf.function` over tensors that stay in memory: shuffled order, gather of a batch, forward,
 backward and update never return to Python. That is many times faster than feeding batches from outside.
 """
 
@@ -39,7 +39,7 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
     set_deterministic(net_config.seed, net_config.deterministic)
     strategy = replicas.strategy(net_config.batch_size)
     with strategy.scope(), warnings.catch_warnings():
-        # Inputs are found by column; their own names only have to differ from those of other layers.
+        # Inputs are looked up by column; their names only have to differ from the names of other layers.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
     return OpsWrapper(model, net_config, dataset_shapes, strategy)
@@ -51,7 +51,7 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Any:
 
 
 class OpsWrapper(tf.Module):
-    """A Keras model and what the training loop does with it, on one device or on those of the strategy."""
+    """A Keras model and its operations for the training loop, on one device or on all devices of the strategy."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class OpsWrapper(tf.Module):
         return self.predictions(self.features(ids, numbers))
 
     def prediction_graph(self) -> Any:
-        """The concrete function that predicts, for TensorBoard: its names are those of the layers."""
+        """The concrete function that predicts, for TensorBoard; it shows the layers by their names."""
         return self._predict_rows.get_concrete_function()
 
     def predictions(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:

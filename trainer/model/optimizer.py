@@ -1,9 +1,9 @@
-"""Update rules that touch only the rows of an embedding that a batch looked up.
+"""Optimizers that update only the rows of an embedding table that a batch looked up.
 
-A stock optimizer walks through whole tables at every step, also where the gradient is zero: on a table of 200,000
-rows that is most of the time of a step. Here a sparse gradient (`tf.IndexedSlices`) updates its own rows and their
+Keras' optimizers update all rows of a table at every step, even where the gradient is zero: with 200,000 rows, that is
+most of the time of a step. Here a sparse gradient (`tf.IndexedSlices`) updates its own rows and their
 slots only. For Adam this is the "lazy" variant: moments of untouched rows do not decay. A table of at most SMALL_TABLE
-rows is updated whole, as a stock optimizer does it: that takes less time than to find out which rows to leave alone.
+rows is updated completely, as Keras does: that takes less time than selecting rows.
 
 Adam: Kingma and Ba 2015, algorithm 1. Adagrad: Duchi et al. 2011. Both by TensorFlow's fused kernels.
 """
