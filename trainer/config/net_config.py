@@ -171,15 +171,11 @@ def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: M
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
     variables = {variable(item.name) for item in fields(NetConfig)}
-    from_environ = {
-        name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables
-    }
+    in_env = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
     in_variant = f"variant {variant}"
     return (
         Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
-        Level(
-            from_environ, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"
-        ),
+        Level(in_env, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
         Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
     )
 
