@@ -73,7 +73,7 @@ def dataset_json(place: str) -> dict[str, Any]:
 def lines_of(place: str) -> list[bytes]:
     """The lines of an export, sorted, after its shards were checked against its dataset.json."""
     shards = [stored for stored in storage.entries(place) if export.SHARD.fullmatch(export.name_of(stored))]
-    dataset_manifest.check_shards(dataset_manifest.inventories(shards), shards, whole=True)
+    dataset_manifest.check_shards(dataset_manifest.inventories(shards), shards, complete=True)
     return sorted(line for shard in shards for line in gzip.decompress(storage.read(shard.uri)).splitlines(True))
 
 
@@ -353,8 +353,8 @@ def test_the_standard_export_is_read_as_the_values_behind_it() -> None:
     assert [list(numbers) for numbers in frame["numbers"]] == [[], ["1", "-2"], [], [str(2**63 - 1)], [], []]
     shards = [stored for stored in storage.entries(str(STANDARD)) if stored.uri.endswith("0.json")]
     inventories = dataset_manifest.inventories(shards)
-    dataset_manifest.check_shards(inventories, shards, whole=True)
-    dataset_manifest.check_rows(inventories, shards, dataset.shards, dataset.rows_read, whole=True)
+    dataset_manifest.check_shards(inventories, shards, complete=True)
+    dataset_manifest.check_rows(inventories, shards, dataset.shards, dataset.rows_read, complete=True)
     with pytest.raises(DataError, match="line 5: column 'infinite' is infinite"):
         load(STANDARD, {"infinite": "number"})
     with pytest.raises(DataError, match="'place' is NULLABLE RECORD"):
