@@ -18,9 +18,9 @@ from trainer.runtime.errors import ConfigError
 
 def files() -> dict[str, Path]:
     """The file of each network by name: the Python files of this folder, and of any other folder on its `__path__`."""
-    found = [path for folder in __path__ for path in sorted(Path(folder).glob("[!_]*.py"))]
-    by_name = {path.stem: path for path in found}
-    hidden = [path for path in found if by_name[path.stem] != path]
+    paths = [path for folder in __path__ for path in sorted(Path(folder).glob("[!_]*.py"))]
+    by_name = {path.stem: path for path in paths}
+    hidden = [path for path in paths if by_name[path.stem] != path]
     if hidden:
         raise ConfigError(f"Networks of the same name: {hidden[0]} and {by_name[hidden[0].stem]}. Rename a file.")
     return by_name

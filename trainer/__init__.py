@@ -7,7 +7,7 @@
     model = trainer.load_package(result.package)
     model.predict(frame)  # a pandas DataFrame with the feature columns
 
-Importing this package is cheap and changes nothing: TensorFlow is imported by the first call that needs it.
+Importing this package is fast and has no side effects: TensorFlow is imported by the first call that needs it.
 """
 
 import os
@@ -46,7 +46,7 @@ def train(
 
     data: a file, a folder of shards or a glob, also at gs://; default: the sample. test_data, validation_data:
     separate rows; default: shares of the data. output: folder of the package, or gs://. run: name of the run and its
-    package, default: variant and time; a run of this name that was stopped goes on. restart: begin it anew.
+    package, default: variant and time; a stopped run of this name continues. restart: start it again.
     settings: override the variant and the environment, such as learning_rate=0.01.
 
     Ctrl-C, or the stop button of a notebook, saves a checkpoint and raises Interrupted. Expected faults are
@@ -66,7 +66,7 @@ def train(
 def load_package(path: str | os.PathLike[str]) -> "Predictor":
     """A package ready to score rows: `.predict(frame)`, `.evaluate(frame)`, `.embeddings(column)`.
 
-    path: the zip of a run, here or at gs://. Raises StorageError for anything that is no sound package.
+    path: the zip of a run, here or at gs://. Raises StorageError for a missing or damaged package.
     """
     from trainer.package import predictor  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
 """Train one variant: `python -m trainer --variant=deep_v1 --data=data/sample_2k.json --output=packages`.
 
-`run` is the whole way from rows to a verified package, in the order of the data.
+`run` goes from rows to a verified package, one step after the other.
 """
 
 import os
@@ -102,7 +102,7 @@ def fit(
     settings: Configuration, ops: OpsWrapper, tables: dict[str, Rows], history: loop.History,
     identity: Mapping[str, Any], folder: Path, mirror: Mirror | None,
 ) -> loop.History:  # fmt: skip
-    """Train from where the history stands, with logs, checkpoints and a line per epoch; returns the whole history."""
+    """Train from the end of the history on, with logs, checkpoints and a line per epoch; returns the full history."""
     config = settings.config
     with (
         TensorBoardLog(folder / resume.LOGS, history.rows) as log,
@@ -127,7 +127,7 @@ def fit(
 
 
 def maximise(config: NetConfig) -> bool:
-    """Whether more of the stopping metric is better."""
+    """Whether a larger stopping metric is better."""
     return net_config.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
 
 
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
     parser.add_argument("--output", default="packages", help="folder of the package, or gs://; default: %(default)s")
     parser.add_argument("--run", help="name of the run and its package; default: variant and time")
-    parser.add_argument("--restart", action="store_true", help="begin anew what a run of this name has left")
+    parser.add_argument("--restart", action="store_true", help="start an existing run from the beginning")
     arguments = parser.parse_args(argv)
 
     settings = net_config.load_config(arguments.variant, environ=os.environ)

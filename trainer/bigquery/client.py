@@ -1,7 +1,7 @@
 """Query, look up and extract tables in BigQuery, through Google's client, which is imported when it is first needed.
 
-Each job gets its id from here, so a request that is sent again after a lost response meets the job that it started.
-Errors quote BigQuery's own sentence and add what to do.
+Each job gets its id from here, so a request that is sent again after a lost response finds the job that it started.
+Errors quote BigQuery's message and add what to do.
 """
 
 import time

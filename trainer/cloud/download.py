@@ -1,4 +1,4 @@
-"""Download objects to local files: in parallel, in ranges, resumed after a break, never wrong under their name.
+"""Download objects to local files: in parallel, in ranges, resumable, and verified before they get their name.
 
 An object goes to `.NAME.GENERATION.part` beside its file. After the object's bytes the part has one byte for each
 range, 1 when the range is complete, so the next process knows what is left. The part takes the file's name once all of

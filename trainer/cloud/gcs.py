@@ -1,4 +1,4 @@
-"""Objects in Google Cloud Storage, through Google's client, which is imported when it is first needed.
+"""Read and delete objects in Google Cloud Storage with Google's client, which is imported when it is first needed.
 
 Requests are retried here and not by the client, with a deadline that progress renews; reads name a generation.
 """

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from trainer.runtime.command import say
 from trainer.runtime.errors import StorageError, TrainerError
 
-DEADLINE = 900.0  # seconds without progress after which a transfer is given up
+DEADLINE = 900.0  # seconds without progress after which a transfer is abandoned
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a retry; doubled each time
 QUIET_SECONDS = 5.0  # of failures, before a warning
 WARNING_INTERVAL = 60.0
@@ -38,7 +38,7 @@ class BadResponseError(Exception):
 
 
 class StoppedError(Exception):
-    """Ends a thread whose transfer was given up. Nobody sees this."""
+    """Ends a thread whose transfer was abandoned. Nobody sees this."""
 
 
 class Backoff:
@@ -55,7 +55,7 @@ class Backoff:
         self.last_progress = time.monotonic()
 
     def progressed(self, position: int) -> None:
-        """Start the deadline and the pauses anew if `position` (bytes) is further than ever."""
+        """Reset the deadline and the pauses if `position` (bytes) is larger than ever before."""
         if position > self.position:
             self.failures, self.last_progress, self.position = 0, time.monotonic(), position
 

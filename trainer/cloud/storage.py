@@ -1,4 +1,4 @@
-"""Files and objects in Google Cloud Storage by one small interface; the scheme of a URI says which.
+"""Read and write files and objects in Google Cloud Storage through one interface, chosen by the scheme of a URI.
 
 gs://bucket/name      an object; `trainer.cloud.gcs` imports Google's client when it is first needed
 anything else         a file, by its path; needs no account, no credentials and no Google library

@@ -1,4 +1,4 @@
-"""What uploads and downloads share: object metadata and CRC-32C checksums; and threads that stop at once."""
+"""Object metadata, CRC-32C checksums, and threads that stop at once, for uploads and downloads."""
 
 import base64
 import threading

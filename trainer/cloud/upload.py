@@ -1,7 +1,7 @@
 """Upload files and bytes to a bucket: complete or not at all, and never over another writer's object.
 
 An upload names the generation that it replaces (0: it creates), so one of two writers is refused. When a response is
-lost, the upload is sent again and meets its own object, which it knows by size and CRC-32C.
+lost, the upload is sent again and finds its own object, which it recognises by size and CRC-32C.
 
 Google's client sends each object, but its `transfer_manager.upload_many` does not replace `put` (google-cloud-storage
 3.17, tried): by default it overwrites another's object; with `skip_if_exists` it does not check whether that is equal;
@@ -35,7 +35,7 @@ def put(source: Path | bytes, uri: str, *, replace: bool | Stored = False, deadl
     """Upload a file or bytes. If an equal object exists, that is success.
 
     replace: whether an existing object may be replaced: False, True, or exactly this one. deadline: seconds without
-    progress after which it is given up. Raises ConflictError if another content is there, now or meanwhile.
+    progress after which it is abandoned. Raises ConflictError if another content is there, now or meanwhile.
     """
     name = gcs.split_uri(uri)[1]
     if not name or name.endswith("/"):
@@ -71,7 +71,7 @@ def last_attempt(error: Exception) -> Exception:
 
 
 def content_of(stored: Stored) -> tuple[int, str]:
-    """Size and CRC-32C, by which equal contents are known."""
+    """Size and CRC-32C, which identify the content."""
     return stored.size, stored.crc32c
 
 

@@ -1,1 +1,1 @@
-"""Look at rows before training."""
+"""Check rows before training."""

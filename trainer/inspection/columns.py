@@ -1,4 +1,4 @@
-"""Represent a column as arrays that can be counted, sorted and compared."""
+"""Convert a column to arrays that can be counted, sorted and compared."""
 
 from typing import Any, NamedTuple
 

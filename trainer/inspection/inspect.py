@@ -1,7 +1,7 @@
 """Inspect a dataset before training: `python -m trainer.inspection.inspect --data=PATH`.
 
-Reads and splits the rows as a run does, and refuses what a run refuses. Then prints facts and warnings about each
-column, the label and the split, and writes them to a page.
+Reads and splits the rows as a run does, with the same errors. Then prints facts and warnings about the columns, the
+label and the split, and writes them to a page.
 """
 
 import contextlib

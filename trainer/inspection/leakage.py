@@ -1,8 +1,8 @@
 """Measure target leakage: how well a single column predicts the label of held-out rows.
 
 A column that predicts the label almost perfectly is usually derived from it: a copy, a rate that counts this very
-click, a category such as "high". The measure must not depend on the label's scale, must see any function of it,
-monotonic or not, and must stay far from 1 for a column that is merely good:
+click, a category such as "high". The measure must not depend on the label's scale, must detect any function of
+it, monotonic or not, and must stay far from 1 for a column that is only a good feature:
 
     forward   Predict each held-out row by the mean label of the training rows with the same value (of a number: the
               nearest value). The measure is R^2 on the held-out rows, the correlation ratio eta^2 of Pearson (1905)
@@ -43,7 +43,7 @@ class Leakage(NamedTuple):
 
 
 def leakage(column: Array, label: Array, train: Array, held_out: Array) -> Leakage:
-    """How much a column tells about a label.
+    """How well a column predicts a label.
 
     column, label: [rows], as codes (integers, -1: missing) or as numbers (floats, NaN: missing). train, held_out: int
     arrays with the positions of the rows to fit and to measure on.

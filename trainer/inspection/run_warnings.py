@@ -1,4 +1,4 @@
-"""Warnings of a run before and after training, for the log and the report."""
+"""Collect the warnings of a run before and after training, for the log and the report."""
 
 from collections.abc import Mapping
 

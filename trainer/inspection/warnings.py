@@ -1,4 +1,4 @@
-"""Warnings about a dataset: a sentence with the figure behind it and what to do."""
+"""Write warnings about a dataset: what is wrong, with a figure, and what to do."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

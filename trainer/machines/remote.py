@@ -149,9 +149,9 @@ def train_on(connections: list[Connection], request: TrainRequest) -> None:
 def plan_runs(request: TrainRequest, machines: int) -> list[RemoteRun]:
     """A run for each machine. ConfigError for an invalid option, before anything is sent."""
     variants = one_name_each(request.variant, "variant", machines)
-    known = net_config.variants()
-    if unknown := [variant for variant in variants if variant not in known]:
-        raise ConfigError(f"There is no variant {unknown[0]!r}. Known: {', '.join(known)}.")
+    existing = net_config.variants()
+    if unknown := [variant for variant in variants if variant not in existing]:
+        raise ConfigError(f"There is no variant {unknown[0]!r}. Choose one of {', '.join(existing)}.")
     now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     names = one_name_each(request.run or ",".join(f"{variant}-{now}" for variant in variants), "run", machines)
     if len(set(names)) < machines:

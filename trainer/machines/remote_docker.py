@@ -83,7 +83,7 @@ def no_docker_error(connection: Connection, result: ssh.Result) -> ResourceError
 def engine_of(connection: Connection) -> Iterator[docker.DockerClient]:
     """The Docker engine at the other end of a connection, reached through a Unix socket.
 
-    The socket lies in a folder of this user alone: whoever can open it has root rights on the other machine.
+    The socket is in a folder of this user alone: whoever can open it has root rights on the other machine.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "docker.sock")

@@ -127,7 +127,7 @@ def known_keys(files: list[Path]) -> list[tuple[str, paramiko.PKey]]:
 
     ConfigError for a line that is not a host key.
     """
-    known: list[tuple[str, paramiko.PKey]] = []
+    keys: list[tuple[str, paramiko.PKey]] = []
     revoked = set()
     for path in files:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
@@ -142,8 +142,8 @@ def known_keys(files: list[Path]) -> list[tuple[str, paramiko.PKey]]:
             if entry and entry.key and marker == "@revoked":
                 revoked.add(entry.key.asbytes())
             elif entry and entry.key:
-                known += [(name, entry.key) for name in entry.hostnames or ()]
-    return [(name, key) for name, key in known if key.asbytes() not in revoked]
+                keys += [(name, entry.key) for name in entry.hostnames or ()]
+    return [(name, key) for name, key in keys if key.asbytes() not in revoked]
 
 
 def unreachable_error(connection: Connection, error: BaseException) -> ResourceError:

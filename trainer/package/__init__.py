@@ -1,1 +1,1 @@
-"""The zip that a run ends with: write it, read it, predict with it."""
+"""Write packages, read them, and predict with them."""

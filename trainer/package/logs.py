@@ -1,4 +1,4 @@
-"""Write metrics.csv and TensorBoard's files."""
+"""Write metrics.csv and the logs for TensorBoard."""
 
 import csv
 import io

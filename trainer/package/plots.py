@@ -1,4 +1,4 @@
-"""The pictures of a run: curves of the metrics, calibration, distribution of the predictions.
+"""Plot the metrics, calibration and predictions of a run.
 
 Drawn through matplotlib's objects, without pyplot and its global state; equal values give equal bytes. Colours are
 those of Okabe and Ito (Color Universal Design, 2008), which every kind of colour vision tells apart.
@@ -68,10 +68,10 @@ def metric_name(metric: str) -> str:
     return NAMES.get(metric) or metric.replace("_", " ").capitalize().replace("f1", "F1")
 
 
-def main_metrics(known: Sequence[str]) -> list[str]:
-    """At most four of the known metrics, the ones to look at first."""
-    best = max(MAIN_METRICS, key=lambda names: len(set(names) & set(known)))
-    return [name for name in best if name in known] or list(known[:4])
+def main_metrics(names: Sequence[str]) -> list[str]:
+    """The most important of some metrics, at most four."""
+    best = max(MAIN_METRICS, key=lambda group: len(set(group) & set(names)))
+    return [name for name in best if name in names] or list(names[:4])
 
 
 def plot_metrics(path: Path, history: Sequence[EpochRow], best_epoch: int) -> None:
@@ -79,9 +79,9 @@ def plot_metrics(path: Path, history: Sequence[EpochRow], best_epoch: int) -> No
 
     history: a row per epoch, with `epoch` and metrics named SIDE_METRIC.
     """
-    known = [key.removeprefix("validation_") for key in history[0] if key.startswith("validation_")]
+    names = [key.removeprefix("validation_") for key in history[0] if key.startswith("validation_")]
 
-    panels = main_metrics(known)
+    panels = main_metrics(names)
 
     def draw(figure: Figure) -> None:
         axes = list(figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flat)

@@ -1,7 +1,7 @@
-"""Scores from a package alone: `python -m trainer.package.predictor predict|evaluate --package=ZIP --data=PATH`.
+"""Predict or evaluate with a package: `python -m trainer.package.predictor predict|evaluate --package=ZIP --data=PATH`.
 
-The network is rebuilt from the registered code and the package's configuration, then given the package's weights;
-nothing in a package is run.
+The network is rebuilt from this project's code and the package's configuration, and gets the package's weights. No code
+from a package is run.
 """
 
 import tempfile
@@ -82,13 +82,13 @@ class Predictor(NamedTuple):
 
 
 def load_package(uri: str) -> Predictor:
-    """The predictor of a package, a zip here or at gs://; StorageError for anything that is no sound package."""
+    """The predictor of a package, a zip here or at gs://; StorageError for a missing or damaged package."""
     with sources.local_file(uri) as path:
         return load_predictor(archive.read_package(path))
 
 
 def load_predictor(members: Mapping[str, bytes]) -> Predictor:
-    """The predictor that a package's checked members describe; they may be whole, but not ours or of one run."""
+    """The predictor that a package's checked members describe; undamaged members may still come from elsewhere."""
     missing = {"config.json", "preprocessing.json", "weights.npz"} - members.keys()
     if missing:
         raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
@@ -102,10 +102,10 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
 
 def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing) -> None:
     """StorageError unless the preprocessing was fitted with these columns and rules."""
-    told = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
+    configured = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
     rules = (text_rules(config), vocabulary_rules(config))
     columns = (preprocessing.features, preprocessing.label.objective, preprocessing.label.column, preprocessing.weight)
-    if (told, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
+    if (configured, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
         raise StorageError(
             "The package's config.json and preprocessing.json are from different runs. Use an unchanged package."
         )
@@ -119,9 +119,9 @@ def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
 def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
     """Give a model its weights; they must be exactly its own, by path, shape and dtype, and finite."""
     own = {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in ops.model.weights}
-    given = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
-    if own != given:
-        wrong = sorted(path for path in own.keys() | given.keys() if own.get(path) != given.get(path))
+    packaged = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
+    if own != packaged:
+        wrong = sorted(path for path in own.keys() | packaged.keys() if own.get(path) != packaged.get(path))
         raise StorageError(
             f"The package's weights do not fit its network: {', '.join(wrong[:5])}. Use the code that made it."
         )

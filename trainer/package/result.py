@@ -19,7 +19,7 @@ class RunResult(NamedTuple):
 
 
 def read_result(package: str) -> RunResult:
-    """The metrics in a package, a zip here or at gs://; StorageError for anything that is no sound package."""
+    """The metrics in a package, a zip here or at gs://; StorageError for a missing or damaged package."""
     with sources.local_file(package) as path:
         members = archive.read_package(path)
     record = json.loads(members["metrics.json"])

@@ -1,4 +1,4 @@
-"""The SavedModel that takes raw features: the twin of `trainer.features.preprocessing` inside a graph.
+"""Export the SavedModel, which takes raw features: `trainer.features.preprocessing` inside a graph.
 
 Signature "serving_default", one input per feature column, named as `input_names` says:
 
@@ -106,7 +106,7 @@ def _quiet() -> Iterator[None]:
 def temporary_files_in(folder: Path) -> Iterator[None]:
     """Put Python's temporary files into a new folder, and remove it at the end. ResourceError if the disk is full.
 
-    `tf.saved_model.save` converts some of its own functions with AutoGraph and cannot be told not to. AutoGraph writes
+    `tf.saved_model.save` converts some of its own functions with AutoGraph; this cannot be turned off. AutoGraph writes
     their source to temporary files, which stay if the process is killed. Here the next save of the run removes them.
     """
     system.remove(folder)

@@ -1,1 +1,1 @@
-"""Files, signals, errors, timing and caching, for all other folders."""
+"""Files, signals, errors, timing and caching, used by all other folders."""

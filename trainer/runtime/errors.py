@@ -1,4 +1,4 @@
-"""The faults that a user can cause or meet, each with the exit code of the command.
+"""Define the expected errors, each with the exit code of the command.
 
     TrainerError
     ├── ConfigError    2   a setting, a variant, an argument
@@ -47,10 +47,10 @@ class Interrupted(BaseException):
     exit_code = 75
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the nearest known name, or lists all of them."""
-    known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.6) or get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A sentence that suggests the most similar of some names, or lists all of them."""
+    names = sorted(choices)
+    near = get_close_matches(name, names, n=1, cutoff=0.6) or get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Known: {', '.join(known) or 'none'}."
+    return f"Known: {', '.join(names) or 'none'}."

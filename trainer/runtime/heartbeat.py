@@ -19,7 +19,7 @@ _watching = False
 
 
 def beat() -> None:
-    """Report progress. If the file cannot be touched, the run goes on."""
+    """Report progress. If the file cannot be touched, the run continues."""
     if path := os.environ.get(HEARTBEAT):
         with contextlib.suppress(OSError):
             Path(path).touch()

@@ -1,4 +1,4 @@
-"""How much memory this process can still allocate."""
+"""Measure how much memory this process can still allocate."""
 
 import contextlib
 import os

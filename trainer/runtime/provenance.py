@@ -14,8 +14,8 @@ PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "pyarrow
 def code_hashes(root: Path, *paths: str) -> dict[str, str]:
     """SHA-256, 16 hex digits, of Python files below `root`, by "folder/file"; a path names a file or a folder.
 
-    A result is remade only where its own code has changed: each caller names the folders that decide the bytes of the
-    result, and leaves out what only shows, sends or stores it.
+    Each caller names the folders that affect its result, so that a change in other code does not make the result
+    invalid.
     """
     files = [file for path in paths for file in sorted((root / path).rglob("*.py")) or [root / path]]
     return {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}

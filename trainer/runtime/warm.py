@@ -1,4 +1,4 @@
-"""Processes forked from one that has already imported TensorFlow: they start in milliseconds instead of seconds.
+"""Start processes from one that has already imported TensorFlow: in milliseconds instead of seconds.
 
 The first call starts a server (`multiprocessing`'s forkserver) that imports what a run needs and computes nothing: the
 threads of TensorFlow, which a fork would lose, begin with its first operation. Each process is a fork of that server

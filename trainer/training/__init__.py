@@ -1,1 +1,1 @@
-"""Epochs, checkpoints and resuming."""
+"""Run epochs, save checkpoints and resume runs."""

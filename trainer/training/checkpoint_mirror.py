@@ -3,7 +3,7 @@
     OUTPUT/NAME/checkpoints/00000042.0003/    files of checkpoint 42, from the holder whose lease began at 3
     OUTPUT/NAME/holders/                      see `trainer.training.lease`
 
-The manifest of a checkpoint is sent last: without it there is no checkpoint. Training goes on while a thread sends.
+The manifest of a checkpoint is sent last: without it there is no checkpoint. A thread sends during training.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Mirror:
         return copies
 
     def clear(self) -> None:
-        """Delete all checkpoints in the bucket, because the run starts anew. Raises StorageError."""
+        """Delete all checkpoints in the bucket, because the run starts again. Raises StorageError."""
         for name, files in sorted(self.copies().items()):
             self.delete(name, files)
 

@@ -1,4 +1,4 @@
-"""The training loop: run epochs, measure them, keep the weights of the best one, show progress."""
+"""Run epochs, evaluate after each, keep the weights of the best one, and show progress."""
 
 import math
 import sys
