@@ -85,7 +85,7 @@ def run(
     publish.publish(local, package)
     checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
     say("best", f"epoch {history.best_epoch}: {side} {summary(best)}")
-    say("baseline", f"the same prediction for every row: {side} {summary(constant)}")
+    say("baseline", f"average label of the training rows: {side} {summary(constant)}")
     say("package", f"{package}, verified on {len(prepared.held_out):,} rows: largest difference {difference:.1g}")
 
 

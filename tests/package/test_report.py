@@ -189,7 +189,7 @@ def test_page_shows_what_matters(report: Report, tmp_path: Path) -> None:
     shown = read((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for words in (
         "Epoch 3 of 6 was best on the validation set",
-        "On 1,234 test rows, its loss is 7.5% below that of the baseline, the best prediction",
+        "On 1,234 test rows, its loss is 7.5% below that of the baseline, which predicts the average label",
         "160,000",
         "3 test rows have a key",
         "6.1%",

@@ -67,8 +67,8 @@ def summary(report: Report, side: str, metrics: Mapping[str, float]) -> str:
         change = loss / constant - 1
         text += (
             f" On {figure(int(metrics['rows']))} {side} rows, its loss is {percent(abs(change))} "
-            f"{'above' if change > 0 else 'below'} that of the baseline, the best prediction "
-            "that is the same for every row."
+            f"{'above' if change > 0 else 'below'} that of the baseline, which predicts the "
+            "average label of the training rows for every row."
         )
     return text
 
