@@ -32,8 +32,8 @@ def reading(options: Options) -> Chapter:
     )
     what = f"{options.rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB"
     note = (
-        "dataset checks every row and hashes the file. pandas reads all columns, the others those that the model "
-        "needs. Peak memory is that of the process, with what it imports."
+        "flatfab (`trainer.data.dataset`) checks every row and hashes the file. pandas reads all columns, the others "
+        "only the columns that the model needs. Peak memory includes the imported libraries."
     )
     return Chapter("Reading a file", side_by_side(what, sides | missing), note)
 
@@ -51,9 +51,12 @@ def preprocessing(options: Options) -> Chapter:
         options.rounds,
     )
     share = sides["pandas, spaCy's pipe"].figures.get("share", 1.0)
-    told = f"titles: {share:.0%} of them measured, times {1 / share:.3g}" if share < 1 else ""
-    rows = side_by_side(f"{options.rows:,} rows", sides, remarks={"pandas, spaCy's pipe": told})
-    note = "Split, learn vocabularies and scales, encode all sides; reading is not counted in seconds, but in memory."
+    remark = f"titles: {share:.0%} of them measured, times {1 / share:.3g}" if share < 1 else ""
+    rows = side_by_side(f"{options.rows:,} rows", sides, remarks={"pandas, spaCy's pipe": remark})
+    note = (
+        "Split the rows, fit vocabularies and scales, and encode all sets. Reading counts for the memory, but not for "
+        "the seconds."
+    )
     return Chapter("Preprocessing", rows, note)
 
 
@@ -68,8 +71,8 @@ def training(options: Options) -> Chapter:
             )  # fmt: skip
             rows += side_by_side(f"{network}, {data}", nested(outcome))
     note = (
-        "An epoch of each side a round, in turn; the same model of Keras' own layers, weights, batches and data. "
-        "`catalogue`: 200,000 items, 30,000 words; `sample`: the generated rows. Test loss: the best after any epoch."
+        "Each round trains every side for an epoch, with the same weights, batches and data. `catalogue`: 200,000 "
+        "items, 30,000 words; `sample`: the generated rows. The loss is the best test loss after any epoch."
     )
     return Chapter("Training", rows, note)
 
@@ -112,7 +115,7 @@ def blocks(options: Options) -> Chapter:
         rows += side_by_side(f"rows in the file: {order}", sides, remarks=spread)
     note = (
         f"deep_v1 on {options.rows:,} rows of the catalogue, {SHARE:.0%} of them in memory (rows_in_memory). Test "
-        f"loss: the mean over {options.rounds} seeds of the best after any epoch ± their standard deviation."
+        f"loss: the best after any epoch, mean ± standard deviation over {options.rounds} seeds."
     )
     return Chapter("Training from disk", rows, note)
 
@@ -124,8 +127,8 @@ def limited(options: Options) -> Chapter:
         return Chapter(title, [Row("left out", "", remark="--limited-rows=30000000 asks for it")])
     rows = limited_epoch(options) + limited_run(options)
     note = (
-        "A third of the data's bytes, by a control group, or by a limit of the data segment where none can be made. "
-        "Files are read from the disk, not from what the machine still has in memory."
+        "The process may use a third of the data's bytes, limited by a control group or, where there is none, by the "
+        "size of the data segment. Files are read from the disk, not from the operating system's cache."
     )
     return Chapter(title, rows, note)
 
@@ -165,7 +168,7 @@ def quality(options: Options) -> Chapter:
         what = f"{figures['test rows']:,.0f} unseen of {options.rows:,} rows"
         remark = f"closes {figures['share']:.1%} of the gap{epoch}"
         rows.append(Row(what, side, loss=figures["loss"], remark=remark))
-    note = "Weighted cross-entropy on generated rows; the gap is that between the best constant and the best possible."
+    note = "Weighted cross-entropy on generated rows. The gap is the difference between `constant` and `possible`."
     return Chapter("Quality", rows, note)
 
 

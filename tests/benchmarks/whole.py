@@ -51,7 +51,9 @@ def startup(options: Options) -> Chapter:
     for what, moment in (("TensorFlow imported", "imported"), (f"first step, {options.rows:,} rows", "first step")):
         sides = {side: Outcome({"seconds": found.get(moment)}, fault) for side, (found, fault) in runs.items()}
         rows += side_by_side(what, sides)
-    note = "Since the process was started; the second run on the same file takes the encoded rows from the cache."
+    note = (
+        "Seconds since the start of the process. The second run on the same file takes the encoded rows from the cache."
+    )
     return Chapter("Start-up", rows, note)
 
 
@@ -74,8 +76,8 @@ def whole_run(options: Options) -> Chapter:
             Row(what, "in all", None if fault else size, figures.get("seconds"), figures.get("memory"), remark=fault)
         )
     note = (
-        f"`python -m trainer`, deep_v1 as it is but for {EPOCHS['NET_EPOCHS']} epochs. Peaks are those of each "
-        f"stage, with mapped files. The run of {FIXED_ROWS:,} rows shows the fixed costs: imports, tracing, "
+        f"`python -m trainer` with deep_v1 for {EPOCHS['NET_EPOCHS']} epochs. Peaks are per stage and include mapped "
+        f"files. The run of {FIXED_ROWS:,} rows shows the fixed costs: imports, tracing, "
         "SavedModel, plots, verification."
     )
     return Chapter("Whole run", rows + growth(found), note)
