@@ -106,7 +106,7 @@ class OpsWrapper(tf.Module):
     def _train_steps(
         self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
     ) -> tf.Tensor:
-        """Steps `first` to `stop` of an epoch in the given order of rows; the sum of their losses, float32 []."""
+        """Steps `first` to `stop` of an epoch, with the rows in this order; the sum of their losses, float32 []."""
 
         size = self.config.batch_size
         rows = order[first * size : stop * size]

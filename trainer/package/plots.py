@@ -115,7 +115,7 @@ def _draw_curves(axis: Axes, history: Sequence[EpochRow], metric: str, best_epoc
 
 
 def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
-    """A PNG with the reliability diagram of each side, and beneath it where the weight of the last side lies.
+    """A PNG with the reliability diagram of each side, and below it the distribution of the last set's weight.
 
     curves: by side, as `Metrics.curve` returns them. Axes are logarithmic where rates are small.
     """

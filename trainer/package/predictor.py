@@ -208,9 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     kinds = needed_columns(config, labelled=arguments.task == "evaluate")
     source = sources.look_up(arguments.data)
     with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
-        found = dataset.load(path, kinds, name=arguments.data)
-    sources.check_rows(source, found)
-    frame = found.frame
+        loaded = dataset.load(path, kinds, name=arguments.data)
+    sources.check_rows(source, loaded)
+    frame = loaded.frame
     if arguments.task == "evaluate":
         print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
         return

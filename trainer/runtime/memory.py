@@ -54,6 +54,6 @@ def _own_memory() -> Iterator[int]:
 
 
 def _kilobytes(path: Path) -> dict[str, int]:
-    """The entries of a /proc file that are given in kB."""
+    """The entries of a /proc file that are in kB."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) for words in lines if words[-1:] == ["kB"]}

@@ -27,7 +27,7 @@ _context.set_forkserver_preload(list(IMPORTED))
 
 
 def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Call a function of a module, which is found by its name, in a warm process. The arguments are pickled."""
+    """Call a function of an importable module in a warm process. The arguments are pickled."""
     process = _context.Process(target=_call, args=(function, arguments))
     process.start()
     return process
