@@ -19,7 +19,7 @@ LABEL = "flatfab"  # on every container that we create
 STOP_SECONDS = 30  # between SIGTERM and SIGKILL
 MEMORY_SHARE = 0.9  # of the machine's memory, the limit of a container
 MAX_PROCESSES = 4096  # processes and threads of a container
-PASSED_ON = ("STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "FLATFAB_GPU", "TERM")  # besides the NET_ settings
+PASSED_ON = ("STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "FLATFAB_GPU", "TERM")  # and all NET_ settings
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 CREDENTIALS_PATH = "/run/secrets/google.json"  # in the container
 ALL_GPUS = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
