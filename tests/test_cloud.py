@@ -155,7 +155,7 @@ def test_R24_a_package_that_cannot_be_sent_stays_and_is_sent_later(tmp_path: Pat
     bucket.put("models/it.zip", b"of somebody else")
     done = finished(tmp_path, process)
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert "runs/it/it.zip; send it with `fab publish --run=it`" in done.err
+    assert "runs/it/it.zip; upload it with `fab publish --run=it`" in done.err
     assert bucket.get("models/it.zip") == b"of somebody else"
     bucket.bucket.blob("models/it.zip").delete()
     for _ in range(many(2, 20)):  # what is there already is no failure
