@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from tests.commands import CANARY, SAMPLE, made_once, trainer
 from tests.scale import LONG, MEMORY
 from tests.servers import bigquery as bigquery_server
 from tests.servers.bucket import Bucket, known_as_the_service, serving
+
+gc.disable()  # while tests are collected: imports make no garbage
+
+# Hundreds of processes import the project: with its bytecode kept, none compiles it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The files that take longest, which begin first, so that all workers end at about the same time.
 LONGEST_FIRST = (
@@ -101,6 +108,7 @@ def image(engine: docker.DockerClient, project: Path, tmp_path_factory: pytest.T
 def pytest_collection_finish() -> None:
     """What was imported stays: the collector need not walk through TensorFlow again and again."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
