@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
 EPOCHS = 40
 RUN = LONG | {"NET_EPOCHS": str(EPOCHS)}
+STOPPED = LONG | {"NET_EPOCHS": "200"}  # lasts longer than the commands that look at it before it is stopped
 Tell = Callable[[str, int], None]
 
 pytestmark = pytest.mark.skipif(ssh_server.SSHD is None, reason="these need sshd: Debian's package openssh-server")
@@ -459,7 +460,7 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_stopped_and_gone_on_with(
     run: str,
     tmp_path: Path,
 ) -> None:
-    with fab(script, tmp_path / "first", [server], "train", f"--run={run}", **RUN) as process:
+    with fab(script, tmp_path / "first", [server], "train", f"--run={run}", **STOPPED) as process:
         wait_until(lambda: 3 in epochs(tmp_path / "first") or process.poll() is not None, 200)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 75
@@ -474,7 +475,7 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_stopped_and_gone_on_with(
     with fab(script, tmp_path / "attached", [server], "attach", f"--run={run}") as attached:
         code, text = done(script, tmp_path / "status", [server], "status")
         assert (code, re.findall(rf"{run}: running since", text)) == (0, [f"{run}: running since"])
-        code, text = done(script, tmp_path / "anew", [server], "train", f"--run={run}", "--restart", **RUN)
+        code, text = done(script, tmp_path / "anew", [server], "train", f"--run={run}", "--restart", **STOPPED)
         assert code == 4
         assert "Stop it first" in text
         wait_until(lambda: 3 in epochs(tmp_path / "attached"))
@@ -483,9 +484,9 @@ def test_ctrl_c_leaves_the_run_alone_and_it_can_be_stopped_and_gone_on_with(
     assert "Stopped by SIGTERM" in output(tmp_path / "attached")
     assert "exit code 75" in done(script, tmp_path / "status", [server], "status")[1]
 
-    code, text = done(script, tmp_path / "second", [server], "train", f"--run={run}", **RUN)
+    code, text = done(script, tmp_path / "second", [server], "train", f"--run={run}", **STOPPED)
     assert code == 0, text
-    assert epochs(tmp_path / "second")[-1] == EPOCHS
+    assert epochs(tmp_path / "second")[-1] == int(STOPPED["NET_EPOCHS"])
     assert epochs(tmp_path / "second")[0] > 3
     assert {path.stat().st_uid for path in (server.folder / "home" / "flatfab").rglob("*")} == {os.getuid()}
     code, text = done(script, tmp_path / "again", [server], "attach", f"--run={run}")
