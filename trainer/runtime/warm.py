@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
-    "trainer.__main__", "networks.deep_v1", "networks.rnn_v1",
+    "trainer.__main__",
     # What a run would import on its way:
     "matplotlib.backends.backend_agg", "matplotlib.style", "spacy.lang.en", "tensorboard.plugins.projector",
     "tensorboard.plugins.histogram.summary_v2", "tensorboard.plugins.scalar.summary_v2",
