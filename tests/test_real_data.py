@@ -14,7 +14,8 @@ import pytest
 from sklearn.metrics import log_loss
 
 from trainer.__main__ import run
-from trainer.config.net_config import column_kinds, load_config
+from trainer.config.net_config import load_config
+from trainer.config.roles import column_kinds
 from trainer.data import dataset
 from trainer.features import pipeline
 from trainer.package import predictor as prediction

@@ -27,8 +27,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
 from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
-from trainer.config import net_config
 from trainer.config import record as config_record
+from trainer.config import roles
 from trainer.data import dataset, split
 from trainer.features.preprocessing import Preprocessing
 from trainer.package.archive import read_package
@@ -135,7 +135,7 @@ def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> No
     assert (rows["path"], rows["rows"], rows["bad_rows"]) == ("sample.json", 2000, 0)
     checksum = base64.b64encode(google_crc32c.value(SAMPLE.read_bytes()).to_bytes(4)).decode()
     assert [shard["crc32c"] for shard in rows["shards"]] == [checksum]
-    assert facts["columns"] == net_config.column_kinds(Config())
+    assert facts["columns"] == roles.column_kinds(Config())
     assert facts["split"]["rows"] == {"train": 1561, "validation": 229, "test": 210}
     assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
 
@@ -255,7 +255,7 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run
     members = read_package(package)
     config = config_record.from_json(members["config.json"]).config
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
-    frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
+    frame = dataset.load(SAMPLE, roles.column_kinds(config)).frame
     rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")

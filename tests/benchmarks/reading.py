@@ -15,7 +15,8 @@ def write(path: str, rows: int, pad_bytes: int) -> dict[str, float]:
 
 def trainer(path: str) -> dict[str, float]:
     """`trainer.data.dataset.load`: the columns that the variant needs, strict, hashed, as dictionaries."""
-    from trainer.config.net_config import NetConfig, column_kinds  # noqa: PLC0415
+    from trainer.config.net_config import NetConfig  # noqa: PLC0415
+    from trainer.config.roles import column_kinds  # noqa: PLC0415
     from trainer.data import dataset  # noqa: PLC0415 - each process loads its own side only
 
     kinds = column_kinds(NetConfig())
@@ -37,7 +38,8 @@ def duckdb(path: str) -> dict[str, float]:
     """DuckDB's scan of the same columns into an Arrow table: no check, no hash, no dictionary."""
     import duckdb as duck  # type: ignore[import-not-found]  # noqa: PLC0415
 
-    from trainer.config.net_config import NetConfig, column_kinds  # noqa: PLC0415
+    from trainer.config.net_config import NetConfig  # noqa: PLC0415
+    from trainer.config.roles import column_kinds  # noqa: PLC0415
 
     numbers = ("number", "probability", "weight")
     kinds = {name: "DOUBLE" if kind in numbers else "VARCHAR" for name, kind in column_kinds(NetConfig()).items()}

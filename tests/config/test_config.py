@@ -28,11 +28,10 @@ from trainer.config.names import check_name
 from trainer.config.net_config import (
     STOPPING_METRICS,
     Configuration,
-    column_kinds,
-    feature_roles,
     load_config,
 )
 from trainer.config.record import from_json, to_json
+from trainer.config.roles import FEATURE_SETTINGS, column_kinds, feature_roles
 from trainer.model.metrics import Metrics
 from trainer.runtime.errors import ConfigError
 
@@ -839,7 +838,7 @@ def test_roles_decide_the_kinds_of_the_columns(load: Load) -> None:
 
 
 def test_no_feature_at_all_is_refused(load: Load) -> None:
-    empty: dict[str, Any] = {name: [] for name in config.FEATURE_SETTINGS}
+    empty: dict[str, Any] = {name: [] for name in FEATURE_SETTINGS}
     with refused("no feature columns", "text_columns"):
         load(empty)
 

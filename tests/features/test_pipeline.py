@@ -13,7 +13,7 @@ import pytest
 from data.make_sample import write_sample
 from networks.deep_v1 import Config
 from tests.commands import ROOT, SAMPLE, trainer
-from trainer.config import net_config
+from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import dataset, split
 from trainer.features import encoded, pipeline, preprocessing
@@ -84,7 +84,7 @@ def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch:
     monkeypatch.setattr(encoded, "CHUNK_ROWS", 100)
     config = Config(cache_gb=0)
     found, _ = prepared(config)
-    frame = dataset.load(SAMPLE, net_config.column_kinds(config)).frame
+    frame = dataset.load(SAMPLE, roles.column_kinds(config)).frame
     for side, (of, rows) in pipeline.split_sides(config, {"train": frame}).items():
         expected = encoded.to_encoded_rows(
             preprocessing.transform(found.preprocessing, of.take(rows)), found.preprocessing.shapes()

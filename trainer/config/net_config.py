@@ -14,21 +14,11 @@ import networks
 from trainer.config import levels, strict_json
 from trainer.config.levels import Level, resolve, setting, shown, typed
 from trainer.config.names import check_name
+from trainer.config.roles import check_columns
 from trainer.runtime.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "NET_"
 VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
-
-# setting -> (role in preprocessing, kind of column for the loader), in the order of the features
-FEATURE_SETTINGS = {
-    "categorical_columns": ("categorical", "category"),
-    "multi_categorical_columns": ("multi_categorical", "categories"),
-    "text_columns": ("text", "text"),
-    "numeric_columns": ("numeric", "number"),
-    "log_numeric_columns": ("log_numeric", "number"),
-}
-KEY_KINDS = {"key_columns": "key", "group_columns": "key", "time_column": "time"}
-LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
 
 # objective -> what the best epoch can be chosen by, and which way is better
 STOPPING_METRICS: dict[str, dict[str, str]] = {
@@ -214,7 +204,7 @@ def settle(variant: str, levels: tuple[Level, ...], cls: type[NetConfig] | None 
     chosen, sources = resolve(cls, levels, f"network {network}")
     defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
     configuration = Configuration(cls(**{"network": network} | chosen), defaults | sources, variant)
-    check_columns(configuration)
+    check_columns(configuration.config, configuration.sources)
     check_choices(configuration)
     return configuration
 
@@ -226,30 +216,6 @@ def chosen_network(levels: tuple[Level, ...]) -> str:
         if level.spell("network") in level.values:
             network = typed(level, "network", str, {**limits, "choices": tuple(networks.names())})
     return network
-
-
-def check_columns(configuration: Configuration) -> None:
-    """ConfigError for a column with two roles that exclude each other, and if no column is a feature."""
-    config, sources, _ = configuration
-    roles: dict[str, list[str]] = {}
-    for setting_name in (*KEY_KINDS, *FEATURE_SETTINGS, "label_column", "weight_column"):
-        for column in columns_of(config, setting_name):
-            roles.setdefault(column, []).append(setting_name)
-    for column, names in roles.items():
-        others = [name for name in names if name not in ("key_columns", "group_columns")]
-        shared = len(set(names)) == len(names) and others in ([], ["categorical_columns"], ["text_columns"])
-        if len(names) > 1 and not shared:
-            places = " and ".join(f"{name} ({sources[name]})" for name in names)
-            raise ConfigError(
-                f"Column {shown(column)} is named in {places}. A column can have one role; a key or group column can "
-                "also be categorical or text."
-            )
-        if column.startswith("__"):
-            raise ConfigError(
-                f"Column {shown(column)} ({sources[names[0]]}) begins with __, which is reserved. Rename it."
-            )
-    if not feature_roles(config):
-        raise ConfigError(f"There are no feature columns. Name at least one in {', '.join(FEATURE_SETTINGS)}.")
 
 
 def check_choices(configuration: Configuration) -> None:
@@ -271,25 +237,3 @@ def check_choices(configuration: Configuration) -> None:
         raise ConfigError(
             f"{description('stopping_metric')} is not one of {', '.join(metrics)}, as {description('objective')} needs."
         )
-
-
-def columns_of(config: NetConfig, setting_name: str) -> tuple[str, ...]:
-    """The columns that one setting names."""
-    named = getattr(config, setting_name)
-    return named if isinstance(named, tuple) else () if named is None else (named,)
-
-
-def feature_roles(config: NetConfig) -> dict[str, str]:
-    """Column -> role in preprocessing, in the order of the configuration."""
-    return {column: role for name, (role, _) in FEATURE_SETTINGS.items() for column in columns_of(config, name)}
-
-
-def column_kinds(config: NetConfig, *, labelled: bool = True) -> dict[str, str]:
-    """Column -> kind in `trainer.data`, for all columns with a role; label and weight only if `labelled`.
-
-    A key or group column that is also a feature has the kind of the feature.
-    """
-    kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
-    if labelled:
-        kinds |= {"label_column": LABEL_KINDS[config.objective], "weight_column": "weight"}
-    return {column: kind for name, kind in kinds.items() for column in columns_of(config, name)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from trainer.config import net_config
+from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data.shards import GZIP, find_shards
 from trainer.runtime import system
@@ -35,7 +35,7 @@ class Head(NamedTuple):
 def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
     """ResourceError if the rows of the datasets, as configured, do not fit in free memory. data: paths."""
     files = [shard for path in data for shard in find_shards(path)]
-    kinds = net_config.column_kinds(config)
+    kinds = roles.column_kinds(config)
     rows, heads = estimate_rows(files, kinds)
     used = math.ceil(rows * config.subsample)
     frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())

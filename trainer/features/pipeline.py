@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import feather
 
-from trainer.config import net_config
+from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources, split
 from trainer.data.loaded import Dataset
@@ -98,7 +98,7 @@ def local_paths(config: NetConfig, located: Mapping[str, Source], timings: Timin
     DataError where a column cannot have its role by schema.json, ResourceError where the rows do not fit in memory.
     """
     for source in located.values():
-        plan_columns(net_config.column_kinds(config), sources.fields_of(source))
+        plan_columns(roles.column_kinds(config), sources.fields_of(source))
     with contextlib.ExitStack() as copies, ThreadPoolExecutor(1) as background:
         if config.text_columns:
             background.submit(load_tokenizer, config.tokenizer)  # takes a second, while reading mostly waits
@@ -129,7 +129,7 @@ def read(config: NetConfig, path: str, name: str) -> Dataset:
     """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
     keep = functools.partial(split.subsample, columns=config.key_columns, fraction=config.subsample)
     loaded = dataset.load(
-        path, net_config.column_kinds(config), max_bad_rows=config.max_bad_rows,
+        path, roles.column_kinds(config), max_bad_rows=config.max_bad_rows,
         keep=keep if config.subsample < 1 else None, name=name,
     )  # fmt: skip
     files = "1 file" if len(loaded.shards) == 1 else f"{len(loaded.shards)} files"
@@ -201,7 +201,7 @@ def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None
     """Fit vocabularies, scales and the label to the training rows, as configured."""
     return fit(
         train,
-        net_config.feature_roles(config),
+        roles.feature_roles(config),
         label=config.label_column,
         weight=config.weight_column,
         objective=config.objective,
@@ -229,7 +229,7 @@ def encode(
     sides: Mapping[str, tuple[pd.DataFrame, Any]],
 ) -> Prepared:
     """Fit the preprocessing to the training set and encode all sets: into the cache, or in memory if it has no room."""
-    features = net_config.feature_roles(config)
+    features = roles.feature_roles(config)
     frames = {id(frame): frame for frame, _ in sides.values()}
     values = {number: with_values(frame, features, text_rules(config)) for number, frame in frames.items()}
     columns = {side: values[id(frame)] for side, (frame, _) in sides.items()}

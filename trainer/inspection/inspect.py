@@ -24,7 +24,7 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
-from trainer.config import net_config
+from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, sources
 from trainer.data.columns import NUMBER
@@ -50,7 +50,7 @@ PAGE = "check.html"
 SAMPLED_SHARDS, SAMPLED_BYTES = 16, 2**18  # to see column types without a schema: shards, and the start of each
 
 # setting -> role of its columns, features first
-ROLES = {name: role for name, (role, _) in net_config.FEATURE_SETTINGS.items()} | {
+ROLES = {name: role for name, (role, _) in roles.FEATURE_SETTINGS.items()} | {
     "label_column": "label", "weight_column": "weight", "time_column": "time", "group_columns": "group",
     "key_columns": "key",
 }  # fmt: skip
@@ -67,7 +67,7 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
     datasets, types = read(config, data)
     frames = {side: dataset.frame for side, dataset in datasets.items()}
     sets, split_facts = pipeline.split_and_describe(config, frames)
-    frame, label_kind = frames["train"], net_config.LABEL_KINDS[config.objective]
+    frame, label_kind = frames["train"], roles.LABEL_KINDS[config.objective]
     label = column_values(frame[config.label_column], label_kind, pipeline.text_rules(config))
     labels_and_weights = (label.comparable, row_weights(config, frame))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -123,14 +123,14 @@ def json_type(value: Any) -> str:
 
 def columns(config: NetConfig, types: Mapping[str, str]) -> list[Column]:
     """The columns with a role, features first."""
-    roles: dict[str, list[str]] = defaultdict(list)
+    named: dict[str, list[str]] = defaultdict(list)
     for setting_name, role in ROLES.items():
-        for name in net_config.columns_of(config, setting_name):
-            roles[name].append(role)
-    kinds, widths = net_config.column_kinds(config), {"text": config.max_tokens, "categories": config.max_values}
+        for name in roles.columns_of(config, setting_name):
+            named[name].append(role)
+    kinds, widths = roles.column_kinds(config), {"text": config.max_tokens, "categories": config.max_values}
     return [
-        Column(name, ", ".join(names), kinds[name], types.get(name, ""), widths.get(kinds[name], 1))
-        for name, names in roles.items()
+        Column(name, ", ".join(its_roles), kinds[name], types.get(name, ""), widths.get(kinds[name], 1))
+        for name, its_roles in named.items()
     ]
 
 
@@ -149,7 +149,7 @@ def profile(config: NetConfig, sets: Sets, labels_and_weights: tuple[Array, Arra
     numeric_label = np.issubdtype(labels.dtype, np.floating)
     numeric = labels_and_weights if numeric_label else None
     result = profile_column(column, values, numeric, pipeline.vocabulary_rules(config))
-    if column.name not in net_config.feature_roles(config):
+    if column.name not in roles.feature_roles(config):
         return result
     train, held_out = held_out_rows(sets)
     comparable = values["train"][0].comparable

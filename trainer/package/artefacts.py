@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.config import net_config, record
+from trainer.config import record, roles
 from trainer.config.net_config import Configuration
 from trainer.config.show import config_rows
 from trainer.features.pipeline import Prepared
@@ -42,7 +42,7 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
 
     folder: the run's, which has the TensorBoard logs already. root: of the project, whose commit is recorded.
     """
-    machine, columns = environment(root), net_config.column_kinds(run.settings.config)
+    machine, columns = environment(root), roles.column_kinds(run.settings.config)
     datasets = {"sets": run.prepared.sets, "columns": columns, "split": run.prepared.split}
     texts = {
         "config.json": record.to_json(run.settings),

@@ -20,7 +20,7 @@ import orjson
 import pandas as pd
 import tensorflow as tf
 
-from trainer.config import net_config, record
+from trainer.config import net_config, record, roles
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
 from trainer.features.pipeline import text_rules, vocabulary_rules
@@ -49,8 +49,8 @@ class Predictor(NamedTuple):
         Probabilities of a binary, multiclass or multilabel objective, the number of a regression. Raises DataError for
         values that training would refuse.
         """
-        kinds = net_config.column_kinds(self.settings.config, labelled=False)
-        features = net_config.feature_roles(self.settings.config)
+        kinds = roles.column_kinds(self.settings.config, labelled=False)
+        features = roles.feature_roles(self.settings.config)
         return self.scores(typed_frame(frame, {column: kinds[column] for column in features}))
 
     def evaluate(self, frame: pd.DataFrame) -> dict[str, float]:
@@ -73,7 +73,7 @@ class Predictor(NamedTuple):
         if frame.empty:
             single = config.objective in ("binary", "regression")
             return np.zeros((0,) if single else (0, self.ops.shapes.outputs), np.float32)
-        features = frame[list(net_config.feature_roles(config))]
+        features = frame[list(roles.feature_roles(config))]
         return self.ops.predict(self.ops.table(transform(self.preprocessing, features)))
 
     def measure(self, frame: pd.DataFrame) -> dict[str, float]:
@@ -102,7 +102,7 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
 
 def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing) -> None:
     """StorageError unless the preprocessing was fitted with these columns and rules."""
-    configured = (net_config.feature_roles(config), config.objective, config.label_column, config.weight_column)
+    configured = (roles.feature_roles(config), config.objective, config.label_column, config.weight_column)
     rules = (text_rules(config), vocabulary_rules(config))
     columns = (preprocessing.features, preprocessing.label.objective, preprocessing.label.column, preprocessing.weight)
     if (configured, rules) != (columns, (preprocessing.text, preprocessing.vocabulary)):
@@ -187,8 +187,8 @@ def described(predictor: Predictor, score: Any) -> dict[str, Any]:
 
 def needed_columns(config: net_config.NetConfig, *, labelled: bool) -> dict[str, str]:
     """Column -> kind, without the columns that only decided the split."""
-    decided = {*config.group_columns, config.time_column} - {*net_config.feature_roles(config), *config.key_columns}
-    kinds = net_config.column_kinds(config, labelled=labelled)
+    decided = {*config.group_columns, config.time_column} - {*roles.feature_roles(config), *config.key_columns}
+    kinds = roles.column_kinds(config, labelled=labelled)
     return {column: kind for column, kind in kinds.items() if column not in decided}
 
 

@@ -1,0 +1,66 @@
+"""What the columns are that the settings name: their roles in preprocessing, and how the loader reads them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trainer.config.levels import shown
+from trainer.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.config.net_config import NetConfig
+
+# setting -> (role in preprocessing, kind of column for the loader), in the order of the features
+FEATURE_SETTINGS = {
+    "categorical_columns": ("categorical", "category"),
+    "multi_categorical_columns": ("multi_categorical", "categories"),
+    "text_columns": ("text", "text"),
+    "numeric_columns": ("numeric", "number"),
+    "log_numeric_columns": ("log_numeric", "number"),
+}
+KEY_KINDS = {"key_columns": "key", "group_columns": "key", "time_column": "time"}
+LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
+
+
+def columns_of(config: "NetConfig", setting_name: str) -> tuple[str, ...]:
+    """The columns that one setting names."""
+    named = getattr(config, setting_name)
+    return named if isinstance(named, tuple) else () if named is None else (named,)
+
+
+def feature_roles(config: "NetConfig") -> dict[str, str]:
+    """Column -> role in preprocessing, in the order of the configuration."""
+    return {column: role for name, (role, _) in FEATURE_SETTINGS.items() for column in columns_of(config, name)}
+
+
+def column_kinds(config: "NetConfig", *, labelled: bool = True) -> dict[str, str]:
+    """Column -> kind in `trainer.data`, for all columns with a role; label and weight only if `labelled`.
+
+    A key or group column that is also a feature has the kind of the feature.
+    """
+    kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
+    if labelled:
+        kinds |= {"label_column": LABEL_KINDS[config.objective], "weight_column": "weight"}
+    return {column: kind for name, kind in kinds.items() for column in columns_of(config, name)}
+
+
+def check_columns(config: "NetConfig", sources: Mapping[str, str]) -> None:
+    """ConfigError for a column with two roles that exclude each other, and if no column is a feature."""
+    roles: dict[str, list[str]] = {}
+    for setting_name in (*KEY_KINDS, *FEATURE_SETTINGS, "label_column", "weight_column"):
+        for column in columns_of(config, setting_name):
+            roles.setdefault(column, []).append(setting_name)
+    for column, names in roles.items():
+        others = [name for name in names if name not in ("key_columns", "group_columns")]
+        shared = len(set(names)) == len(names) and others in ([], ["categorical_columns"], ["text_columns"])
+        if len(names) > 1 and not shared:
+            places = " and ".join(f"{name} ({sources[name]})" for name in names)
+            raise ConfigError(
+                f"Column {shown(column)} is named in {places}. A column can have one role; a key or group column can "
+                "also be categorical or text."
+            )
+        if column.startswith("__"):
+            raise ConfigError(
+                f"Column {shown(column)} ({sources[names[0]]}) begins with __, which is reserved. Rename it."
+            )
+    if not feature_roles(config):
+        raise ConfigError(f"There are no feature columns. Name at least one in {', '.join(FEATURE_SETTINGS)}.")
