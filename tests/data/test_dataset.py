@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.data.conftest import read_nothing_at_once
 from tests.scale import MEMORY, many
 from trainer.data import arrow_reader, dataset, shards
 from trainer.data.columns import to_arrow
@@ -34,20 +35,7 @@ from trainer.runtime.errors import DataError, StorageError, TrainerError
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
 INT64_MAX, INT64_MIN = 2**63 - 1, -(2**63)
 
-
-def read_nothing_at_once(text, columns):
-    return None
-
-
-@pytest.fixture(params=["line by line", "in blocks"], autouse=True)
-def way(request, monkeypatch):
-    """Every test runs on both readers: the strict one alone, and Arrow for all but the first line of a shard."""
-    if request.param == "line by line":
-        monkeypatch.setattr(dataset, "read_block", read_nothing_at_once)
-    else:
-        monkeypatch.setattr(shards, "HEAD_BYTES", 1)
-        monkeypatch.setattr(shards, "BLOCK_BYTES", 2**12)
-    return request.param
+pytestmark = pytest.mark.usefixtures("way")  # every test runs on both readers
 
 
 def write(folder, *rows, name="rows.json", schema=None):
@@ -220,13 +208,11 @@ def test_D13_no_zone_is_invented(tmp_path):
     ("first", "second"),
     [
         ("2024-01-31", "2024-02-30"),
-        ("2024-01-31", "2024-01-31T00:00:00"),
         ("2024-01-31T00:00:00", "2024-01-31 00:00:00 UTC"),
-        ("2024-01-31 00:00:00 UTC", "2024-01-31 00:00:00+02:00"),
+        ("2024-01-31 00:00:00 UTC", "2024-01-31"),
         ("2024-01-31 00:00:00 UTC", "2024-01-31 24:00:00 UTC"),
         ("1400269500", "2024-01-31"),
-        ("1400269500", 1400269500),
-        (1400269500, 1400269500.5),
+        ("2024-01-31", 1400269500),
         ("1400269500", "01400269500"),
         ("1400269500", "soon"),
         ("1400269500", True),
@@ -308,14 +294,12 @@ def test_lists_hold_categories_and_nothing_else(tmp_path, value, reason):
 
 @pytest.mark.parametrize(
     ("kind", "type_"),
-    [("number", "STRING"), ("weight", "BOOL"), ("text", "INTEGER"), ("category", "FLOAT64"), ("key", "JSON"),
+    [("number", "STRING"), ("weight", "BOOL"), ("text", "INTEGER"), ("category", "NUMERIC"), ("key", "JSON"),
      ("time", "STRING"), ("time", "TIME"), ("probability", "STRING"), ("class", "RECORD"), ("target", "TIMESTAMP")],
 )  # fmt: skip
 def test_a_kind_that_the_tables_type_cannot_be_is_refused_before_any_row_is_read(tmp_path, kind, type_):
     write(tmp_path, b"not read", schema={"x": type_})
-    assert f"Column 'x' is NULLABLE {type_.replace('BOOL', 'BOOLEAN').replace('64', '')} in schema.json" in refusal(
-        tmp_path, {"x": kind}
-    )
+    assert f"Column 'x' is NULLABLE {type_.replace('BOOL', 'BOOLEAN')} in schema.json" in refusal(tmp_path, {"x": kind})
 
 
 @pytest.mark.parametrize(

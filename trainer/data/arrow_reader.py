@@ -19,7 +19,8 @@ import pyarrow.json
 from numpy.typing import NDArray
 
 from trainer.data.columns import convert, json_type
-from trainer.data.schema import Column
+from trainer.data.json_values import EXACT
+from trainer.data.schema import NUMERIC_KINDS, Column
 from trainer.runtime.errors import TrainerError
 
 Bytes = NDArray[np.uint8]
@@ -87,10 +88,13 @@ def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, p
         )
         if table.num_rows != rows:
             return None
-        arrays = {column.name: convert(table.column(column.name).combine_chunks(), column) for column in columns}
+        stored = {column.name: table.column(column.name).combine_chunks() for column in columns}
+        if any(column.kind not in NUMERIC_KINDS and _may_round(stored[column.name]) for column in columns):
+            return None
+        arrays = {column.name: convert(stored[column.name], column) for column in columns}
     except (pa.ArrowException, ValueError):
         return None
-    fractions = [arrays[column.name] for column in columns if column.form == "fraction"]
+    fractions = [arrays[column.name] for column in _fractions(columns)]
     if any(map(_has_minus_zero, fractions)) and BARE_MINUS_ZERO.search(text):
         return None
     return rows, arrays
@@ -137,7 +141,7 @@ def _without_quotes(text: bytes, constants: Positions, columns: Sequence[Column]
 
     Such a column's key in quotes with a colon is a key wherever the text is JSON, and if it is none, it stays none.
     """
-    names = [json.dumps(column.name, ensure_ascii=False).encode() for column in columns if column.form == "fraction"]
+    names = [json.dumps(column.name, ensure_ascii=False).encode() for column in _fractions(columns)]
     keys = (*(name + b':"' for name in names), *(name + b': "' for name in names))
     parts = []
     begin = 0
@@ -146,6 +150,17 @@ def _without_quotes(text: bytes, constants: Positions, columns: Sequence[Column]
             parts += [text[begin : at - 1], b"NaN"]
             begin = at + 4
     return b"".join([*parts, text[begin:]]) if parts else text
+
+
+def _fractions(columns: Sequence[Column]) -> list[Column]:
+    """The columns of bare numbers that are float64 in the frame, too."""
+    return [column for column in columns if column.form == "fraction" and column.kind in NUMERIC_KINDS]
+
+
+def _may_round(array: pa.Array) -> bool:
+    """Whether float64 holds numbers that may have been other, larger whole numbers in the text."""
+    values = array.flatten() if pa.types.is_list(array.type) else array
+    return pa.types.is_floating(values.type) and bool((np.abs(values.drop_null().to_numpy()) >= EXACT).any())
 
 
 def _has_minus_zero(numbers: pa.Array) -> bool:

@@ -1,12 +1,12 @@
 """Convert the JSON values of a column to an Arrow array, and that to a pandas column, by the column's kind.
 
     kind          JSON values                                         pandas column
-    category      string, INTEGER (bare or in quotes), boolean        category of str; missing: NaN
+    category      string, whole number, boolean                       category of str; missing: NaN
     categories    a list of such values                               ArrowDtype(list<string>)
     text          string of at most MAX_TEXT characters               category of str; missing: NaN
     number        number, or in quotes: "12", "1.5", "NaN"            float64; missing: NaN
     key           as category                                         str, the exact text
-    time          INTEGER, or text of DATE, DATETIME or TIMESTAMP     Int64, datetime64[us], datetime64[us, UTC]
+    time          number, or text (see `trainer.data.times`)          Int64, datetime64[us], datetime64[us, UTC]
     probability   as number, or boolean; in [0, 1], required          float64
     target        as number; required                                 float64
     class         as category; required                               as category
@@ -16,6 +16,7 @@
 Categories, keys and times are exact. Numbers are float64: integers beyond 2**53 and NUMERIC round to the nearest one;
 what is infinite or beyond float32 is refused, since features, labels and weights are float32 later on.
 A column of categories, keys or times has the same form in all rows, that of its first value: no type is guessed.
+Whole numbers may be written with a fraction of 0, and are 1021 then, not 1021.0.
 If the table has a schema, it decides which kinds a column can have, and values must have its type.
 """
 
@@ -27,7 +28,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.data.json_values import FORM_TYPES, INTEGER, TIME_FORMS, UTC, typed_array
+from trainer.data import times
+from trainer.data.json_values import FORM_TYPES, typed_array
 from trainer.data.schema import LABEL_KINDS, LIST_KINDS, NUMERIC_KINDS, Column
 
 MAX_TEXT = 1_000_000
@@ -38,7 +40,6 @@ NUMBER = r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|NaN|-?Infinity)"
 BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 
 DICTIONARY_KINDS = {"category", "class", "text"}  # values repeat, and are held once
-TIME_TYPES = {"DATE": pa.timestamp("us"), "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC")}
 
 
 def to_arrow(values: list[Any], column: Column) -> pa.Array:
@@ -60,7 +61,7 @@ def convert(array: pa.Array, column: Column) -> pa.Array:
     if column.kind in NUMERIC_KINDS:
         return pa.array(_numbers(array, column))
     if column.kind == "time":
-        return _times(array, column)
+        return times.convert(array, column)
     if column.kind in LIST_KINDS:
         if array.flatten().null_count:
             raise ValueError("holds a list with null in it")
@@ -118,9 +119,7 @@ def to_pandas(arrays: list[pa.Array], column: Column) -> Any:
     """
     if column.kind in DICTIONARY_KINDS:
         arrays[:] = [array if pa.types.is_dictionary(array.type) else array.dictionary_encode() for array in arrays]
-    if column.kind == "time":
-        arrays[:] = [array.cast(TIME_TYPES.get(column.form, pa.int64())) for array in arrays]  # null before a value
-    chunks = pa.chunked_array(arrays)
+    chunks = times.join(arrays, column) if column.kind == "time" else pa.chunked_array(arrays)
     arrays.clear()
     if column.kind == "time":
         return chunks.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).copy()
@@ -164,10 +163,12 @@ def _cast(texts: pa.Array, target: pa.DataType, what: str) -> pa.Array:
 
 def _int64(texts: pa.Array) -> pa.Array:
     what = "an INTEGER within 64 bits"
-    return _cast(_matched(texts, INTEGER, what), pa.int64(), what)
+    return _cast(_matched(texts, times.INTEGER, what), pa.int64(), what)
 
 
 def _texts(array: pa.Array, column: Column) -> pa.Array:
+    if pa.types.is_floating(array.type):
+        array = array.cast(pa.int64())
     if not pa.types.is_string(array.type):
         return array.cast(pa.string())
     if column.type == "INTEGER":
@@ -175,18 +176,6 @@ def _texts(array: pa.Array, column: Column) -> pa.Array:
     elif column.type == "BYTES":
         _matched(array, BASE64, "base64, as BYTES are written")
     return array
-
-
-def _times(array: pa.Array, column: Column) -> pa.Array:
-    if not pa.types.is_string(array.type):
-        return array
-    if column.form == "INTEGER":
-        return _int64(array)
-    what = f"a {column.form} as every row needs"
-    texts = _matched(array, TIME_FORMS[column.form], what)
-    if column.form == "TIMESTAMP":
-        texts = pc.replace_substring_regex(texts, f"{UTC}$", "")
-    return _cast(texts, pa.timestamp("us"), what).cast(TIME_TYPES[column.form])
 
 
 def _numbers(array: pa.Array, column: Column) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Turn any pandas DataFrame into the typed DataFrame that the loader makes of the same rows."""
 
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,8 @@ def json_value(value: Any) -> Any:
         return [json_value(item) for item in value]
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
         return None
-    if isinstance(value, pd.Timestamp):
-        text = value.strftime("%Y-%m-%d %H:%M:%S.%f")
-        return text if value.tz is None else f"{value.tz_convert('UTC').strftime('%Y-%m-%d %H:%M:%S.%f')} UTC"
+    if isinstance(value, (date, np.datetime64)):  # pd.Timestamp and datetime are dates
+        return pd.Timestamp(value).isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
     return value.item() if isinstance(value, np.generic) else value

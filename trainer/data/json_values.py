@@ -1,6 +1,5 @@
 """Convert the Python values of a parsed JSON column to an Arrow array of one form."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
@@ -10,17 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from trainer.data import times
 from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS, Column
 
-# Grammars, ASCII only.
-INTEGER = r"(0|-?[1-9][0-9]*)"
-DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-DATETIME = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
-UTC = r" ?(UTC|Z|\+00(:?00)?)"
-TIME_FORMS = {"INTEGER": INTEGER, "DATE": DATE, "DATETIME": DATETIME, "TIMESTAMP": DATETIME + UTC}
-
 JSON_TYPE = {str: "string", int: "integer", float: "fraction", bool: "boolean", list: "list", dict: "object"}
-PYTHON_TYPE = {"string": str, "integer": int, "boolean": bool}
+PYTHON_TYPE = {"string": str, "boolean": bool}  # by form, of values that no other type can stand for
+WHOLE = ("integer", "fraction")
+TIME_NUMBERS = (*WHOLE, "NUMBER")
+EXACT = 2.0**53  # up to here, each whole number is a float64, and no two are the same one
 FORM_TYPES = {"": pa.null(), "integer": pa.int64(), "fraction": pa.float64(), "boolean": pa.bool_()}  # else text
 
 
@@ -31,6 +27,8 @@ def typed_array(values: list[Any], column: Column) -> pa.Array:
     """
     if column.kind in NUMERIC_KINDS:
         return _typed_numbers(values, column)
+    if column.kind == "time":
+        return _typed_times(values, column)
     if column.kind not in LIST_KINDS:
         return _of_form(values, column)
     _check_types(values, list)
@@ -46,10 +44,49 @@ def _of_form(values: list[Any], column: Column) -> pa.Array:
         column.form = "" if first is None else _form(first, column.kind)
     if not column.form:
         return pa.nulls(len(values))
+    if column.form in WHOLE:
+        return _whole_numbers(values, column)
     _check_types(values, PYTHON_TYPE.get(column.form, str))
-    if column.form == "integer":
-        return _bare_int64(values)
     return pa.array(values, FORM_TYPES.get(column.form, pa.string()))
+
+
+def _whole_numbers(values: list[Any], column: Column) -> pa.Array:
+    """Exact whole numbers; those with a fraction of 0 count, since pandas writes 1021.0 for 1021 beside a NULL."""
+    types = set(map(type, values)) - {NoneType}
+    for wrong in types - {int, float}:
+        raise ValueError(f"holds a JSON {type_name(wrong)} where every row needs a JSON integer")
+    if float not in types:
+        return _bare_int64(values)
+    column.form = "fraction"
+    return _bare_int64([_whole(value, column) if type(value) is float else value for value in values])
+
+
+def _whole(value: float, column: Column) -> int:
+    if not value.is_integer():
+        raise ValueError(f"holds a JSON fraction, which {column.type or repr(column.kind)} does not accept")
+    if abs(value) > EXACT:
+        raise ValueError("is beyond 2**53 and written as a fraction, so that its last digits are lost: write it whole")
+    return int(value)
+
+
+def _typed_times(values: list[Any], column: Column) -> pa.Array:
+    types = set(map(type, values)) - {NoneType}
+    for wrong in types - {int, float, str}:
+        raise ValueError(f"holds a JSON {type_name(wrong)}, which 'time' does not accept")
+    if not column.form or column.form in TIME_NUMBERS:
+        first = next((value for value in values if value is not None), None)
+        if first is None:
+            return pa.nulls(len(values))
+        column.form = column.form or ("NUMBER" if type(first) is not str else times.form_of(first))
+    if column.form not in TIME_NUMBERS:
+        return pa.array([value if type(value) in (str, NoneType) else repr(value) for value in values], pa.string())
+    column.form = "NUMBER" if str in types else "fraction" if float in types else "integer"
+    if str in types:
+        return pa.array([None if value is None else _number_text(value) for value in values], pa.string())
+    if float in types and column.type != "INTEGER":
+        _bare_int64([value for value in values if type(value) is int])  # refuses those beyond 64 bits, as if alone
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return _whole_numbers(values, column)
 
 
 def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
@@ -60,7 +97,7 @@ def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
         allowed = allowed | {bool}
     types = set(map(type, values)) - {NoneType}
     for wrong in types - allowed:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]}, which {column.type or repr(column.kind)} does not accept")
+        raise ValueError(f"holds a JSON {type_name(wrong)}, which {column.type or repr(column.kind)} does not accept")
     if not types:
         return pa.nulls(len(values))
     column.form = _commonest_form(values, column) or column.form or "string"
@@ -90,20 +127,20 @@ def _number_text(value: Any) -> str:
 
 
 def _form(value: Any, kind: str) -> str:
-    form = JSON_TYPE[type(value)]
-    if kind == "time":
-        if form == "string":
-            form = next((name for name, grammar in TIME_FORMS.items() if re.fullmatch(grammar, value)), "")
-        if form not in ("integer", *TIME_FORMS):
-            raise ValueError(f"is not a valid {', '.join(TIME_FORMS)}")
-    elif form not in (("string",) if kind == "text" else PYTHON_TYPE):
+    form = type_name(type(value))
+    if form not in (("string",) if kind == "text" else ("string", "boolean", *WHOLE)):
         raise ValueError(f"holds a JSON {form}, which {kind!r} does not accept")
     return form
 
 
+def type_name(type_: type) -> str:
+    """What JSON calls the values of a Python type; the name of a type that JSON does not have."""
+    return JSON_TYPE.get(type_, type_.__name__)
+
+
 def _check_types(values: Iterable[Any], expected: type) -> None:
     for wrong in set(map(type, values)) - {expected, NoneType}:
-        raise ValueError(f"holds a JSON {JSON_TYPE[wrong]} where every row needs a JSON {JSON_TYPE[expected]}")
+        raise ValueError(f"holds a JSON {type_name(wrong)} where every row needs a JSON {type_name(expected)}")
 
 
 def _bare_int64(values: list[Any]) -> pa.Array:

@@ -26,7 +26,7 @@ TYPES_OF_KIND = {
     **dict.fromkeys(("number", "target", "weight"), NUMBER_TYPES),
     "text": {"STRING"},
     "probability": NUMBER_TYPES | {"BOOLEAN"},
-    "time": {"INTEGER", "DATE", "DATETIME", "TIMESTAMP"},
+    "time": NUMBER_TYPES | {"DATE", "DATETIME", "TIMESTAMP"},
 }
 
 
@@ -111,7 +111,8 @@ def plan_column(name: str, kind: str, fields: Mapping[str, Field] | None) -> Col
         raise DataError(f"schema.json has no column {name!r}, used as a {kind}. {did_you_mean(name, fields)}")
     field = fields[name]
     repeated = field.mode == "REPEATED"
-    if not _can_be(field, kind):
+    whole = field.type == "FLOAT" and "INTEGER" in allowed  # as loaded from pandas; fractions are refused by row
+    if not _can_be(field._replace(type="INTEGER") if whole else field, kind):
         modes = "REPEATED" if kind in LIST_KINDS else "NULLABLE or REQUIRED"
         raise DataError(
             f"Column {name!r} is {field.mode} {field.type} in schema.json, but a {kind} must be {modes} "
@@ -146,7 +147,7 @@ def _others(name: str, kind: str, fields: Mapping[str, Field]) -> str:
 
 def _form(kind: str, field_type: str) -> str:
     if kind == "time":
-        return "" if field_type == "INTEGER" else field_type
+        return "" if field_type in NUMBER_TYPES else field_type
     if kind in NUMERIC_KINDS:
         return ""
-    return {"INTEGER": "", "BOOLEAN": "boolean"}.get(field_type, "string")
+    return {"INTEGER": "", "FLOAT": "", "BOOLEAN": "boolean"}.get(field_type, "string")
