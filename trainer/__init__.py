@@ -54,11 +54,11 @@ def train(
     """
     from trainer import __main__ as program  # noqa: PLC0415
     from trainer.package import result  # noqa: PLC0415
-    from trainer.runtime import system  # noqa: PLC0415
+    from trainer.runtime import signals  # noqa: PLC0415
 
     configuration = load_config(variant, **settings)
     paths = {"train": data or program.SAMPLE, "validation": validation_data, "test": test_data}
-    with system.interruptible():
+    with signals.interruptible():
         package = program.train(configuration, data=paths, output=output, name=run, restart=restart)
     return result.read_result(package)
 

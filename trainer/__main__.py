@@ -30,7 +30,7 @@ from trainer.package.artefacts import TrainedRun, write_artefacts, write_verifie
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
 from trainer.package.plots import main_metrics
 from trainer.package.publish import RUNS
-from trainer.runtime import heartbeat, system
+from trainer.runtime import heartbeat, signals, system
 from trainer.runtime.errors import StorageError
 from trainer.runtime.timing import Timings
 from trainer.training import checkpoint, loop, resume
@@ -106,7 +106,7 @@ def fit(
     config = settings.config
     with (
         TensorBoardLog(folder / resume.LOGS, history.rows) as log,
-        system.deferred_stop() as stop_request,
+        signals.deferred_stop() as stop_request,
         heartbeat.watched(),
     ):
         log.settings(config_rows(settings))

@@ -173,11 +173,25 @@ def test_one_of_many_writers_wins(place: str, tmp_path: Path, size: int) -> None
 
 
 def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    for name, age in ((".name.0123.new", 10**6), (".name.4567.new", 60), (".other.0123.new", 10**6)):
-        (tmp_path / name).write_bytes(b"")
-        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    storage.put(b"data", str(tmp_path / "name"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".name.4567.new", ".other.0123.new", "name"]
+    with system.temporary_file(tmp_path / "name") as at_work:
+        for name in (".name.0123456789abcdef.new", ".other.0123456789abcdef.new", ".name.0123.new", ".kept.part"):
+            (tmp_path / name).write_bytes(b"")
+        storage.put(b"data", str(tmp_path / "name"))
+        kept = [".kept.part", ".name.0123.new", at_work.name, "name"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_part_that_is_no_file_is_neither_followed_nor_waited_for(bucket: Bucket, tmp_path: Path, kind: str) -> None:
+    bucket.put("name", b"data")
+    stored = storage.find(f"{bucket.uri}/name")
+    assert stored
+    planted = download.part_of(stored, tmp_path / "target")
+    planted.symlink_to(tmp_path / "victim") if kind == "link" else os.mkfifo(planted)
+    (tmp_path / "victim").write_bytes(b"mine")
+    storage.get(stored.uri, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"data"
+    assert (tmp_path / "victim").read_bytes() == b"mine"
 
 
 def test_a_local_path_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from trainer.runtime.errors import Interrupted, ResourceError, StorageError
-from trainer.runtime.system import atomic_path, check_writable, create_folder, interruptible, write_atomic
+from trainer.runtime.signals import interruptible
+from trainer.runtime.system import atomic_path, check_writable, create_folder, write_atomic, write_pieces
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
@@ -43,23 +44,66 @@ def test_the_old_content_is_there_until_the_new_one_is(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_an_abandoned_half_of_an_earlier_try_is_no_hindrance(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "file") as temporary:
-        name = temporary.name
-        temporary.write_bytes(b"x")
-    (tmp_path / name).write_bytes(b"left by a kill, and longer")
+def killed_while_writing(path: Path) -> Path:
+    """What a process leaves that is killed while it writes a file."""
+    if not (child := os.fork()):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = path.parent.glob(".*")
+    return left
+
+
+def test_an_abandoned_half_of_an_earlier_try_is_no_hindrance_and_is_removed(tmp_path: Path) -> None:
+    left = killed_while_writing(tmp_path / "file")
+    (tmp_path / f"{left.name}.txt").touch()
+    write_atomic(tmp_path / "other", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{left.name}.txt", "other"]
+
+
+def test_two_that_write_one_file_leave_the_whole_content_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_path(path) as first, first.open("wb", buffering=0) as of_first:
+        of_first.write(b"first, ")
+        with atomic_path(path) as second, second.open("wb", buffering=0) as of_second:
+            of_second.write(b"second")
+            of_first.write(b"and longer")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first, and longer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_no_file_of_others_is_opened_or_removed(tmp_path: Path, kind: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    planted = [tmp_path / ".file.part", tmp_path / ".file.0123456789abcdef.new"]
+    for path in planted:
+        path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
     write_atomic(tmp_path / "file", b"new")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert not (tmp_path / "file").is_symlink()
+    assert victim.read_bytes() == b"mine"
+    assert all(path.lstat() for path in planted)
+
+
+def test_long_names_leave_room_for_that_of_the_temporary_file(tmp_path: Path) -> None:
+    for name in ("x" * 255, "\u6f22" * 85):
+        write_atomic(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
 
 
 def test_a_full_disk_is_a_matter_of_resources(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(b"old")
-    temporary.symlink_to("/dev/full")  # where the half-written file would be
-    with pytest.raises(ResourceError, match=r"left while writing .*file: 30,000 bytes are needed, [\d,]+ are free"):
-        write_atomic(path, b"new" * 10_000)
+    message = r"left while writing .*file: 30,000 bytes are needed, [\d,]+ are free"
+    with pytest.raises(ResourceError, match=message), atomic_path(path, size=30_000) as temporary:  # noqa: PT012
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        write_pieces(temporary, [b"new" * 10_000])
+    (left,) = (found for found in tmp_path.iterdir() if found.is_symlink())
+    left.unlink()
     assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"old"]
 
 

@@ -16,6 +16,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections import Counter
@@ -63,9 +64,7 @@ def remove_dead_parts(paths: Iterable[Path]) -> None:
     for folder, files in names.items():
         for part in folder.glob(".*.part"):
             if (match := PART.fullmatch(part.name)) and match[1] in files:
-                with contextlib.suppress(OSError), part.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    system.remove(part)
+                system.remove_if_unlocked(part)
 
 
 def check_space(objects: Sequence[tuple[Stored, Path]]) -> None:
@@ -116,17 +115,19 @@ class Part:
             return self._missing_ranges()
 
     def _lock_file(self) -> None:
-        """Open the part for this process alone; if another process works on it, or the disk has no locks, a new one."""
-        file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
+        """Open the part for this process alone; if another process works on it, if it is a link or no file, or if the
+        disk has no locks, a new one."""
+        file, alone = -1, False
+        with contextlib.suppress(OSError):
+            file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = os.path.samestat(os.fstat(file), self.part.stat())  # not renamed meanwhile
-        except OSError:
-            locked = False
-        if not locked:
-            os.close(file)
+            found = os.fstat(file)
+            alone = stat.S_ISREG(found.st_mode) and os.path.samestat(found, self.part.stat())  # not renamed meanwhile
+        if not alone:
+            if file >= 0:
+                os.close(file)
             self.part = self.part.with_suffix(f".{time.time_ns()}.part")
-            file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.file = file

@@ -4,11 +4,9 @@ gs://bucket/name      an object; `trainer.cloud.gcs` imports Google's client whe
 anything else         a file, by its path; needs no account, no credentials and no Google library
 """
 
-import contextlib
-import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer.cloud import download, gcs, upload
@@ -22,7 +20,6 @@ __all__ = [
     "put", "read",
 ]  # fmt: skip
 
-DEAD_SECONDS = 24 * 3600  # age from which the temporary files of a killed process are removed
 PIECE = 2**20  # bytes copied at a time
 
 
@@ -99,9 +96,19 @@ def copy(source: Path, path: Path) -> None:
     with system.disk_errors("reading", source):
         if path.exists() and path.samefile(source):
             return
-        file = source.open("rb")
-    with file, system.atomic_path(path, size=os.fstat(file.fileno()).st_size) as temporary:
-        system.write_pieces(temporary, iter(lambda: file.read(PIECE), b""))
+        size = source.stat().st_size
+    with system.atomic_path(path, size=size) as temporary:
+        system.write_pieces(temporary, pieces_of(source))
+
+
+def pieces_of(source: Path | bytes) -> Iterator[bytes]:
+    """The bytes of a file, a piece at a time, or bytes as they are."""
+    if isinstance(source, bytes):
+        yield source
+        return
+    with system.disk_errors("reading", source), source.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def read(uri: str) -> bytes:
@@ -131,30 +138,27 @@ def put_file(source: Path | bytes, path: Path, replace: bool | Stored) -> Stored
         return existing
     if isinstance(replace, Stored) and (existing is None or replace.generation != existing.generation):
         raise upload.conflict(str(path), replace)
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
     try:
-        if isinstance(source, bytes):
-            system.write_atomic(temporary, source)
-        else:
-            copy(source, temporary)
-        system.fail_point(path)
-        if replace:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
-        system.fsync(path.parent)
-    except FileExistsError as error:
-        raise upload.conflict(str(path), None) from error
+        with system.temporary_file(path) as temporary:
+            system.write_pieces(temporary, pieces_of(source))
+            system.fsync(temporary)
+            system.fail_point(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                link_as_new(temporary, path)
+            system.fsync(path.parent)
     except OSError as error:
         raise system.storage_error("writing", path, error, size) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    for dead in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        with contextlib.suppress(OSError):
-            if time.time() - dead.stat().st_mtime > DEAD_SECONDS:
-                system.remove(dead)
     return stored_file(path)
+
+
+def link_as_new(temporary: Path, path: Path) -> None:
+    """Give a temporary file its name. ConflictError if there is a file of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise upload.conflict(str(path), None) from error
 
 
 def delete(uri: str) -> None:

@@ -66,6 +66,9 @@ def find_shards(path: str | Path) -> list[Path]:
     try:
         if path.is_file():
             return [path]
+        if path.exists() and not path.is_dir():
+            kind = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+            raise StorageError(f"{path} is {kind}, but rows are read more than once. Save them to a file first.")
         if path.is_dir():
             shards = [child for child in path.iterdir() if SHARD.fullmatch(child.name)]
         else:

@@ -167,19 +167,6 @@ def local_file(uri: str) -> Iterator[Path]:
         yield path
 
 
-@contextlib.contextmanager
-def new_file(uri: str) -> Iterator[Path]:
-    """A path to write to; at the end of the block, the file replaces the one at `uri`, unless the block raises."""
-    if not storage.is_remote(uri):
-        with system.atomic_path(Path(uri)) as path:
-            yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / uri.rpartition("/")[2]
-        yield path
-        storage.put(path, uri, replace=True)
-
-
 def path_in(copy: Path, source: Source) -> Path:
     """The path of the dataset in a copy."""
     last = source.path.rpartition("/")[2]

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
+from trainer.cloud import output
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, sources
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     inspection = inspect(config, {side: path for side, path in data.items() if path})
     print_inspection(inspection)
-    with sources.new_file(arguments.out) as temporary:
+    with output.new_file(arguments.out) as temporary:
         temporary.write_bytes(page(inspection, arguments.variant).encode())
     say("page", arguments.out)
 

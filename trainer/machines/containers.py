@@ -32,7 +32,7 @@ from trainer.data import sources
 from trainer.machines import container_options, images
 from trainer.machines.container_options import ALL_GPUS, CREDENTIALS, LABEL, STOP_SECONDS
 from trainer.package.publish import RUNS
-from trainer.runtime import cache, system
+from trainer.runtime import cache, signals, system
 from trainer.runtime.command import argument_parser, exit_process, run_command
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError
 
@@ -114,7 +114,7 @@ def created(client: docker.DockerClient, image: str, job: Job, **options: Any) -
             **container_options.limits(client, f"{os.getuid()}:{os.getgid()}"),
         )  # fmt: skip
     finally:
-        with system.deferred_stop():
+        with signals.deferred_stop():
             remove(client, name)
         guard.kill()
         guard.wait()
@@ -128,7 +128,7 @@ def remove(client: docker.DockerClient, name: str) -> None:
 
 def guard(name: str) -> None:
     """Wait until the process at the other end of stdin has ended, in any way; then stop and remove its container."""
-    for number in system.SIGNALS:
+    for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
     client = images.engine()
@@ -151,7 +151,7 @@ def run(client: docker.DockerClient, image: str, job: Job) -> int:
     with (
         images.engine_errors("Running a container"),
         created(client, image, job, tty=terminal) as container,
-        system.deferred_stop() as stop_request,
+        signals.deferred_stop() as stop_request,
     ):
         output = container.attach(stream=True, logs=True, demux=not terminal)
         container.start()
@@ -171,7 +171,7 @@ def run(client: docker.DockerClient, image: str, job: Job) -> int:
         return code
 
 
-def pass_on_stop(container: Container, stop_request: system.StopRequest, ended: threading.Event) -> None:
+def pass_on_stop(container: Container, stop_request: signals.StopRequest, ended: threading.Event) -> None:
     """Wait for a stop signal of this process, and stop the container."""
     while not ended.wait(0.1):
         if stop_request.signal:

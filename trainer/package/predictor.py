@@ -4,6 +4,8 @@ The network is rebuilt from this project's code and the package's configuration,
 from a package is run.
 """
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ import orjson
 import pandas as pd
 import tensorflow as tf
 
+from trainer.cloud import output
 from trainer.config import net_config, record, roles
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
@@ -203,20 +206,37 @@ def main(argv: list[str] | None = None) -> None:
     if (arguments.task == "predict") != (arguments.out is not None):
         parser.error("--out=FILE goes with predict, and only with it")
 
-    predictor = load_package(arguments.package)
-    config = predictor.settings.config
-    kinds = needed_columns(config, labelled=arguments.task == "evaluate")
-    source = sources.look_up(arguments.data)
+    with contextlib.redirect_stdout(sys.stderr) if output.is_stdout(arguments.out) else contextlib.nullcontext():
+        if arguments.task == "evaluate":
+            evaluate_dataset(arguments.package, arguments.data)
+        else:
+            predict_dataset(arguments.package, arguments.data, arguments.out)
+
+
+def evaluate_dataset(package: str, data: str) -> None:
+    """Print the metrics of a package on labelled rows, as JSON."""
+    predictor = load_package(package)
+    frame = load_rows(predictor.settings.config, data, labelled=True)
+    print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
+
+
+def predict_dataset(package: str, data: str, out: str) -> None:
+    """Write the predictions of rows; a place that cannot be written is refused before anything is read."""
+    with output.new_file(out) as temporary:
+        predictor = load_package(package)
+        frame = load_rows(predictor.settings.config, data, labelled=False)
+        with temporary.open("wb") as file:
+            file.writelines(prediction_rows(predictor, frame))
+    print(f"{len(frame):,} predictions in {out}")
+
+
+def load_rows(config: net_config.NetConfig, data: str, *, labelled: bool) -> pd.DataFrame:
+    """The columns of a dataset that a package needs."""
+    source = sources.look_up(data)
     with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
-        loaded = dataset.load(path, kinds, name=arguments.data)
+        loaded = dataset.load(path, needed_columns(config, labelled=labelled), name=data)
     sources.check_rows(source, loaded)
-    frame = loaded.frame
-    if arguments.task == "evaluate":
-        print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
-        return
-    with sources.new_file(arguments.out) as temporary, temporary.open("wb") as out:
-        out.writelines(prediction_rows(predictor, frame))
-    print(f"{len(frame):,} predictions in {arguments.out}")
+    return loaded.frame
 
 
 if __name__ == "__main__":

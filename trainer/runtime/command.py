@@ -14,7 +14,8 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
-from trainer.runtime.system import interruptible, record_stop_signals, storage_error
+from trainer.runtime.signals import interruptible, record_stop_signals
+from trainer.runtime.system import storage_error
 
 # TensorFlow's message for a full disk: the failed operation, if any, then the file that it could not write.
 NO_SPACE = re.compile(rf"^(?:\{{\{{.*\}}\}} )?(.+); {re.escape(os.strerror(errno.ENOSPC))}", re.MULTILINE)

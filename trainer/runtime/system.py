@@ -1,4 +1,4 @@
-"""Change files safely and handle stop signals: every change that a run makes to its machine goes through here."""
+"""Change files safely: every change that a run makes to its machine goes through here."""
 
 import contextlib
 import errno
@@ -7,9 +7,9 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import shutil
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.runtime.errors import Interrupted, ResourceError, StorageError, TrainerError
+from trainer.runtime.errors import ResourceError, StorageError, TrainerError
 
 # Fault injection for tests: with "kill:17" in this variable the process kills itself before its 17th change of a file.
 # "term" sends it SIGTERM there, "enospc" simulates a full disk, "eio" a broken one.
 FAULT = "FLATFAB_FAULT"
 FAULTS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "enospc": errno.ENOSPC, "eio": errno.EIO}
 _changes = itertools.count(1)
+
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.new")  # names of temporary files
+MAX_STEM = 200  # bytes of a file's name in that of its temporary file; file systems take 255
 
 
 def fail_point(path: Path) -> None:
@@ -57,9 +60,11 @@ def storage_error(doing: str, path: Path, error: OSError, size: int = 0) -> Trai
 
 @contextlib.contextmanager
 def disk_errors(doing: str, path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an OSError inside the block into the error that `storage_error` describes."""
+    """Turn an OSError inside the block into the error that `storage_error` describes, except for a reader that left."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise storage_error(doing, path, error, size) from error
 
@@ -77,24 +82,72 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, size: int = 0) -> Iterator[Path]:
-    """A temporary path beside `path`: it replaces `path` when the block succeeds and is deleted when it fails.
+    """A temporary file beside `path`: it replaces `path` when the block succeeds and is deleted when it fails.
 
     size: of the file in bytes, for the message about a full disk; 0: unknown. Raises StorageError or ResourceError.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        fail_point(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        fsync(temporary)
-        fail_point(path)
-        temporary.replace(path)
-        fsync(path.parent)
+        with temporary_file(path) as temporary:
+            yield temporary
+            fsync(temporary)
+            fail_point(path)
+            temporary.replace(path)
+            fsync(path.parent)
     except OSError as error:
         raise storage_error("writing", path, error, size) from error
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A new, empty file beside `path`, in a folder that is created if needed; removed at the end, unless renamed.
+
+    Its name is random and its creation exclusive: nobody else's file, link or pipe is ever opened or removed. It is
+    locked until the end of the block, which tells it from the leftovers of killed processes; those are removed here.
+    """
+    fail_point(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    temporary, handle = create_temporary(path)
+    try:
+        yield temporary
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if os.path.samestat(os.fstat(handle), temporary.lstat()):
+                temporary.unlink()
+        os.close(handle)
+
+
+def create_temporary(path: Path) -> tuple[Path, int]:
+    """Create a temporary file beside `path`; returns it and the file handle that holds its lock."""
+    stem = path.name.encode()[:MAX_STEM].decode(errors="ignore")
+    while True:
+        temporary = path.with_name(f".{stem}.{os.urandom(8).hex()}.new")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), temporary.lstat()):
+                return temporary, handle
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in a folder that no process has locked, because theirs was killed."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            remove_if_unlocked(path)
+
+
+def remove_if_unlocked(path: Path) -> None:
+    """Remove a file or a folder, unless a process has locked it, or it cannot be locked; a link is not followed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.is_file() or path.is_dir():
+                remove(path)
+        finally:
+            os.close(handle)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
@@ -198,7 +251,7 @@ def remove(path: Path) -> None:
     """Remove a file or a folder with its contents, as far as possible; never raises OSError."""
     with contextlib.suppress(OSError):
         fail_point(path)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -223,73 +276,5 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.
 
 def check_writable(folder: Path) -> None:
     """Create a folder if needed and write a test file: StorageError now is better than after hours of training."""
-    probe = folder / f".{os.getpid()}.probe"
-    with disk_errors("writing to", folder):
-        fail_point(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-
-
-class StopRequest:
-    """Whether a signal has asked this process to stop."""
-
-    def __init__(self) -> None:
-        self.deferred = False  # if True, the first signal is only recorded
-        self.signal = ""  # its name, such as SIGTERM; "" without one
-
-
-_stop_request = StopRequest()  # a process has one: its signal handlers fill it in
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Interrupted` inside the block, also in a process that is PID 1 of a container."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        repeated, _stop_request.signal = bool(_stop_request.signal), signal.Signals(number).name
-        if repeated or not _stop_request.deferred:
-            raise interrupted()
-
-    handlers_before = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
-        if _stop_request.signal:
-            raise interrupted()
-        yield
-    finally:
-        for number, handler in handlers_before.items():
-            signal.signal(number, handler)
-        _stop_request.signal = ""
-
-
-def interrupted() -> Interrupted:
-    """The exception for a recorded stop signal."""
-    return Interrupted(f"Stopped by {_stop_request.signal}; no package was written. Start it again.")
-
-
-def record_stop_signals() -> None:
-    """From now on record SIGTERM and SIGINT, so that `interruptible` raises them later.
-
-    PID 1 of a container ignores these signals until it has handlers for them, and imports take seconds.
-    """
-
-    def record(number: int, frame: object) -> None:
-        _stop_request.signal = signal.Signals(number).name
-
-    for number in SIGNALS:
-        signal.signal(number, record)
-
-
-@contextlib.contextmanager
-def deferred_stop() -> Iterator[StopRequest]:
-    """Inside the block the first stop signal raises nothing: the block checks `StopRequest.signal` and stops in its own
-    time. A second signal raises `Interrupted`."""
-    _stop_request.deferred = True
-    try:
-        yield _stop_request
-    finally:
-        _stop_request.deferred = False
+    with disk_errors("writing to", folder), temporary_file(folder / "probe"):
+        pass

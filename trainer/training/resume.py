@@ -12,7 +12,7 @@ import networks
 from trainer.config.net_config import NetConfig
 from trainer.features.pipeline import Prepared
 from trainer.model.ops_wrapper import OpsWrapper
-from trainer.runtime import heartbeat, system
+from trainer.runtime import heartbeat, signals, system
 from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError
 from trainer.runtime.provenance import code_hashes, package_versions
@@ -100,7 +100,7 @@ class Checkpointer:
     """Saves checkpoints every `checkpoint_minutes`, at the end of epochs and of training, and on a request to stop."""
 
     def __init__(
-        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: system.StopRequest,
+        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: signals.StopRequest,
         history: History, mirror: Mirror | None,
     ) -> None:  # fmt: skip
         self.folder = folder

@@ -1,0 +1,48 @@
+"""The real commands under attack: places that are no files, processes that work on one file, and hostile names."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+from tests.commands import SAMPLE, finished, start, trainer
+
+PREDICTOR = "trainer.package.predictor"
+
+
+def test_two_predictions_to_one_file_leave_one_whole_file(sample_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").symlink_to("target.json")
+    arguments = ("predict", f"--package={sample_run}/out/it.zip", f"--data={SAMPLE}", f"--out={tmp_path}/scores.json")
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    processes = [start(folder, *arguments, module=PREDICTOR) for folder in folders]
+    for folder, process in zip(folders, processes, strict=True):
+        assert finished(folder, process)[::2] == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "scores.json", "second", "target.json"]
+    rows = [json.loads(line) for line in (tmp_path / "target.json").read_bytes().splitlines()]
+    assert len(rows) == len(SAMPLE.read_bytes().splitlines())
+
+
+def test_predictions_go_through_a_pipe_and_rows_do_not(sample_run: Path, tmp_path: Path) -> None:
+    rows, pipe = tmp_path / "rows.json", tmp_path / "pipe"
+    rows.write_bytes(b"".join(SAMPLE.read_bytes().splitlines(keepends=True)[:5]))
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    package = f"--package={sample_run}/out/it.zip"
+    assert trainer(tmp_path, "predict", package, f"--data={rows}", f"--out={pipe}", module=PREDICTOR).code == 0
+    reader.join()
+    assert len([json.loads(line) for line in read[0].splitlines()]) == 5
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    done = trainer(tmp_path, "evaluate", package, f"--data={pipe}", module=PREDICTOR)
+    assert (done.code, done.err.count("\n"), "is a pipe" in done.err) == (4, 1, True)
+
+
+def test_standard_output_holds_the_predictions_alone(sample_run: Path, tmp_path: Path) -> None:
+    arguments = ("predict", f"--package={sample_run}/out/it.zip", f"--data={SAMPLE}", "--out=/dev/stdout")
+    done = trainer(tmp_path, *arguments, module=PREDICTOR)
+    assert (done.code, done.err) == (0, "2,000 predictions in /dev/stdout\n")
+    assert all("prediction" in json.loads(line) for line in done.out.splitlines())
