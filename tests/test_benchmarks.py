@@ -15,7 +15,7 @@ from tests.benchmarks import encoding, fresh, whole
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.table import Chapter, as_markdown, as_text, side_by_side
 from tests.commands import SAMPLE
-from trainer.features.tokenizers import tokenize
+from trainer.features.tokenizers import TextRules, tokenize
 from trainer.runtime import warm
 
 ROOT = Path(__file__).parent.parent
@@ -137,7 +137,7 @@ def test_quality_lies_between_the_known_losses(tmp_path: Path) -> None:
 
 def test_both_sides_of_preprocessing_find_the_same_tokens() -> None:
     titles = pd.read_json(SAMPLE, lines=True)["title"].dropna()
-    tokens = tokenize(titles.tolist(), tokenizer="spacy", lowercase=True)
+    tokens = tokenize(titles.tolist(), TextRules("spacy", True, 16))
     ours = [
         [tokens.values[i] for i in tokens.ids[a:b]] for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)
     ]

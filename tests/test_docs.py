@@ -28,7 +28,8 @@ from tests.commands import ROOT, SAMPLE, Done, finished, trainer
 from tests.test_networks import SHAPES, examples
 from trainer import train
 from trainer.config import show
-from trainer.config.net_config import NetConfig, config_class, load_config, variable, variants
+from trainer.config.loading import config_class, load_config, variable, variants
+from trainer.config.net_config import NetConfig
 from trainer.config.roles import column_kinds
 from trainer.model import layers
 from trainer.model.ops_wrapper import build_model_graph

@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from trainer.__main__ import run
-from trainer.config.net_config import load_config
+from trainer.config.loading import load_config
 from trainer.config.roles import column_kinds
 from trainer.data import dataset
 from trainer.features import pipeline

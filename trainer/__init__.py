@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.config.net_config import Configuration
+    from trainer.config.loading import Configuration
     from trainer.package.predictor import Predictor
     from trainer.package.result import RunResult
 
@@ -26,9 +26,9 @@ def load_config(variant: str = "deep_v1", **settings: Any) -> "Configuration":
 
     settings: override the variant and the environment. Raises ConfigError for unknown names and values out of range.
     """
-    from trainer.config import net_config  # noqa: PLC0415 - as below, so that importing this package is cheap
+    from trainer.config import loading  # noqa: PLC0415 - as below, so that importing this package is cheap
 
-    return net_config.load_config(variant, environ=os.environ, arguments=settings)
+    return loading.load_config(variant, environ=os.environ, arguments=settings)
 
 
 def train(

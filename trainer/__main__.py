@@ -16,8 +16,9 @@ if __name__ == "__main__":
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
-from trainer.config import names, net_config
-from trainer.config.net_config import Configuration, NetConfig
+from trainer.config import loading, names, net_config
+from trainer.config.loading import Configuration
+from trainer.config.net_config import NetConfig
 from trainer.config.show import config_rows
 from trainer.features.pipeline import prepare
 from trainer.features.tables import Rows, rows_of
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="start an existing run from the beginning")
     arguments = parser.parse_args(argv)
 
-    settings = net_config.load_config(arguments.variant, environ=os.environ)
+    settings = loading.load_config(arguments.variant, environ=os.environ)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     train(settings, data=data, output=arguments.output, name=arguments.run, restart=arguments.restart)
 

@@ -13,7 +13,7 @@ import_tensorflow_quietly()
 import numpy as np
 
 from tests.benchmarks.speed import BATCH, zipf
-from trainer.config.net_config import load_config
+from trainer.config.loading import load_config
 from trainer.features import DatasetShapes
 from trainer.features.encoded import EncodedRows
 from trainer.features.tables import FileTable, Rows, rows_of

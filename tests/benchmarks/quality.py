@@ -9,8 +9,9 @@ import_tensorflow_quietly()
 import pandas as pd
 
 from data.make_sample import known_losses
-from trainer.config.net_config import load_config
+from trainer.config.loading import load_config
 from trainer.features import pipeline, preprocessing
+from trainer.features.rules import fit_preprocessing
 from trainer.features.tables import Rows
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.training import loop
@@ -44,7 +45,7 @@ def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     config = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH)}).config
     cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
-    fitted = pipeline.fit_preprocessing(config, sides["train"])
+    fitted = fit_preprocessing(config, sides["train"])
     ops = build_model_graph(config, fitted.shapes())
     tables: dict[str, Rows] = {side: ops.table(preprocessing.transform(fitted, frame)) for side, frame in sides.items()}
     history = loop.train(

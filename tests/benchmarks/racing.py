@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tests.benchmarks import speed
-from trainer.config.net_config import load_config
+from trainer.config.loading import load_config
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL, WEIGHT
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph

@@ -28,9 +28,10 @@ import tensorflow as tf
 
 import networks
 from data.make_sample import write_sample
-from trainer.config.net_config import load_config
+from trainer.config.loading import load_config
 from trainer.features import DatasetShapes, pipeline
 from trainer.features.preprocessing import LABEL, WEIGHT, transform
+from trainer.features.rules import fit_preprocessing
 from trainer.features.tables import Table, shuffled
 from trainer.model import layers, recurrent
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
@@ -47,7 +48,7 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
         write_sample(path, rows)
         cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
     sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
-    fitted = pipeline.fit_preprocessing(config, sides["train"])
+    fitted = fit_preprocessing(config, sides["train"])
     return fitted.shapes(), {side: transform(fitted, frame) for side, frame in sides.items()}
 
 

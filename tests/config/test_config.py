@@ -21,15 +21,12 @@ from hypothesis import strategies as st
 
 import networks
 from tests.scale import MEMORY, many
-from trainer.config import net_config as config
+from trainer.config import loading as config
 from trainer.config import show, strict_json
 from trainer.config.levels import Level, allowed, resolve, value_from_json
+from trainer.config.loading import Configuration, load_config
 from trainer.config.names import check_name
-from trainer.config.net_config import (
-    STOPPING_METRICS,
-    Configuration,
-    load_config,
-)
+from trainer.config.net_config import STOPPING_METRICS
 from trainer.config.record import from_json, to_json
 from trainer.config.roles import FEATURE_SETTINGS, column_kinds, feature_roles
 from trainer.model.metrics import Metrics

@@ -14,8 +14,15 @@ from sklearn.preprocessing import StandardScaler
 
 from trainer.features import DatasetShapes
 from trainer.features.encoded import constant_column_warnings, to_encoded_rows
-from trainer.features.labels import OBJECTIVES, Label
-from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, fit, transform
+from trainer.features.labels import (
+    OBJECTIVES,
+    Label,
+    encode_label,
+    unseen_by_set,
+    unseen_classes,
+    unseen_classes_warning,
+)
+from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, fit, transform, truncated_shares
 from trainer.features.scale import Scale, scale_of
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import MISSING, VocabularyRules
@@ -129,7 +136,7 @@ def test_the_marker_of_a_missing_value_is_a_missing_value() -> None:
         assert state.vocabularies == {"item": ("a",), "tags": ("a",), "title": ("a",)}
         examples = transform(state, frame)
         assert examples["item"].tolist() == [3, 1]
-        assert examples["tags"].tolist() == examples["title"].tolist() == [[3, 0], [1, 0]]
+        assert examples["tags"].tolist() == examples["title"].tolist() == [[3], [1]]
 
 
 def test_rows_cut_out_of_a_frame_keep_their_own_lists() -> None:
@@ -228,15 +235,64 @@ def test_multiclass_labels_are_numbered_by_value() -> None:
     assert examples[LABEL].dtype == np.int32
 
 
-def test_D46_a_class_that_no_training_row_has_is_refused_with_its_rows() -> None:
-    state = fitted(typed({"class": ["a", "b"]}), "class", "multiclass")
-    with pytest.raises(
-        DataError, match=r"'class' has classes that no training row has: 'z' \(2 rows\), 'c' \(1 rows\)\."
-    ):
-        transform(state, typed({"class": ["a", "z", "c", "z"]}))
-    many = typed({"class": [f"{i}\n" + "x" * 99 for i in range(9)]})
-    with pytest.raises(DataError, match=r"'0\\nx{38}' \(1 rows\), .* and 4 more\."):
-        transform(state, many)
+def test_D46_a_class_that_no_training_row_has_is_counted_and_named() -> None:
+    label = fitted(typed({"class": ["a", "b"]}), "class", "multiclass").label
+    column = typed({"class": ["a", "z", "c", "z"]})["class"]
+    assert encode_label(label, column).tolist() == [0, -1, -1, -1]
+    assert unseen_classes(label, column) == {"classes": 2, "labels": 3, "most_frequent": {"z": 2, "c": 1}}
+    many = unseen_classes(label, typed({"class": [f"{i}\n" + "x" * 99 for i in range(9)]})["class"])
+    warning = unseen_classes_warning(label, "test", many)
+    assert warning.startswith("Label column 'class': 9 labels of the test set are classes that no training row has")
+    assert "count as wrong: '0\\nx" in warning
+    assert warning.endswith("and 4 more.")
+
+    topics = fitted(typed({"classes": [["a"], ["b"]]}), "classes", "multilabel").label
+    unseen = unseen_classes(topics, typed({"classes": [["a", "z"], [], ["z", "b"]]})["classes"])
+    assert unseen == {"classes": 1, "labels": 2, "most_frequent": {"z": 2}}
+    assert "2 labels of the test set" in unseen_classes_warning(topics, "test", unseen)
+    for fitted_label, seen in ((label, {"class": ["a"]}), (topics, {"classes": [["b"], []]})):
+        assert unseen_classes(fitted_label, typed(seen)[fitted_label.column]) == {}
+
+
+def test_a_set_in_which_every_class_is_unseen_is_refused() -> None:
+    train, test = typed({"class": ["a", "b"]}), typed({"class": ["y", "z"]})
+    label = fitted(train, "class", "multiclass").label
+    with pytest.raises(DataError, match="no row of the test set has a class of the training rows"):
+        unseen_by_set(label, {"train": (train, np.arange(2)), "test": (test, np.arange(2))})
+    half = {"test": (pd.concat([train, test], ignore_index=True).astype("category"), np.arange(4))}
+    assert unseen_by_set(label, half)["test"]["labels"] == 2
+
+
+@pytest.mark.parametrize(("keep", "kept", "vocabulary"), [("first", [3, 4], ("a", "b")), ("last", [5, 3], ("c", "a"))])
+def test_the_first_or_the_last_values_of_a_long_row_are_kept(
+    keep: str, kept: list[int], vocabulary: tuple[str, ...]
+) -> None:
+    rules = {"vocabulary": VocabularyRules(1, 10, 2, keep), "text": TextRules("regex", True, 2, keep)}
+    frame = typed({"tags": [["a", "b", "c"], ["a"], ["c"]], "title": ["a b c", "a", "c"], "y": [0, 1, 1]})
+    state = fitted(frame, **rules)
+    for column in ("tags", "title"):
+        assert transform(state, frame)[column][0].tolist() == kept
+        assert state.vocabularies[column][:2] == vocabulary
+        assert truncated_shares(state, frame, slice(None))[column] == pytest.approx(1 / 3)
+
+
+def test_a_row_keeps_no_more_values_than_the_longest_training_row_has() -> None:
+    train = typed({"tags": [["a", "b"], ["a"]], "title": ["a", ""], "item": ["x", "x"], "y": [0, 1]})
+    state = fitted(train)
+    assert (state.kept("tags").width, state.kept("title").width, state.kept("item").width) == (2, 1, 1)
+    test = transform(state, typed({"tags": [["b", "a", "b"]], "title": ["a a a"], "item": ["x"], "y": [0]}))
+    assert test["tags"].shape == (1, 2)
+    assert test["title"].shape == (1, 1)
+    assert state.shapes().text["title"][1] == 1
+    assert truncated_shares(state, train, slice(None)) == {}
+
+
+def test_a_file_from_before_settings_were_added_means_what_it_meant() -> None:
+    older = json.loads(fitted(TRAIN).to_json())
+    del older["longest"], older["vocabulary"]["keep"], older["text"]["keep"], older["text"]["split_characters"]
+    state = Preprocessing.from_json(json.dumps(older))
+    assert (state.text.keep, state.text.split_characters, state.vocabulary.keep) == ("first", False, "first")
+    assert state.kept("title").width == state.text.max_tokens
 
 
 def test_multilabel_rows_keep_each_known_class_once() -> None:

@@ -73,11 +73,13 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_mixes_rows_that_lie_apart
 
 
 def test_all_columns_of_a_row_stay_together(tmp_path: Path) -> None:
-    for part in FileTable(in_files(tmp_path, encoded_rows(3000)), 2500).shuffled(0, 1, 100):
+    table = FileTable(in_files(tmp_path, encoded_rows(3000)), 2500)
+    assert table.weight_scale == pytest.approx(1 / 1.5)
+    for part in table.shuffled(0, 1, 100):
         numbers = part.table.labels.numpy()
         np.testing.assert_array_equal(part.table.ids.numpy(), np.stack([numbers, numbers + 1], axis=1))
         np.testing.assert_array_equal(part.table.numbers.numpy(), np.stack([numbers, -numbers], axis=1))
-        np.testing.assert_allclose(part.table.weights.numpy(), (1 + numbers % 2) / 1.5, rtol=1e-6)
+        np.testing.assert_allclose(part.table.weights.numpy(), 1 + numbers % 2, rtol=1e-6)
 
 
 def test_rows_in_order_are_the_same_from_files_and_from_memory(tmp_path: Path) -> None:

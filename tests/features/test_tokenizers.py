@@ -1,5 +1,6 @@
 """Both tokenizers against their references: spaCy itself, and the regex rule written with `unicodedata`."""
 
+import functools
 import gzip
 import json
 import os
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scale import many
-from trainer.features.tokenizers import PIECES_PER_CALL, Tokens, regex_tokens, tokenize
+from trainer.features.tokenizers import PIECES_PER_CALL, TOKENIZERS, TextRules, Tokens, regex_tokens, tokenize
 
 ROOT = Path(__file__).parents[2]
 CLICKBAIT = ROOT.parent / "shared" / "data" / "clickbait"
@@ -42,7 +43,7 @@ def rows(tokens: Tokens) -> list[list[str]]:
 
 
 def tokenized(texts: list[str], tokenizer: str, lowercase: bool = False) -> list[list[str]]:
-    return rows(tokenize(texts, tokenizer=tokenizer, lowercase=lowercase))
+    return rows(tokenize(texts, TextRules(tokenizer, lowercase, 16)))
 
 
 def spacy_tokens(texts: list[str]) -> list[list[str]]:
@@ -164,9 +165,24 @@ def test_regex_tokens_are_equal_in_a_graph_on_whole_texts_and_in_pieces() -> Non
     rng = random.Random(2)
     titles = [title(rng, [":)", "a.m."]) for _ in range(5000)]
     for lowercase in (False, True):
-        graph = tf.function(lambda strings, lowercase=lowercase: regex_tokens(strings, lowercase))
+        rules = TextRules("regex", lowercase, 16)
+        graph = tf.function(functools.partial(regex_tokens, rules=rules))
         in_graph = [[token.decode() for token in row] for row in graph(tf.constant(titles)).to_list()]
         assert in_graph == tokenized(titles, "regex", lowercase)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_characters_of_scripts_without_spaces_are_tokens(tokenizer: str) -> None:
+    texts = ["今天免费 abc的def", "カメラの日本語。", "ไม่มี", "한국어 naïve", "人々 㐀𠮷 25年"]
+    rules = TextRules(tokenizer, True, 16, split_characters=True)
+    assert rows(tokenize(texts, rules)) == [
+        ["今", "天", "免", "费", "abc", "的", "def"],
+        ["カ", "メ", "ラ", "の", "日", "本", "語", "。"],
+        ["ไ", "ม่", "มี"],
+        ["한국어", "naïve"],
+        ["人", "々", "㐀", "𠮷", "25", "年"],
+    ]
+    assert tokenized(["今天 免费", "カメラ hello!"], tokenizer) == [["今天", "免费"], ["カメラ", "hello", "!"]]
 
 
 def test_regex_tokens_of_more_pieces_than_one_call_takes() -> None:
@@ -176,9 +192,9 @@ def test_regex_tokens_of_more_pieces_than_one_call_takes() -> None:
 
 def test_lower_case_is_the_same_in_every_language_and_regex_needs_no_spacy() -> None:
     code = (
-        "import sys; from trainer.features.tokenizers import tokenize;"
+        "import sys; from trainer.features.tokenizers import TextRules, tokenize;"
         "texts = ['I İ J\\u0301 Į\\u0301 Ì Í Ĩ I\\u0307'];"
-        "print(ascii(tokenize(texts, tokenizer='regex', lowercase=True).values), 'spacy' in sys.modules)"
+        "print(ascii(tokenize(texts, TextRules('regex', True, 16)).values), 'spacy' in sys.modules)"
     )
     env = {**os.environ, "LC_ALL": "tr_TR.UTF-8", "PYTHONUTF8": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
@@ -188,7 +204,7 @@ def test_lower_case_is_the_same_in_every_language_and_regex_needs_no_spacy() -> 
 
 @pytest.mark.parametrize("tokenizer", ["spacy", "regex"])
 def test_empty_and_blank_texts_have_no_tokens(tokenizer: str) -> None:
-    tokens = tokenize(["a b", "", " \u3000", "b"], tokenizer=tokenizer, lowercase=True)
+    tokens = tokenize(["a b", "", " \u3000", "b"], TextRules(tokenizer, True, 16))
     assert rows(tokens) == [["a", "b"], [], [], ["b"]]
     assert tokens.ids.dtype == np.int32
     assert tokens.offsets.dtype == np.int64
@@ -206,9 +222,9 @@ def test_values_are_distinct_in_order_of_the_texts_wherever_these_are_cut(
 ) -> None:
     rng = random.Random(3)
     texts = [*(title(rng, [":)", "a.m."]) for _ in range(200)), "; -): 0", "", "a"]
-    whole = tokenize(texts, tokenizer=tokenizer, lowercase=True)
+    whole = tokenize(texts, TextRules(tokenizer, True, 16))
     assert len(set(whole.values)) == len(whole.values)
     monkeypatch.setattr("trainer.features.tokenizers.BLOCK_TEXTS", 7)
-    cut = tokenize(pd.Index(texts, dtype="str"), tokenizer=tokenizer, lowercase=True)
+    cut = tokenize(pd.Index(texts, dtype="str"), TextRules(tokenizer, True, 16))
     assert cut.values == whole.values
     assert rows(cut) == rows(whole)

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from tests.commands import ROOT, SAMPLE, trainer
 from tests.package.test_report import HOSTILE, read
 from tests.servers.bucket import Bucket
-from trainer.config.net_config import NetConfig, load_config
+from trainer.config.loading import load_config
+from trainer.config.net_config import NetConfig
 from trainer.data import dataset
 from trainer.data.schema import parse_schema, plan_columns
 from trainer.features.pipeline import prepare
 from trainer.features.tokenizers import TextRules
-from trainer.features.vocabulary import VocabularyRules
+from trainer.features.vocabulary import Kept, VocabularyRules
 from trainer.inspection.columns import Column, column_values
 from trainer.inspection.inspect import inspect, json_types
 from trainer.inspection.leakage import SUSPICIOUS, fingerprint, leakage
@@ -69,7 +70,7 @@ def profile_of(folder: Path, values: list[Any], kind: str, role: str) -> Profile
     write(folder, ({} if value is None else {"x": value} for value in values), schema={"x": SCHEMA[kind]})
     frame = dataset.load(folder, {"x": kind}).frame
     arrays, rows = column_values(frame["x"], kind, RULES), np.arange(len(frame))
-    column = Column("x", role, kind, "", 3 if kind in ("text", "categories") else 1)
+    column = Column("x", role, kind, "", Kept(3 if kind in ("text", "categories") else 1, "first"))
     return profile_column(
         column, {"train": (arrays, rows[:-1]), "test": (arrays, rows[-1:])}, None, VocabularyRules(2, 100, 3)
     )
@@ -96,7 +97,7 @@ def test_figures_of_a_tiny_table_are_those_computed_by_hand(tmp_path: Path) -> N
     assert sizes.histogram.rows == {"train": [1, 2, 0, 1], "test": [0, 0, 1, 0]}
 
     titles = profile_of(tmp_path / "t", ["a b c d e", "a", "", None, "a b new new"], "text", "text")
-    assert titles.lengths == {"mean": 2.5, "max": 5, "empty": 1 / 4, "truncated": 2 / 4}
+    assert titles.lengths == {"mean": 2.5, "max": 5, "empty": 1 / 4, "single": 1 / 4, "truncated": 2 / 4}
     assert (titles.missing, titles.distinct) == (1 / 5, 4)
     assert titles.coverage.unseen == {"test": 2 / 4}  # new, twice
     assert titles.coverage.out_of_vocabulary == {"test": 3 / 4}  # b occurs once in training
@@ -106,7 +107,7 @@ def test_figures_of_a_tiny_table_are_those_computed_by_hand(tmp_path: Path) -> N
     )
     assert (tags.missing, tags.distinct) == (1 / 5, 5)
     assert tags.top[0] == ("a", 4 / 9)
-    assert tags.lengths == {"mean": 9 / 4, "max": 4, "empty": 0, "truncated": 1 / 4}
+    assert tags.lengths == {"mean": 9 / 4, "max": 4, "empty": 0, "single": 1 / 4, "truncated": 1 / 4}
     assert tags.coverage.unseen == {"test": 1 / 2}
 
 

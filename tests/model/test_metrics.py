@@ -158,6 +158,27 @@ def test_multiclass_agrees_with_scikit_learn() -> None:
     assert found["loss"] == found["log_loss"]
 
 
+def test_rows_of_a_class_that_no_training_row_has_are_wrong_and_have_no_log_loss() -> None:
+    logits, labels, weights = draw("multiclass")
+    unseen = np.arange(len(labels)) % 7 == 0
+    marked = np.where(unseen, -1, labels).astype(np.int32)
+    found = measure(Metrics("multiclass", CLASSES), (logits, marked, weights))
+    scores, predicted = softmax(logits.astype(np.float64), axis=1), logits.argmax(axis=1)
+    rest = (labels[~unseen], scores[~unseen])
+    expected = {
+        "log_loss": sk.log_loss(*rest, sample_weight=weights[~unseen], labels=np.arange(CLASSES)),
+        "accuracy": sk.accuracy_score(marked, predicted, sample_weight=weights),
+        "macro_f1": sk.f1_score(
+            marked, predicted, average="macro", sample_weight=weights, labels=np.unique([*labels[~unseen], *predicted])
+        ),
+        "weight": weights.sum(dtype=np.float64),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    nothing = measure(Metrics("multiclass", CLASSES), (logits, np.full_like(labels, -1), weights))
+    assert (nothing["accuracy"], nothing["top_5_accuracy"]) == (0, 0)
+    assert np.isnan(nothing["log_loss"])
+
+
 def test_top_5_accuracy_is_left_out_of_five_classes_and_not_won_by_a_constant() -> None:
     labels, weights = np.arange(10, dtype=np.int32) % 5, np.ones(10, np.float32)
     assert "top_5_accuracy" not in measure(Metrics("multiclass", 5), (np.zeros((10, 5), np.float32), labels, weights))

@@ -77,7 +77,7 @@ def test_steps_are_those_of_a_plain_loop_over_batches(network: str, objective: s
     ours, theirs = (with_random_weights(built(network, shapes_for(objective), **settings)) for _ in range(2))
     rows = rows_for(objective)
     table, order = ours.table(rows), shuffled(ROWS, [ours.config.seed, 1]).numpy()
-    sum_of_losses = float(ours.train_steps(table, order, 0, 3, 100))
+    sum_of_losses = float(ours.train_steps(table, order, 0, 3, 100, table.weight_scale))
 
     model, losses = theirs.model, []
     labels = LABELS[objective]

@@ -14,10 +14,11 @@ import pytest
 
 from networks import deep_v1, rnn_v1
 from trainer.config import record
-from trainer.config.net_config import Configuration, NetConfig
+from trainer.config.loading import Configuration
+from trainer.config.net_config import NetConfig
 from trainer.data import dataset
 from trainer.features import preprocessing
-from trainer.features.pipeline import fit_preprocessing
+from trainer.features.rules import fit_preprocessing
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package import archive as packaging
 from trainer.package import predictor as prediction

@@ -97,10 +97,16 @@ def expected(state: Preprocessing, model: keras.Model, frame: pd.DataFrame) -> n
     return predicted(model, {name: tf.constant(examples[name]) for name in state.features}).numpy()
 
 
-@pytest.mark.parametrize("tokenizer", ["regex", "spacy"])
-def test_raw_rows_are_scored_like_preprocessed_ones(tokenizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tokenizer", "keep", "split_characters"),
+    [("regex", "first", False), ("regex", "last", True), ("spacy", "first", True), ("spacy", "last", False)],
+)
+def test_raw_rows_are_scored_like_preprocessed_ones(
+    tokenizer: str, keep: str, split_characters: bool, tmp_path: Path
+) -> None:
     """Unknown, missing, empty, repeated and non-Latin values; also one row, no rows, rows without any list."""
-    state = fitted(TRAIN, tokenizer)
+    text = TextRules(tokenizer, True, 6, keep, split_characters)
+    state = fitted(TRAIN, text=text, vocabulary=VocabularyRules(1, 200_000, 3, keep))
     model = small_model(state)
     serve = exported(tmp_path, state, model)
     no_tags = TEST.assign(
@@ -147,7 +153,7 @@ def test_every_text_gets_the_same_ids_in_the_graph(lowercase: bool, tmp_path: Pa
     texts = ["".join(map(chr, range(start, start + 17))) for start in range(0, 0xD7F0, 17)]
     texts += [f"a{chr(code)}B" for code in range(0, 0x3000, 7)]
     frame = pd.DataFrame({"title": pd.Series(texts, dtype="str"), "y": 0.0})
-    state = fitted(frame, text=TextRules("regex", lowercase, max_tokens=30))
+    state = fitted(frame, text=TextRules("regex", lowercase, max_tokens=30, split_characters=lowercase))
     assert len(state.vocabularies["title"]) > 5000
     export_saved_model(tmp_path, state, lambda features: tf.cast(features["title"], tf.float32), [])
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
@@ -233,7 +239,7 @@ def test_tokens_beyond_those_kept_are_not_needed_but_harmless(tmp_path: Path) ->
     model = small_model(state)
     serve = exported(tmp_path, state, model)
     text = "big dog cat a runs tail big big big"
-    words = tokenize(pd.Series([text], dtype="str"), tokenizer="spacy", lowercase=True)
+    words = tokenize(pd.Series([text], dtype="str"), TextRules("spacy", True, 16))
     raw = tf.constant([[words.values[i] for i in words.ids]])
     short, long = serve(title=raw[:, :6])["prediction"], serve(title=raw)["prediction"]
     np.testing.assert_array_equal(short, long)

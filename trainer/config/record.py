@@ -5,11 +5,12 @@ from dataclasses import asdict
 
 from trainer.config import strict_json
 from trainer.config.levels import Level, shown, value_from_json
+from trainer.config.loading import Configuration, settle
 from trainer.config.names import check_name
-from trainer.config.net_config import Configuration, settle
 from trainer.runtime.errors import ConfigError
 
 NAME = "config.json"  # of the file in a package
+BEFORE = {"split_characters": False}  # what files without these settings mean, where the default is something else
 FORMAT_VERSION = 1
 
 
@@ -22,7 +23,8 @@ def to_json(configuration: Configuration) -> str:
 
 
 def from_json(data: bytes | str) -> Configuration:
-    """The configuration from the text of a config.json; settings added since then have their defaults.
+    """The configuration from the text of a config.json; settings added since then have their defaults, or
+    what `BEFORE` says.
 
     Raises ConfigError for text that `to_json` did not write.
     """
@@ -33,8 +35,8 @@ def from_json(data: bytes | str) -> Configuration:
         raise ConfigError(f"{NAME} has format version {shown(version)}; {reads}.")
     try:
         variant, network, entries = record["variant"], record["network"], record["settings"]
-        values = {name: entry["value"] for name, entry in entries.items()}
-        sources = {name: entry["source"] for name, entry in entries.items()}
+        values = BEFORE | {name: entry["value"] for name, entry in entries.items()}
+        sources = dict.fromkeys(BEFORE, "default") | {name: entry["source"] for name, entry in entries.items()}
         if values["network"] != network or not all(text.isprintable() for text in (variant, *sources.values())):
             raise ValueError
     except (KeyError, TypeError, AttributeError, ValueError):

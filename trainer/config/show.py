@@ -7,7 +7,7 @@ import typing
 from dataclasses import asdict, fields
 
 import networks
-from trainer.config import net_config
+from trainer.config import loading
 from trainer.config.levels import allowed
 from trainer.config.net_config import NetConfig
 from trainer.runtime.command import aligned, argument_parser, import_tensorflow_quietly, run_command
@@ -15,7 +15,7 @@ from trainer.runtime.command import aligned, argument_parser, import_tensorflow_
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
 
-def config_rows(settings: net_config.Configuration) -> list[tuple[str, str, str, str]]:
+def config_rows(settings: loading.Configuration) -> list[tuple[str, str, str, str]]:
     """(name, value, source, meaning) of every setting; values as in the variant file."""
     meanings = {item.name: item.metadata["meaning"] for item in fields(settings.config)}
     return [
@@ -26,7 +26,7 @@ def config_rows(settings: net_config.Configuration) -> list[tuple[str, str, str,
 
 def settings_table(network: str | None = None) -> str:
     """A Markdown table of the settings that all networks share, or of the settings that a network adds or changes."""
-    cls = net_config.config_class(network) if network else NetConfig
+    cls = loading.config_class(network) if network else NetConfig
     kinds, shared = typing.get_type_hints(cls), fields(NetConfig) if network else ()
     lines = ["| setting and default | meaning and allowed values |", "| --- | --- |"]
     for item in fields(cls):
@@ -45,14 +45,14 @@ def tables() -> str:
 
 def settings(variant: str) -> str:
     """The settings of a variant under this process's environment."""
-    rows = config_rows(net_config.load_config(variant, environ=os.environ))
+    rows = config_rows(loading.load_config(variant, environ=os.environ))
     return aligned([("setting", "value", "source", "meaning"), *rows], widest=VALUE_WIDTH)
 
 
 def variants() -> str:
     """Each variant and the settings in which it differs from the defaults."""
     rows = []
-    for name, values in net_config.variants().items():
+    for name, values in loading.variants().items():
         differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         rows.append((name, ", ".join(differences) or "the defaults"))
     return aligned([("variant", "differs in"), *rows], widest=VALUE_WIDTH)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL, WEIGHT, Columns, Examples, Preprocessing, feature_encoder, label_of
+from trainer.features.vocabulary import OOV_ID, PADDING_ID
 
 CHUNK_ROWS = 2**17  # encoded at a time: decides memory and speed, never the result
 
@@ -44,7 +45,7 @@ def encode_rows(
     """Encode some rows of a labelled frame on all cores, CHUNK_ROWS at a time.
 
     rows: positions, int64. empty: makes an array to fill, in memory or in a file, from (name, shape, dtype); the names
-    begin with the prefix. DataError for a multiclass label that no training row has.
+    begin with the prefix.
     """
     shapes, labels = preprocessing.shapes(), label_of(preprocessing, frame, rows)
     encoded = EncodedRows(
@@ -81,6 +82,21 @@ def constant_column_warnings(train: EncodedRows, shapes: DatasetShapes) -> list[
             "All training rows have the same label, so there is nothing to learn. Check the label column and the split."
         )
     return warnings
+
+
+def single_token_shares(train: EncodedRows, preprocessing: Preprocessing) -> dict[str, tuple[float, float]]:
+    """By text column, the share of the training texts that are a single token, and of these the share out of
+    vocabulary."""
+    shapes = preprocessing.shapes()
+    first = dict(zip(shapes.id_widths, np.cumsum([0, *shapes.id_widths.values()]), strict=False))
+    shares = {}
+    for column in shapes.text:
+        ids = train.ids[:, first[column] : first[column] + 2]
+        texts = ids[:, 0] >= OOV_ID
+        single = texts & (ids[:, 1] == PADDING_ID) if shapes.id_widths[column] > 1 else texts
+        count = max(int(single.sum()), 1)
+        shares[column] = (count / max(int(texts.sum()), 1), float((ids[single, 0] == OOV_ID).sum()) / count)
+    return shares
 
 
 def _constant(values: Array) -> npt.NDArray[np.bool_]:

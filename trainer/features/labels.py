@@ -1,5 +1,6 @@
 """Encode labels as numbers, and find the best prediction that is the same for every row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,12 @@ import pandas as pd
 
 from trainer.features.scale import scale_of, total_of
 from trainer.features.tokenizers import Tokens
-from trainer.features.vocabulary import category_values, indices_of, list_values, padded
+from trainer.features.vocabulary import Kept, category_values, indices_of, list_values, padded
 from trainer.runtime.errors import DataError
 
 OBJECTIVES = ("binary", "regression", "multiclass", "multilabel")
+SHOWN_CLASSES = 5  # most frequent ones that a warning names
+CLASS_VALUES = {"multiclass": category_values, "multilabel": list_values}
 RATE_LIMIT = 1e-6  # a constant prediction stays this far from 0 and 1, so that its logit is finite
 
 Array = npt.NDArray[Any]
@@ -50,7 +53,7 @@ def fit_label(column: pd.Series, objective: str, weights: Array) -> Label:
     if objective == "binary":
         rate = total_of(weights * column.to_numpy(np.float64)) / total
         return Label(name, objective, (), 0.0, 1.0, _logits(np.array([rate])))
-    tokens = (category_values(column) if objective == "multiclass" else list_values(column)).flat
+    tokens = CLASS_VALUES[objective](column).flat
     classes = tuple(sorted({tokens.values[value] for value in np.unique(tokens.ids)}))
     if not classes:
         raise DataError(f"Label column {name!r}: no training row has a class. Check the column and the split.")
@@ -66,21 +69,19 @@ def encode_label(label: Label, column: pd.Series) -> Array:
     """Encode labels: binary and regression float32 [rows], multiclass int32 [rows], multilabel int32 [rows, width].
 
     The width of multilabel is the largest number of classes in a row; class numbers begin at 1 and are right-padded
-    with 0. There is no output for a class that no training row has: multiclass raises DataError, multilabel leaves the
-    class out and keeps the others.
+    with 0. There is no output for a class that no training row has: it is -1 in multiclass, and multilabel keeps only
+    the other classes of the row (see `unseen_classes`).
     """
     if label.objective in ("binary", "regression"):
         return ((column.to_numpy(np.float64) - label.mean) / label.std).astype(np.float32)
     if label.objective == "multiclass":
         tokens = category_values(column).flat
-        numbers = indices_of(tokens.values, label.classes)[tokens.ids]
-        if (numbers < 0).any():
-            raise _unseen_classes_error(label, tokens, numbers)
-        return numbers
+        return indices_of(tokens.values, label.classes)[tokens.ids]
     rows, numbers = _distinct_classes(list_values(column).flat, label.classes)
     lengths = np.bincount(rows, minlength=len(column))
     classes = Tokens([], numbers, np.append(0, np.cumsum(lengths)))
-    return padded(classes, np.arange(1, len(label.classes) + 1), max(1, int(lengths.max(initial=0))))
+    every = Kept(max(1, int(lengths.max(initial=0))), "first")
+    return padded(classes, np.arange(1, len(label.classes) + 1), every)
 
 
 def _logits(rates: Array) -> tuple[float, ...]:
@@ -96,12 +97,47 @@ def _distinct_classes(tokens: Tokens, classes: tuple[str, ...]) -> tuple[Array, 
     return np.divmod(np.unique(rows[is_class] * len(classes) + numbers[is_class]), len(classes))
 
 
-def _unseen_classes_error(label: Label, tokens: Tokens, numbers: Array) -> DataError:
-    counts = np.bincount(tokens.ids[numbers < 0], minlength=len(tokens.values))
-    unseen = [value for value in np.argsort(-counts, kind="stable") if counts[value]]
-    named = ", ".join(f"{tokens.values[value][:40]!r} ({counts[value]} rows)" for value in unseen[:5])
-    more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-    return DataError(
-        f"Label column {label.column!r} has classes that no training row has: {named}{more}. "
-        "Leave these rows out, or add training rows with these classes."
+def unseen_classes(label: Label, column: pd.Series) -> dict[str, Any]:
+    """Facts about the classes of some rows that no training row has, ready for JSON; empty if there are none.
+
+    classes, labels: how many there are. most_frequent: the rows of a few of them, by class.
+    """
+    if label.objective not in CLASS_VALUES:
+        return {}
+    tokens = CLASS_VALUES[label.objective](column).flat
+    unseen = indices_of(tokens.values, label.classes)[tokens.ids] < 0
+    counts = np.bincount(tokens.ids[unseen], minlength=len(tokens.values))
+    order = [value for value in np.argsort(-counts, kind="stable") if counts[value]]
+    if not order:
+        return {}
+    most_frequent = {tokens.values[value]: int(counts[value]) for value in order[:SHOWN_CLASSES]}
+    return {"classes": len(order), "labels": int(counts.sum()), "most_frequent": most_frequent}
+
+
+def unseen_classes_warning(label: Label, side: str, unseen: Mapping[str, Any]) -> str:
+    """A warning from the facts of `unseen_classes` about a set."""
+    named = ", ".join(f"{name[:40]!r} ({rows:,})" for name, rows in unseen["most_frequent"].items())
+    others = unseen["classes"] - len(unseen["most_frequent"])
+    more = f" and {others:,} more" if others else ""
+    effect = "count as wrong" if label.objective == "multiclass" else "are left out"
+    return (
+        f"Label column {label.column!r}: {unseen['labels']:,} labels of the {side} set are classes that no training "
+        f"row has, and {effect}: {named}{more}."
     )
+
+
+def unseen_by_set(label: Label, sides: Mapping[str, tuple[pd.DataFrame, Array]]) -> dict[str, dict[str, Any]]:
+    """The facts of `unseen_classes` by set, without sets that have none.
+
+    sides: by set, a frame and the positions of its rows. DataError for multiclass if all classes of a set are unseen.
+    """
+    unseen = {}
+    for side, (frame, rows) in sides.items():
+        if facts := unseen_classes(label, frame[label.column].iloc[rows]):
+            unseen[side] = facts
+            if label.objective == "multiclass" and facts["labels"] == len(rows):
+                raise DataError(
+                    f"Label column {label.column!r}: no row of the {side} set has a class of the training rows. Check "
+                    "the column, or use other rows."
+                )
+    return unseen

@@ -20,9 +20,10 @@ from trainer.data.loaded import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.sources import Source
 from trainer.features.encoded import EncodedRows, encode_rows
-from trainer.features.preprocessing import Columns, Preprocessing, Rows, fit, with_values
-from trainer.features.tokenizers import TextRules, load_tokenizer
-from trainer.features.vocabulary import VocabularyRules
+from trainer.features.labels import unseen_by_set
+from trainer.features.preprocessing import Preprocessing, truncated_shares, with_values
+from trainer.features.rules import fit_preprocessing, text_rules
+from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
 from trainer.runtime.command import amount, say
 from trainer.runtime.errors import ResourceError
@@ -197,30 +198,6 @@ def dataset_facts(source: Source, read: Dataset) -> dict[str, Any]:
     return {"path": source.path, **counts, **listed, "fingerprint": read.fingerprint, "shards": shards}
 
 
-def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None)) -> Preprocessing:
-    """Fit vocabularies, scales and the label to the training rows, as configured."""
-    return fit(
-        train,
-        roles.feature_roles(config),
-        label=config.label_column,
-        weight=config.weight_column,
-        objective=config.objective,
-        vocabulary=vocabulary_rules(config),
-        text=text_rules(config),
-        rows=rows,
-    )
-
-
-def text_rules(config: NetConfig) -> TextRules:
-    """How texts are tokenized, as configured."""
-    return TextRules(config.tokenizer, config.lowercase, config.max_tokens)
-
-
-def vocabulary_rules(config: NetConfig) -> VocabularyRules:
-    """Which values the vocabularies keep, as configured."""
-    return VocabularyRules(config.min_count, config.max_vocabulary, config.max_values)
-
-
 def encode(
     config: NetConfig,
     key: str,
@@ -234,6 +211,10 @@ def encode(
     values = {number: with_values(frame, features, text_rules(config)) for number, frame in frames.items()}
     columns = {side: values[id(frame)] for side, (frame, _) in sides.items()}
     preprocessing = fit_preprocessing(config, columns["train"], sides["train"][1])
+    facts = facts | {
+        "unseen_classes": unseen_by_set(preprocessing.label, sides),
+        "truncated": truncated_shares(preprocessing, columns["train"], sides["train"][1]),
+    }
     frame, rows = list(sides.values())[-1]
     held_out = frame[list(features)].iloc[rows[:HELD_OUT_ROWS]].reset_index(drop=True)
 

@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from trainer.features.scale import Scale, numbers_of, scale_of, standardised
 from trainer.features.shapes import DatasetShapes
 from trainer.features.tokenizers import TOKENIZERS, TextRules
 from trainer.features.vocabulary import (
+    ENDS,
     FIRST_ID,
     MISSING,
+    Kept,
     Values,
     VocabularyRules,
     ids_of_cells,
@@ -54,22 +56,24 @@ class Preprocessing:
     weight: str | None
     vocabulary: VocabularyRules
     text: TextRules
+    longest: dict[str, int] = field(default_factory=dict)  # column -> values of the longest training row
 
     def with_role(self, *roles: str) -> list[str]:
         """The features that have one of the roles, in order."""
         return [column for column, role in self.features.items() if role in roles]
 
-    def width(self, column: str) -> int:
-        """Values kept per row of a column with a vocabulary."""
-        return _width(self.features[column], self.vocabulary, self.text)
+    def kept(self, column: str) -> Kept:
+        """Which values of a row are kept, of a column with a vocabulary: no more than the longest training row has."""
+        width, end = kept_values(self.features[column], self.vocabulary, self.text)
+        return Kept(min(width, self.longest.get(column, width)), end)
 
     def shapes(self) -> DatasetShapes:
         """The shapes that a network is built from."""
         ids = {column: FIRST_ID + len(values) for column, values in self.vocabularies.items()}
         return DatasetShapes(
             categorical={column: ids[column] for column in self.with_role("categorical")},
-            multi_categorical={c: (ids[c], self.width(c)) for c in self.with_role("multi_categorical")},
-            text={column: (ids[column], self.width(column)) for column in self.with_role("text")},
+            multi_categorical={c: (ids[c], self.kept(c).width) for c in self.with_role("multi_categorical")},
+            text={column: (ids[column], self.kept(column).width) for column in self.with_role("text")},
             numeric=tuple(self.scales),
             outputs=len(self.label.output_bias),
             output_bias=self.label.output_bias,
@@ -121,15 +125,26 @@ def fit(
     """
     for column in {LABEL, WEIGHT} & features.keys():
         raise DataError(f"Column {column!r}: this name is reserved. Rename the column in the dataset.")
-    vocabularies, scales = {}, {}
+    vocabularies, scales, longest = {}, {}, {}
     for column, role in features.items():
         if role in NUMERIC_ROLES:
             scales[column] = scale_of(numbers_of(series_of(train, column, rows), role))
         else:
             values = values_of(train[column], role, text).of(rows)
-            vocabularies[column] = most_frequent(values, _width(role, vocabulary, text), vocabulary)
+            vocabularies[column] = most_frequent(values, kept_values(role, vocabulary, text), vocabulary)
+            longest[column] = max(int(values.lengths.max(initial=0)), 1)
     fitted_label = fit_label(series_of(train, label, rows), objective, _weights(train, weight, rows, label))
-    return Preprocessing(dict(features), vocabularies, scales, fitted_label, weight, vocabulary, text)
+    return Preprocessing(dict(features), vocabularies, scales, fitted_label, weight, vocabulary, text, longest)
+
+
+def truncated_shares(preprocessing: Preprocessing, train: Columns, rows: Rows) -> dict[str, float]:
+    """The share of the training rows with more values than are kept, by column, where there are any."""
+    shares = {}
+    for column in preprocessing.with_role("multi_categorical", "text"):
+        values = values_of(train[column], preprocessing.features[column], preprocessing.text).of(rows)
+        if share := float((values.lengths > preprocessing.kept(column).width).mean()):
+            shares[column] = share
+    return shares
 
 
 def transform(preprocessing: Preprocessing, frame: Columns) -> Examples:
@@ -138,8 +153,8 @@ def transform(preprocessing: Preprocessing, frame: Columns) -> Examples:
     categorical int32 [rows]; multi_categorical and text int32 [rows, width], right-padded with 0, [1, 0, ...] if
     missing (an empty text: all 0); numeric float32 [rows, 2]: (standardised value or 0, 1 if missing else 0).
     Label: float32 [rows] (regression: standardised); multiclass int32 [rows]; multilabel int32 [rows, most classes of
-    a row], class numbers from 1, right-padded with 0, classes that no training row has left out. Weight float32 [rows].
-    Raises DataError: a negative number in a log_numeric column, a class that no training row has (multiclass).
+    a row], class numbers from 1, right-padded with 0. A class that no training row has is -1 (multiclass) or left out.
+    Weight float32 [rows]. Raises DataError for a negative number in a log_numeric column.
     """
     return feature_encoder(preprocessing, frame)(slice(None)) | label_of(preprocessing, frame, slice(None))
 
@@ -150,7 +165,7 @@ def feature_encoder(preprocessing: Preprocessing, frame: Columns) -> Callable[[R
         c: values_of(frame[c], preprocessing.features[c], preprocessing.text) for c in preprocessing.vocabularies
     }
     ids = {
-        c: ids_of_cells(values.tokens, preprocessing.vocabularies[c], preprocessing.width(c))
+        c: ids_of_cells(values.tokens, preprocessing.vocabularies[c], preprocessing.kept(c))
         for c, values in columns.items()
     }
 
@@ -184,8 +199,11 @@ def series_of(frame: Columns, column: str, rows: Rows) -> pd.Series:
     return typing.cast(pd.Series, frame[column]).iloc[rows]
 
 
-def _width(role: str, vocabulary: VocabularyRules, text: TextRules) -> int:
-    return {"categorical": 1, "multi_categorical": vocabulary.max_values, "text": text.max_tokens}[role]
+def kept_values(role: str, vocabulary: VocabularyRules, text: TextRules) -> Kept:
+    """Which values of a row are kept by the rules for a role."""
+    if role == "text":
+        return Kept(text.max_tokens, text.keep)
+    return Kept(vocabulary.max_values, vocabulary.keep) if role == "multi_categorical" else Kept(1, "first")
 
 
 def _weights(frame: Columns, weight: str | None, rows: Rows, label: str) -> npt.NDArray[np.float64]:
@@ -199,9 +217,11 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
-        if value.keys() == hints.keys():
+        # What was added since has a default, for older files. Of a field without one both defaults are MISSING.
+        optional = {item.name for item in dataclasses.fields(kind) if item.default is not item.default_factory}
+        if hints.keys() - optional <= value.keys() <= hints.keys():
             build: Any = kind
-            return build(**{name: _typed(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
+            return build(**{name: _typed(item, hints[name], f"{where}.{name}") for name, item in value.items()})
     if origin is dict and isinstance(value, dict):
         return {name: _typed(item, arguments[1], f"{where}.{name[:40]!r}") for name, item in value.items()}
     if origin is tuple and isinstance(value, list):
@@ -218,6 +238,8 @@ def _check(restored: Preprocessing) -> None:
     label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
     classes = label.objective in ("multiclass", "multilabel")
     outputs = len(label.classes) if classes else 1
+    rules = restored.vocabulary
+    limits = (rules.min_count, rules.max_size, rules.max_values, restored.text.max_tokens)
     checks = {
         "roles of the features": set(restored.features.values()) <= {*VOCABULARY_ROLES, *NUMERIC_ROLES},
         "names of the features": not {LABEL, WEIGHT} & restored.features.keys(),
@@ -227,8 +249,9 @@ def _check(restored: Preprocessing) -> None:
         "objective": label.objective in OBJECTIVES,
         "classes": outputs > 0 and len(set(label.classes)) == len(label.classes) == (outputs if classes else 0),
         "label": label.std > 0 and len(label.output_bias) == outputs,
-        "vocabulary": min(vars(restored.vocabulary).values()) > 0,
-        "text": restored.text.tokenizer in TOKENIZERS and restored.text.max_tokens > 0,
+        "vocabulary": min(limits) > 0 and restored.vocabulary.keep in ENDS,
+        "text": restored.text.tokenizer in TOKENIZERS and restored.text.keep in ENDS,
+        "longest": restored.longest.keys() <= vocabularies.keys() and min(restored.longest.values(), default=1) > 0,
     }
     for part, fits in checks.items():
         if not fits:

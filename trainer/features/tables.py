@@ -31,6 +31,8 @@ class Rows(Protocol):
 
     @property
     def rows(self) -> int: ...
+    @property
+    def weight_scale(self) -> float: ...
     def in_order(self) -> Iterator["Table"]: ...
     def shuffled(self, seed: int, epoch: int, batch_size: int) -> Iterator[Part]: ...
     def evenly_spaced(self, most: int) -> "Rows": ...
@@ -42,11 +44,16 @@ class Table(NamedTuple):
     ids: tf.Tensor  # int32 [rows, all id columns]
     numbers: tf.Tensor  # float32 [rows, 2 * numeric columns]
     labels: tf.Tensor  # see `preprocessing.transform`
-    weights: tf.Tensor  # float32 [rows], their mean over the set is 1
+    weights: tf.Tensor  # float32 [rows]
 
     @property
     def rows(self) -> int:
         return int(self.weights.shape[0])
+
+    @property
+    def weight_scale(self) -> float:
+        """The factor that makes the mean of the weights 1."""
+        return weight_scale(self.weights.numpy())
 
     def in_order(self) -> Iterator["Table"]:
         yield self
@@ -74,7 +81,7 @@ class FileTable:
         self.columns = [FileColumn(column) for column in encoded]
         self.rows = len(encoded.weights)
         self.rows_in_memory = rows_in_memory
-        self.weight_scale = weight_scale(encoded)
+        self.weight_scale = weight_scale(encoded.weights)
 
     def in_order(self) -> Iterator[Table]:
         for start in range(0, self.rows, self.rows_in_memory):
@@ -114,7 +121,7 @@ class FileTable:
             yield part
 
     def _read(self, slices: list[slice]) -> Table:
-        return to_table(EncodedRows(*(column.read(slices) for column in self.columns)), self.weight_scale)
+        return to_table(EncodedRows(*(column.read(slices) for column in self.columns)))
 
     def evenly_spaced(self, most: int) -> Rows:
         """At most `most` rows, in runs at equal distances; all of them in memory where there are more."""
@@ -156,18 +163,17 @@ def rows_of(encoded: EncodedRows, rows_in_memory: int | None = None) -> Rows:
     """Encoded rows as training reads them: from memory up to `rows_in_memory` rows (None: always), else from files."""
     if rows_in_memory is not None and len(encoded.weights) > rows_in_memory:
         return FileTable(encoded, rows_in_memory)
-    return to_table(encoded, weight_scale(encoded))
+    return to_table(encoded)
 
 
-def to_table(encoded: EncodedRows, scale: float) -> Table:
-    """Encoded rows as tensors, their weights times `scale`."""
-    ids, numbers, labels, weights = encoded
-    return Table(*map(tf.constant, (ids, numbers, labels, (weights * scale).astype(np.float32))))
+def to_table(encoded: EncodedRows) -> Table:
+    """Encoded rows as tensors."""
+    return Table(*map(tf.constant, encoded))
 
 
-def weight_scale(encoded: EncodedRows) -> float:
-    """The factor that makes the mean of the weights 1."""
-    return 1.0 / max(float(encoded.weights.mean(dtype=np.float64)), 1e-30)
+def weight_scale(weights: np.ndarray) -> float:
+    """The factor that makes the mean of some weights, float32 [rows], 1."""
+    return 1.0 / max(float(weights.mean(dtype=np.float64)), 1e-30)
 
 
 def shuffled(rows: int, seed: list[int] | tf.Tensor) -> tf.Tensor:

@@ -27,8 +27,12 @@ TOKENIZERS = ("spacy", "regex")
 
 # RE2 classes. A word is a run of letters, marks and digits; any other visible character is a token of its own, with the
 # marks that follow it (variation selectors of emoji); separators and control characters only separate.
-SYMBOL = r"([^\pL\pM\pN\pZ\pC]\pM*)"
+SYMBOL = r"[^\pL\pM\pN\pZ\pC]\pM*"
 SEPARATORS = r"[\pZ\pC]+"
+
+# A character of a script that writes no spaces between words, with its marks. The long vowel of Katakana belongs to no
+# script in Unicode.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\x{30FC}]\pM*"
 
 # The letters whose lower case depends on the machine's language, which ICU asks for: Turkish, Azeri, Lithuanian.
 LANGUAGE_DEPENDENT = "IİJÌÍĨĮ"
@@ -43,11 +47,16 @@ BLOCK_TEXTS = 2**17  # split at a time
 
 @dataclass(frozen=True)
 class TextRules:
-    """How texts become tokens; `max_tokens` of them are kept per text."""
+    """How texts become tokens; `max_tokens` of them are kept per text, the "first" or the "last".
+
+    split_characters: each character of a script without spaces between words is a token.
+    """
 
     tokenizer: str
     lowercase: bool
     max_tokens: int
+    keep: str = "first"
+    split_characters: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,8 @@ class Tokens:
     offsets: npt.NDArray[np.int64]  # [texts + 1]
 
 
-def tokenize(texts: pd.Index | list[str], *, tokenizer: str, lowercase: bool) -> Tokens:
-    """The tokens of texts, none of them missing; `tokenizer` is "spacy" or "regex".
+def tokenize(texts: pd.Index | list[str], rules: TextRules) -> Tokens:
+    """All tokens of texts, none of them missing.
 
     Each distinct piece between white space is tokenized once; the texts are joined from the pieces' tokens. Texts are
     split in blocks, on all cores, which bounds the memory too.
@@ -69,10 +78,10 @@ def tokenize(texts: pd.Index | list[str], *, tokenizer: str, lowercase: bool) ->
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = [column.slice(start, BLOCK_TEXTS) for start in range(0, max(len(column), 1), BLOCK_TEXTS)]
-        split = list(pool.map(functools.partial(_pieces, tokenizer=tokenizer), blocks))
+        split = list(pool.map(functools.partial(_pieces, rules=rules), blocks))
         unified = pa.chunked_array([pieces for pieces, _ in split]).unify_dictionaries()
         pieces = unified.chunk(0).dictionary
-        tokens = _spacy_tokens(pieces, lowercase) if tokenizer == "spacy" else _regex_tokens(pieces, lowercase)
+        tokens = _spacy_tokens(pieces, rules) if rules.tokenizer == "spacy" else _regex_tokens(pieces, rules)
         words = tokens.values.dictionary_encode()
         of_piece = pa.ListArray.from_arrays(tokens.offsets, words.indices)
         joined = list(pool.map(of_piece.take, [chunk.indices for chunk in unified.chunks]))
@@ -90,13 +99,14 @@ def load_tokenizer(tokenizer: str) -> None:
         _spacy()
 
 
-def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
+def regex_tokens(strings: "tf.Tensor", rules: TextRules) -> "tf.RaggedTensor":
     """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
     import tensorflow as tf  # noqa: PLC0415 - takes seconds, and spaCy does not need it
 
-    spaced = tf.strings.regex_replace(strings, SYMBOL, r" \1 ")
+    alone = f"({SYMBOL}|{UNSPACED})" if rules.split_characters else f"({SYMBOL})"
+    spaced = tf.strings.regex_replace(strings, alone, r" \1 ")
     tokens = tf.strings.split(tf.strings.regex_replace(spaced, SEPARATORS, " "))
-    if not lowercase:
+    if not rules.lowercase:
         return tokens
     flat = tokens.flat_values
     for letter in LANGUAGE_DEPENDENT:
@@ -104,7 +114,7 @@ def regex_tokens(strings: "tf.Tensor", lowercase: bool) -> "tf.RaggedTensor":
     return tokens.with_flat_values(tf.strings.lower(flat, encoding="utf-8"))
 
 
-def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
+def _pieces(texts: pa.LargeStringArray, rules: TextRules) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
     """The pieces of all texts that can be tokenized alone, one after the other, and the offsets of each text's pieces.
 
     spaCy splits at white space (`str.isspace`, as Arrow does) and works on each piece alone, except for its last step:
@@ -112,8 +122,10 @@ def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryAr
     it keeps these apart, and with them any other special case that overlaps. A text where that could happen stays one
     piece.
     """
+    if rules.split_characters and rules.tokenizer == "spacy" and not pc.all(pc.string_is_ascii(texts)).as_py():
+        texts = pc.replace_substring_regex(texts, f"({UNSPACED})", r" \1 ")
     split = pc.utf8_split_whitespace(texts)
-    if tokenizer == "spacy":
+    if rules.tokenizer == "spacy":
         stays_whole = pc.match_substring_regex(texts, _spacy()[1])
         if pc.any(stays_whole).as_py():
             alone = pa.LargeListArray.from_arrays(np.arange(len(texts) + 1), texts)
@@ -121,10 +133,10 @@ def _pieces(texts: pa.LargeStringArray, tokenizer: str) -> tuple[pa.DictionaryAr
     return split.flatten().dictionary_encode(), split.offsets.to_numpy().astype(np.int32)
 
 
-def _regex_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
+def _regex_tokens(pieces: pa.LargeStringArray, rules: TextRules) -> pa.ListArray:
     """The tokens of each piece."""
     blocks = [
-        regex_tokens(pieces[start : start + PIECES_PER_CALL].to_numpy(zero_copy_only=False), lowercase)
+        regex_tokens(pieces[start : start + PIECES_PER_CALL].to_numpy(zero_copy_only=False), rules)
         for start in range(0, max(len(pieces), 1), PIECES_PER_CALL)
     ]
     values = [pa.array(block.flat_values.numpy(), pa.large_binary()).cast(pa.large_string()) for block in blocks]
@@ -132,14 +144,14 @@ def _regex_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
     return pa.ListArray.from_arrays(np.append(0, np.cumsum(lengths)).astype(np.int32), pa.concat_arrays(values))
 
 
-def _spacy_tokens(pieces: pa.LargeStringArray, lowercase: bool) -> pa.ListArray:
+def _spacy_tokens(pieces: pa.LargeStringArray, rules: TextRules) -> pa.ListArray:
     """The tokens of each piece, without white space."""
     tokenizer, _ = _spacy()
     tokens: typing.Iterable[list[str]] = (
         [token.text for token in tokenizer(LONG_RUN.sub(r"\g<0> ", piece)) if not token.is_space]
         for piece in pieces.to_pylist()
     )
-    if lowercase:
+    if rules.lowercase:
         tokens = ([token.lower() for token in row] for row in tokens)
     return pa.array(tokens, pa.list_(pa.large_string()))
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from trainer.features.tokenizers import TextRules, Tokens, tokenize
 
+ENDS = ("first", "last")  # which values of a long row are kept
 PADDING_ID, MISSING_ID, OOV_ID, FIRST_ID = range(4)
 
 # Stands for a missing value among the raw strings that a SavedModel takes. Preprocessing therefore reads this string as
@@ -30,11 +31,20 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class VocabularyRules:
     """Limits: a value is out of vocabulary if it occurs fewer than `min_count` times in the training rows or is not
-    among the `max_size` most frequent ones. A row of a multi-categorical column keeps `max_values` values."""
+    among the `max_size` most frequent ones. A row of a multi-categorical column keeps `max_values` values, the "first"
+    or the "last"."""
 
     min_count: int
     max_size: int
     max_values: int
+    keep: str = "first"
+
+
+class Kept(NamedTuple):
+    """Which values of a row are kept: at most `width`, the "first" or the "last"."""
+
+    width: int
+    end: str
 
 
 class Values(NamedTuple):
@@ -48,9 +58,14 @@ class Values(NamedTuple):
         return Values(self.tokens, self.cells[rows])
 
     @property
+    def lengths(self) -> Array:
+        """How many values each row has: int64 [rows]."""
+        return np.append(np.diff(self.tokens.offsets), 0)[self.cells]
+
+    @property
     def flat(self) -> Tokens:
         """The cell of each row, in order; a row without a cell has no tokens."""
-        lengths = np.append(np.diff(self.tokens.offsets), 0)[self.cells]
+        lengths = self.lengths
         offsets = np.append(0, np.cumsum(lengths))
         first = np.append(self.tokens.offsets[:-1], 0)[self.cells]
         ids = self.tokens.ids[np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])]
@@ -77,7 +92,7 @@ def category_values(column: pd.Series) -> Values:
 def text_values(column: pd.Series, rules: TextRules) -> Values:
     """The tokens of a text per row, of dtype `category` or `str`."""
     distinct = _without_unused_categories(column.astype("category")).cat
-    tokens = tokenize(distinct.categories, tokenizer=rules.tokenizer, lowercase=rules.lowercase)
+    tokens = tokenize(distinct.categories, rules)
     cells = distinct.codes.to_numpy().astype(np.int32, copy=False)
     return Values(tokens, np.where(cells == distinct.categories.get_indexer(pd.Index([MISSING])), np.int32(-1), cells))
 
@@ -100,15 +115,15 @@ def list_values(column: pd.Series) -> Values:
     return Values(tokens, np.where(lengths > 0, np.arange(len(lists), dtype=np.int32), np.int32(-1)))
 
 
-def most_frequent(values: Values, width: int, rules: VocabularyRules) -> tuple[str, ...]:
+def most_frequent(values: Values, kept: Kept, rules: VocabularyRules) -> tuple[str, ...]:
     """The vocabulary of a column: the values with ids from 3 on.
 
-    Counts occurrences among the first `width` values of each row, since training never sees the rest.
+    Counts occurrences among the kept values of each row, since training never sees the rest.
     """
     tokens = values.tokens
     rows_of_cell = np.bincount(values.cells + 1, minlength=len(tokens.offsets))[1:]
     counts = np.zeros(len(tokens.values), np.int64)
-    for cells, numbers in _by_position(tokens, width):
+    for cells, numbers in _by_position(tokens, kept):
         # As weights, counts are floats: exact below 2**53.
         counts += np.bincount(numbers, rows_of_cell[cells], minlength=len(counts)).astype(np.int64)
     table = pa.table({"value": pa.array(tokens.values, pa.large_string()), "count": counts})
@@ -117,16 +132,16 @@ def most_frequent(values: Values, width: int, rules: VocabularyRules) -> tuple[s
     return tuple(ranked["value"].slice(0, rules.max_size).to_pylist())
 
 
-def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], width: int) -> npt.NDArray[np.int32]:
-    """The ids of the first values of each cell, int32 [cells + 1, width], right-padded with 0.
+def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], kept: Kept) -> npt.NDArray[np.int32]:
+    """The ids of the kept values of each cell, int32 [cells + 1, width], right-padded with 0.
 
     The last row, which index -1 of a row without a cell selects, is [1, 0, ...].
     """
     indices = indices_of(tokens.values, vocabulary)
     id_of = np.where(indices < 0, OOV_ID, FIRST_ID + indices)
     id_of[[value == MISSING for value in tokens.values]] = MISSING_ID
-    ids = np.zeros((len(tokens.offsets), width), np.int32)
-    ids[:-1] = padded(tokens, id_of, width)
+    ids = np.zeros((len(tokens.offsets), kept.width), np.int32)
+    ids[:-1] = padded(tokens, id_of, kept)
     ids[-1, 0] = MISSING_ID
     return ids
 
@@ -138,17 +153,18 @@ def indices_of(values: list[str], vocabulary: tuple[str, ...]) -> Array:
     return np.asarray(indices.fill_null(-1))
 
 
-def padded(tokens: Tokens, id_of: Array, width: int) -> npt.NDArray[np.int32]:
-    """int32 [cells, width]: `id_of[i]` for the first values i of each cell, right-padded with 0."""
-    ids = np.zeros((len(tokens.offsets) - 1, width), np.int32)
-    for position, (cells, values) in enumerate(_by_position(tokens, width)):
+def padded(tokens: Tokens, id_of: Array, kept: Kept) -> npt.NDArray[np.int32]:
+    """int32 [cells, width]: `id_of[i]` for the kept values i of each cell, right-padded with 0."""
+    ids = np.zeros((len(tokens.offsets) - 1, kept.width), np.int32)
+    for position, (cells, values) in enumerate(_by_position(tokens, kept)):
         ids[cells, position] = id_of[values]
     return ids
 
 
-def _by_position(tokens: Tokens, width: int) -> Iterator[tuple[Array, Array]]:
-    """For the first, second, ... value of a cell, at most `width`: the cells that have it, and which value it is."""
+def _by_position(tokens: Tokens, kept: Kept) -> Iterator[tuple[Array, Array]]:
+    """For the first, second, ... kept value of a cell: the cells that have it, and which value it is."""
     lengths = np.diff(tokens.offsets)
-    for position in range(min(width, int(lengths.max(initial=0)))):
+    first = tokens.offsets[:-1] + (np.maximum(lengths - kept.width, 0) if kept.end == "last" else 0)
+    for position in range(min(kept.width, int(lengths.max(initial=0)))):
         cells = np.flatnonzero(lengths > position)
-        yield cells, tokens.ids[tokens.offsets[cells] + position]
+        yield cells, tokens.ids[first[cells] + position]

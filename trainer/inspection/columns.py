@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS
 from trainer.features.tokenizers import TextRules
-from trainer.features.vocabulary import Values, category_values, list_values, values_of
+from trainer.features.vocabulary import Kept, Values, category_values, list_values, values_of
 from trainer.inspection.leakage import evenly_spaced
 
 MAX_TEXTS = 2**18  # with more distinct texts than this, only so many rows are tokenized
@@ -25,7 +25,7 @@ class Column(NamedTuple):
     role: str
     kind: str  # see `trainer.data.columns`
     type: str  # as in schema.json, else the JSON types seen in the rows
-    width: int = 1  # values kept per row
+    kept: Kept = Kept(1, "first")
 
     @property
     def numeric(self) -> bool:

@@ -33,8 +33,9 @@ from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
 from trainer.data.shards import find_shards
 from trainer.features import pipeline
-from trainer.features.labels import encode_label, fit_label
-from trainer.features.preprocessing import NUMERIC_ROLES
+from trainer.features.labels import fit_label, unseen_by_set, unseen_classes_warning
+from trainer.features.preprocessing import NUMERIC_ROLES, kept_values
+from trainer.features.rules import text_rules, vocabulary_rules
 from trainer.features.scale import numbers_of
 from trainer.inspection.columns import Column, column_values
 from trainer.inspection.leakage import fingerprint, leakage
@@ -69,11 +70,11 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
     frames = {side: dataset.frame for side, dataset in datasets.items()}
     sets, split_facts = pipeline.split_and_describe(config, frames)
     frame, label_kind = frames["train"], roles.LABEL_KINDS[config.objective]
-    label = column_values(frame[config.label_column], label_kind, pipeline.text_rules(config))
+    label = column_values(frame[config.label_column], label_kind, text_rules(config))
     labels_and_weights = (label.comparable, row_weights(config, frame))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         profiles = list(pool.map(functools.partial(profile, config, sets, labels_and_weights), columns(config, types)))
-    check_labels(config, sets)
+    class_warnings = check_labels(config, sets)
     labels = {side: label_facts(config, frame, rows) for side, (frame, rows) in sets.items()}
     return Inspection(
         datasets={side: dataset_facts(data[side], dataset) for side, dataset in datasets.items()},
@@ -81,7 +82,7 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
         unused={name: type_ for name, type_ in types.items() if name not in {item.column.name for item in profiles}},
         labels=labels,
         split=split_facts,
-        warnings=dataset_warnings(config, profiles, labels, split_facts, sources=data),
+        warnings=dataset_warnings(config, profiles, labels, split_facts, sources=data) + class_warnings,
     )
 
 
@@ -128,10 +129,11 @@ def columns(config: NetConfig, types: Mapping[str, str]) -> list[Column]:
     for setting_name, role in ROLES.items():
         for name in roles.columns_of(config, setting_name):
             named[name].append(role)
-    kinds, widths = roles.column_kinds(config), {"text": config.max_tokens, "categories": config.max_values}
+    kinds, features = roles.column_kinds(config), roles.feature_roles(config)
+    rules = (vocabulary_rules(config), text_rules(config))
     return [
-        Column(name, ", ".join(its_roles), kinds[name], types.get(name, ""), widths.get(kinds[name], 1))
-        for name, its_roles in named.items()
+        Column(name, ", ".join(of_it), kinds[name], types.get(name, ""), kept_values(features.get(name, ""), *rules))
+        for name, of_it in named.items()
     ]
 
 
@@ -143,13 +145,13 @@ def profile(config: NetConfig, sets: Sets, labels_and_weights: tuple[Array, Arra
     if column.role in NUMERIC_ROLES:
         for frame, _ in sets.values():
             numbers_of(frame[column.name], column.role)  # refuses negative numbers that have no logarithm
-    rules = pipeline.text_rules(config)
+    rules = text_rules(config)
     by_frame = {id(frame): column_values(frame[column.name], column.kind, rules) for frame, _ in sets.values()}
     values = {side: (by_frame[id(frame)], rows) for side, (frame, rows) in sets.items()}
     labels, weights = labels_and_weights
     numeric_label = np.issubdtype(labels.dtype, np.floating)
     numeric = labels_and_weights if numeric_label else None
-    result = profile_column(column, values, numeric, pipeline.vocabulary_rules(config))
+    result = profile_column(column, values, numeric, vocabulary_rules(config))
     if column.name not in roles.feature_roles(config):
         return result
     train, held_out = held_out_rows(sets)
@@ -169,13 +171,12 @@ def held_out_rows(sets: Sets) -> tuple[Array, Array]:
     return np.setdiff1d(train, train[::10], assume_unique=True), train[::10]
 
 
-def check_labels(config: NetConfig, sets: Sets) -> None:
-    """DataError for labels that a run refuses: without weight, or of classes that no training row has."""
+def check_labels(config: NetConfig, sets: Sets) -> list[str]:
+    """Warnings about classes that no training row has. DataError for labels that a run refuses."""
     frame, train = sets["train"]
     label = fit_label(frame[config.label_column].iloc[train], config.objective, row_weights(config, frame)[train])
-    if config.objective == "multiclass":
-        for other, rows in sets.values():
-            encode_label(label, other[config.label_column].iloc[rows])
+    unseen = unseen_by_set(label, sets)
+    return [unseen_classes_warning(label, side, facts) for side, facts in unseen.items()]
 
 
 def row_weights(config: NetConfig, frame: pd.DataFrame) -> Array:

@@ -66,7 +66,7 @@ def figures(profile: Profile) -> dict[str, str]:
     if lengths:
         unit = UNITS[kind]
         result |= {f"{unit}, mean": f"{lengths['mean']:.1f}", f"{unit}, max": f"{lengths['max']:,.0f}"}
-        result[f"over {profile.column.width} {unit}"] = _share(lengths["truncated"])
+        result[f"over {profile.column.kept.width} {unit}"] = _share(lengths["truncated"])
         result["empty"] = _share(lengths["empty"])
     if profile.drift:
         result["drift from training"] = _by_set({side: distance for side, (distance, _) in profile.drift.items()})

@@ -44,7 +44,7 @@ class Profile(NamedTuple):
     top: list[tuple[str, float]]  # most frequent categories and their share of the rows; of lists, of all their values
     statistics: dict[str, float]  # mean, std and quantiles of numbers and times
     integers: bool  # numbers without fractions
-    lengths: dict[str, float]  # of texts and lists: mean, max, and the shares that are empty and truncated
+    lengths: dict[str, float]  # of texts and lists: mean, max, and the shares that are empty, of length 1 and truncated
     histogram: Histogram
     coverage: Coverage
     drift: dict[str, tuple[float, float]]  # by set, see `histogram.drift`
@@ -99,7 +99,7 @@ def profile_column(
         top=top,
         statistics=number_statistics(ascending) if column.numeric else {},
         integers=column.numeric and bool((ascending == np.floor(ascending)).all()),
-        lengths=length_statistics(ascending, column.width) if len(values.codes) else {},
+        lengths=length_statistics(ascending, column.kept.width) if len(values.codes) else {},
         histogram=shown,
         coverage=coverage(column, sets, rules),
         drift=drift,
@@ -149,7 +149,8 @@ def length_statistics(ascending: Array, width: int) -> dict[str, float]:
     """Statistics of the sorted lengths of texts or lists, of which `width` values are kept."""
     if not len(ascending):
         return {}
-    shares = {"empty": float((ascending == 0).mean()), "truncated": float((ascending > width).mean())}
+    matches = {"empty": ascending == 0, "single": ascending == 1, "truncated": ascending > width}
+    shares = {name: float(match.mean()) for name, match in matches.items()}
     return {"mean": float(ascending.mean()), "max": float(ascending[-1]), **shares}
 
 
@@ -159,7 +160,7 @@ def coverage(column: Column, sets: Mapping[str, tuple[ColumnValues, Array]], rul
     values, train = sets["train"]
     if values.tokens is None or column.role not in VOCABULARY_ROLES or values.sampled:
         return Coverage()
-    vocabulary = most_frequent(values.tokens.of(train), column.width, rules)
+    vocabulary = most_frequent(values.tokens.of(train), column.kept, rules)
     in_training = token_counts(values.tokens, train) > 0
     unseen, out_of_vocabulary = {}, {}
     for side, (others, rows) in sets.items():

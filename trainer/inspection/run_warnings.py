@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 
 from trainer.config.net_config import NetConfig
-from trainer.features.encoded import constant_column_warnings
+from trainer.features.encoded import constant_column_warnings, single_token_shares
+from trainer.features.labels import unseen_classes_warning
 from trainer.features.pipeline import Prepared
-from trainer.inspection.warnings import empty_vocabulary_warning, split_warnings
+from trainer.inspection.warnings import (
+    DISTINCT,
+    SINGLE_TOKEN,
+    empty_vocabulary_warning,
+    single_token_warning,
+    split_warnings,
+    truncation_warnings,
+)
 
 
 def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str, str]) -> list[str]:
@@ -17,6 +25,14 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
         for column, vocabulary in preprocessing.vocabularies.items()
         if not vocabulary
     ]
+    for column, (share, rare) in single_token_shares(prepared.encoded["train"], preprocessing).items():
+        if share >= SINGLE_TOKEN and rare >= DISTINCT:
+            warnings.append(single_token_warning(column, share))
+    for column, share in split["truncated"].items():
+        is_list = preprocessing.features[column] == "multi_categorical"
+        warnings += truncation_warnings(column, preprocessing.kept(column), share, is_list=is_list)
+    label = preprocessing.label
+    warnings += [unseen_classes_warning(label, side, facts) for side, facts in split["unseen_classes"].items()]
     rows = split["rows"]["train"]
     if config.batch_size > rows:
         warnings.append(

@@ -6,25 +6,25 @@ from dataclasses import fields
 from pathlib import Path
 
 import networks
-from trainer.config import net_config
+from trainer.config import loading
 from trainer.config.net_config import NetConfig
 from trainer.runtime.command import import_tensorflow_quietly
 
 
 def load_settings(variant: str, environ: Mapping[str, str]) -> NetConfig:
-    """The checked configuration of a variant, as `net_config.load_config` returns it; the same ConfigErrors.
+    """The checked configuration of a variant, as `loading.load_config` returns it; the same ConfigErrors.
 
     A network's file imports TensorFlow, which takes seconds. It is not imported where the variant and the environment
     set only shared settings and the network declares no defaults of its own for these.
     """
     shared = {item.name for item in fields(NetConfig)}
-    levels = net_config.levels_of(variant, net_config.VARIANT_FILE, environ, {})
+    levels = loading.levels_of(variant, loading.VARIANT_FILE, environ, {})
     if all(level.values.keys() <= set(map(level.spell, shared)) for level in levels):
-        network = net_config.chosen_network(levels)
+        network = loading.chosen_network(levels)
         if not shared & declared_settings(networks.files()[network]):
-            return net_config.settle(variant, levels, NetConfig).config
+            return loading.settle(variant, levels, NetConfig).config
     import_tensorflow_quietly()
-    return net_config.load_config(variant, environ=environ).config
+    return loading.load_config(variant, environ=environ).config
 
 
 def declared_settings(network: Path) -> set[str]:

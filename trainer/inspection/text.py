@@ -83,7 +83,7 @@ def summary(profile: Profile) -> str:
         unit = "tokens" if profile.column.kind == "text" else "values"
         parts.append(f"{lengths['mean']:.1f} {unit}, at most {lengths['max']:,.0f}")
         if lengths["truncated"]:
-            parts.append(f"{percent(lengths['truncated'])} truncated to {profile.column.width}")
+            parts.append(f"{percent(lengths['truncated'])} truncated to {profile.column.kept.width}")
         if lengths["empty"]:
             parts.append(f"{percent(lengths['empty'])} empty")
     if profile.singletons < 0.5:

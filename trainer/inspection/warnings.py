@@ -6,12 +6,14 @@ from typing import Any
 
 from trainer.config.net_config import NetConfig
 from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS
+from trainer.features.vocabulary import Kept
 from trainer.inspection.leakage import SUSPICIOUS
 from trainer.inspection.profile import Profile
 from trainer.package.html import percent
 
 MISSING = 0.95  # share of the rows
 IDENTIFIER = 0.9  # share of the rows with a value that no other row has
+SINGLE_TOKEN, DISTINCT = 0.9, 0.5  # share of the texts with one token, and of those that no other row has
 TRUNCATED = 0.5  # share of the texts or lists that are longer than what is kept
 OUT_OF_VOCABULARY = 0.5  # share of the values of a set
 DRIFT, DRIFT_BY_CHANCE = 0.1, 3.0  # distance worth a warning, and how many times that of chance it must be
@@ -123,14 +125,33 @@ def length_warnings(profile: Profile) -> list[str]:
     column, lengths, warnings = f"Column {profile.column.name!r}", profile.lengths, []
     if lengths.get("empty", 0) >= MISSING:
         warnings.append(f"{column}: {percent(lengths['empty'])} of its texts have no token. Check the query.")
-    if lengths.get("truncated", 0) >= TRUNCATED:
-        is_list = profile.column.kind in LIST_KINDS
-        limit, what, unit = ("max_values", "lists", "values") if is_list else ("max_tokens", "texts", "tokens")
-        warnings.append(
-            f"{column}: {percent(lengths['truncated'])} of its {what} are longer than {limit} = {profile.column.width} "
-            f"and are truncated; the longest has {lengths['max']:,.0f} {unit}. Raise {limit} if the rest matters."
-        )
+    if profile.column.kind == "text" and lengths.get("single", 0) >= SINGLE_TOKEN and profile.singletons >= DISTINCT:
+        warnings.append(single_token_warning(profile.column.name, lengths["single"]))
+    warnings += truncation_warnings(
+        profile.column.name, profile.column.kept, lengths.get("truncated", 0), is_list=profile.column.kind in LIST_KINDS
+    )
     return warnings
+
+
+def single_token_warning(column: str, share: float) -> str:
+    """A column of texts that are mostly one token each, and mostly distinct."""
+    return (
+        f"Column {column!r}: {percent(share)} of its texts are a single token, and most of these are rare, so there is "
+        "little to learn from them. If the words have no spaces between them, set split_characters=true or put spaces "
+        "between them; if the texts are categories or codes, name the column in categorical_columns."
+    )
+
+
+def truncation_warnings(column: str, kept: Kept, share: float, *, is_list: bool) -> list[str]:
+    """A column of which many texts or lists are cut. share: of its rows that have more values than are kept."""
+    if share < TRUNCATED:
+        return []
+    limit, what, end = ("max_values", "lists", "keep_values") if is_list else ("max_tokens", "texts", "keep_tokens")
+    other = "last" if kept.end == "first" else "first"
+    return [
+        f"Column {column!r}: {percent(share)} of its {what} are longer than {limit} = {kept.width}, and only the "
+        f"{kept.end} values are kept. Raise {limit} if the rest matters, or set {end}={other}."
+    ]
 
 
 def empty_vocabulary_warning(config: NetConfig, column: str) -> str:

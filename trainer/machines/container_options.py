@@ -12,7 +12,7 @@ import docker
 from docker.types import DeviceRequest, Mount
 
 from trainer.cloud import storage
-from trainer.config.net_config import ENV_PREFIX
+from trainer.config.loading import ENV_PREFIX
 from trainer.machines import images
 
 LABEL = "flatfab"  # on every container that we create

@@ -18,7 +18,7 @@ from fabric import Connection
 from fabric.main import program
 
 from trainer.cloud import storage
-from trainer.config import net_config
+from trainer.config import loading
 from trainer.config.levels import shown
 from trainer.config.names import check_name
 from trainer.machines import container_options, detached, images, ssh
@@ -149,7 +149,7 @@ def train_on(connections: list[Connection], request: TrainRequest) -> None:
 def plan_runs(request: TrainRequest, machines: int) -> list[RemoteRun]:
     """A run for each machine. ConfigError for an invalid option, before anything is sent."""
     variants = one_name_each(request.variant, "variant", machines)
-    existing = net_config.variants()
+    existing = loading.variants()
     if unknown := [variant for variant in variants if variant not in existing]:
         raise ConfigError(f"There is no variant {unknown[0]!r}. Choose one of {', '.join(existing)}.")
     now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"

@@ -25,7 +25,7 @@ SCALE = BINS / (2 * np.log1p(FARTHEST / FINEST))
 WEIGHTED_SUMS = {
     "binary": ("loss", "squared_error", "absolute_error", "correct", "label", "prediction"),
     "regression": ("loss", "absolute_error", "label", "prediction", "squared_label"),
-    "multiclass": ("loss", "correct", "in_top_5"),
+    "multiclass": ("loss", "correct", "in_top_5", "in_vocabulary"),
     "multilabel": ("loss", "squared_error"),
 }
 
@@ -35,6 +35,9 @@ class Metrics(tf.Module):
 
     outputs: width of the logits. label_mean, label_std: of a regression label, whose metrics are in its own units
     (but for loss). center: the logit around which AUC resolves best, that of the best constant prediction.
+
+    Rows of a class that no training row has (multiclass, label -1) count as wrong. They have no log loss, which is the
+    mean over the other rows, and macro F1 counts them only as wrong predictions of other classes.
     """
 
     def __init__(
@@ -139,15 +142,17 @@ class Metrics(tf.Module):
 
     def _add_multiclass(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
         predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
-        own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, None]
+        in_vocabulary = tf.cast(labels >= 0, tf.float64)
+        classes = tf.maximum(labels, 0)
+        own = tf.gather(logits, classes, axis=1, batch_dims=1)[:, None]
         # Ties go to the lower class, as in argmax: a constant model must not have every class in its top 5.
-        earlier = tf.range(self.outputs) < labels[:, None]
+        earlier = tf.range(self.outputs) < classes[:, None]
         rank = tf.math.count_nonzero((logits > own) | ((logits == own) & earlier), axis=1)
         correct = tf.cast(tf.equal(predicted, labels), tf.float64)
-        nothing = tf.zeros_like(weights)
-        for ids, columns in ((labels, [weights * correct, nothing, weights]), (predicted, [nothing, weights, nothing])):
+        nothing, actual = tf.zeros_like(weights), weights * in_vocabulary
+        for ids, columns in ((classes, [weights * correct, nothing, actual]), (predicted, [nothing, weights, nothing])):
             self._state["classes"].scatter_add(tf.IndexedSlices(tf.stack(columns, axis=1), ids))
-        return [correct, tf.cast(rank < 5, tf.float64)]
+        return [correct, in_vocabulary * tf.cast(rank < 5, tf.float64), in_vocabulary]
 
     def _add_multilabel(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
         targets = tf.cast(multi_hot(labels, self.outputs), tf.float64)
@@ -215,9 +220,10 @@ class Metrics(tf.Module):
     def _multiclass_metrics(self, means: dict[str, float]) -> dict[str, float]:
         top_5 = {"top_5_accuracy": means["in_top_5"]} if self.outputs > 5 else {}
         _, macro = self._f1()
+        loss = _ratio(means["loss"], means["in_vocabulary"])
         return {
-            "loss": means["loss"],
-            "log_loss": means["loss"],
+            "loss": loss,
+            "log_loss": loss,
             "accuracy": means["correct"],
             **top_5,
             "macro_f1": macro,

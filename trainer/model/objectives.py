@@ -22,7 +22,8 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """The loss of each row, before weights, [batch].
 
     binary: sigmoid cross-entropy with a label in [0, 1]. regression: squared error in standardised units.
-    multiclass: softmax cross-entropy. multilabel: sigmoid cross-entropy, mean over the classes.
+    multiclass: softmax cross-entropy; 0 for label -1, a class that no training row has. multilabel: sigmoid
+    cross-entropy, mean over the classes.
     logits: float [batch, outputs]; labels: as in `Examples`.
     """
     if objective == "binary":
@@ -30,7 +31,8 @@ def row_loss(objective: str, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     if objective == "regression":
         return tf.math.squared_difference(logits[:, 0], tf.cast(labels, logits.dtype))
     if objective == "multiclass":
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
+        return tf.where(labels < 0, tf.zeros_like(loss), loss)
     targets = tf.cast(multi_hot(labels, logits.shape[1]), logits.dtype)
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
 

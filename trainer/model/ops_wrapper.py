@@ -17,7 +17,7 @@ from trainer.config.net_config import NetConfig
 from trainer.features import DatasetShapes
 from trainer.features.encoded import to_encoded_rows
 from trainer.features.preprocessing import Examples
-from trainer.features.tables import Rows, Table, to_table, weight_scale
+from trainer.features.tables import Rows, Table, to_table
 from trainer.model import objectives, replicas
 from trainer.model.metrics import Metrics
 from trainer.model.optimizer import Optimizer, learning_rate_at, sum_duplicates
@@ -71,7 +71,8 @@ class OpsWrapper(tf.Module):
         self.metrics = Metrics(net_config.objective, *label, center=dataset_shapes.output_bias[0])
         table, number = self._table_spec(), tf.TensorSpec((), tf.int32)
         # Signatures without a number of rows: one trace serves every table.
-        self.train_steps = compiled(self._train_steps, table, tf.TensorSpec([None], tf.int32), number, number, number)
+        order, scale = tf.TensorSpec([None], tf.int32), tf.TensorSpec((), tf.float32)
+        self._compiled_steps = compiled(self._train_steps, table, order, number, number, number, scale)
         self._evaluate_rows = compiled(self._evaluate, table)
         self._predict_rows = compiled(self._predict, table.ids, table.numbers)
 
@@ -85,9 +86,8 @@ class OpsWrapper(tf.Module):
         )
 
     def table(self, examples: Examples) -> Table:
-        """Examples as tensors; without labels they are zeros, for prediction. Weights are scaled to a mean of 1."""
-        rows = to_encoded_rows(examples, self.shapes)
-        return to_table(rows, weight_scale(rows))
+        """Examples as tensors; without labels they are zeros, for prediction."""
+        return to_table(to_encoded_rows(examples, self.shapes))
 
     def state(self) -> dict[str, tf.Variable]:
         """All variables that a checkpoint needs, by name: weights, dropout seeds, optimizer state."""
@@ -103,17 +103,26 @@ class OpsWrapper(tf.Module):
         columns |= {column: columns[column][:, 0] for column in self.shapes.categorical}
         return columns | {column: numbers[:, 2 * i : 2 * i + 2] for i, column in enumerate(self.shapes.numeric)}
 
-    def _train_steps(
-        self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor
+    def train_steps(
+        self, table: Table, order: tf.Tensor, first: int, stop: int, steps_in_all: int, weight_scale: float = 1.0
     ) -> tf.Tensor:
-        """Steps `first` to `stop` of an epoch, with the rows in this order; the sum of their losses, float32 []."""
+        """Steps `first` to `stop` of an epoch, with the rows in this order; the sum of their losses, float32 [].
 
+        weight_scale: makes the mean weight of the training set 1, so that the learning rate suits any weights.
+        """
+        return self._compiled_steps(table, order, first, stop, steps_in_all, weight_scale)
+
+    def _train_steps(
+        self, table: Table, order: tf.Tensor, first: tf.Tensor, stop: tf.Tensor, steps_in_all: tf.Tensor,
+        weight_scale: tf.Tensor,
+    ) -> tf.Tensor:  # fmt: skip
         size = self.config.batch_size
         rows = order[first * size : stop * size]
         shuffled = Table(*(tf.gather(column, rows) for column in table))  # at once: a gather per batch takes longer
 
         def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = Table(*(column[step * size : (step + 1) * size] for column in shuffled))
+            batch = batch._replace(weights=batch.weights * weight_scale)
             losses = self.strategy.run(self._replica_step, (batch, steps_in_all))
             return step + 1, total + sum(self.strategy.experimental_local_results(losses))
 

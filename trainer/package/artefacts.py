@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.config import record, roles
-from trainer.config.net_config import Configuration
+from trainer.config.loading import Configuration
 from trainer.config.show import config_rows
 from trainer.features.pipeline import Prepared
 from trainer.features.preprocessing import transform

@@ -23,11 +23,13 @@ import pandas as pd
 import tensorflow as tf
 
 from trainer.cloud import output
-from trainer.config import net_config, record, roles
+from trainer.config import loading, record, roles
+from trainer.config.net_config import NetConfig
 from trainer.data import dataset, sources
 from trainer.data.frames import typed_frame
-from trainer.features.pipeline import text_rules, vocabulary_rules
+from trainer.features import labels
 from trainer.features.preprocessing import Preprocessing, transform
+from trainer.features.rules import text_rules, vocabulary_rules
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.package import archive, saved_model
@@ -42,7 +44,7 @@ BLOCK = 65_536  # rows turned into JSON at a time
 class Predictor(NamedTuple):
     """A package that is ready to score rows."""
 
-    settings: net_config.Configuration
+    settings: loading.Configuration
     preprocessing: Preprocessing
     ops: OpsWrapper
 
@@ -103,7 +105,7 @@ def load_predictor(members: Mapping[str, bytes]) -> Predictor:
     return Predictor(settings, preprocessing, ops)
 
 
-def check_of_one_run(config: net_config.NetConfig, preprocessing: Preprocessing) -> None:
+def check_of_one_run(config: NetConfig, preprocessing: Preprocessing) -> None:
     """StorageError unless the preprocessing was fitted with these columns and rules."""
     configured = (roles.feature_roles(config), config.objective, config.label_column, config.weight_column)
     rules = (text_rules(config), vocabulary_rules(config))
@@ -188,7 +190,7 @@ def described(predictor: Predictor, score: Any) -> dict[str, Any]:
     return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
 
 
-def needed_columns(config: net_config.NetConfig, *, labelled: bool) -> dict[str, str]:
+def needed_columns(config: NetConfig, *, labelled: bool) -> dict[str, str]:
     """Column -> kind, without the columns that only decided the split."""
     decided = {*config.group_columns, config.time_column} - {*roles.feature_roles(config), *config.key_columns}
     kinds = roles.column_kinds(config, labelled=labelled)
@@ -217,6 +219,9 @@ def evaluate_dataset(package: str, data: str) -> None:
     """Print the metrics of a package on labelled rows, as JSON."""
     predictor = load_package(package)
     frame = load_rows(predictor.settings.config, data, labelled=True)
+    label = predictor.preprocessing.label
+    if unseen := labels.unseen_classes(label, frame[label.column]):
+        print(f"warning: {labels.unseen_classes_warning(label, 'evaluation', unseen)}", file=sys.stderr)
     print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
 
 
@@ -230,7 +235,7 @@ def predict_dataset(package: str, data: str, out: str) -> None:
     print(f"{len(frame):,} predictions in {out}")
 
 
-def load_rows(config: net_config.NetConfig, data: str, *, labelled: bool) -> pd.DataFrame:
+def load_rows(config: NetConfig, data: str, *, labelled: bool) -> pd.DataFrame:
     """The columns of a dataset that a package needs."""
     source = sources.look_up(data)
     with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:

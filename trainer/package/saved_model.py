@@ -30,7 +30,7 @@ import tensorflow as tf
 from trainer.features.preprocessing import NUMERIC_ROLES, Preprocessing
 from trainer.features.scale import FLOAT32_MAX, Scale
 from trainer.features.tokenizers import regex_tokens
-from trainer.features.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, padded, values_of
+from trainer.features.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, Kept, padded, values_of
 from trainer.runtime import system
 
 AUTOGRAPH_BYTES = 16_384  # more than AutoGraph writes during a save, less than any SavedModel has
@@ -136,10 +136,10 @@ def _raw(column: pd.Series, name: str, preprocessing: Preprocessing) -> tf.Tenso
         return tf.constant(column.astype(object).where(column.notna(), MISSING).to_numpy(), tf.string)
     values = values_of(column, role, preprocessing.text)
     tokens = values.flat
-    longest = int(np.diff(tokens.offsets).max(initial=1))
-    width = min(longest, preprocessing.width(name) + 1)  # one more than is kept: the graph has to cut
+    width, end = preprocessing.kept(name)
+    width = min(int(np.diff(tokens.offsets).max(initial=1)), width + 1)  # one more than is kept: the graph has to cut
     texts = np.array([_padding(role), *tokens.values], dtype=object)
-    raw = texts[padded(tokens, np.arange(1, len(texts)), width)]
+    raw = texts[padded(tokens, np.arange(1, len(texts)), Kept(width, end))]
     raw[values.cells < 0, 0] = MISSING
     return tf.constant(raw, tf.string)
 
@@ -166,7 +166,7 @@ def _table(values: tuple[str, ...]) -> tf.lookup.StaticHashTable:
 
 def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lookup.StaticHashTable) -> tf.Tensor:
     """int32 [batch], or [batch, width] right-padded with 0, as `trainer.features.preprocessing.transform`."""
-    role, width = preprocessing.features[column], preprocessing.width(column)
+    role, (width, end) = preprocessing.features[column], preprocessing.kept(column)
     if role == "categorical":
         return table.lookup(raw)
     if _is_list(role, preprocessing):
@@ -174,7 +174,9 @@ def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lo
         missing = tf.logical_and(tokens.row_lengths() == 0, role == "multi_categorical")
     else:
         missing = raw == MISSING
-        tokens = regex_tokens(tf.where(missing, "", raw), preprocessing.text.lowercase)
+        tokens = regex_tokens(tf.where(missing, "", raw), preprocessing.text)
+    if end == "last":
+        tokens = tokens[:, -width:]
     ids = tokens.with_flat_values(table.lookup(tokens.flat_values)).to_tensor(0, shape=[None, width])
     first = tf.where(missing, MISSING_ID, ids[:, 0])
     return tf.concat([first[:, tf.newaxis], ids[:, 1:]], axis=1)

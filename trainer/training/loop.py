@@ -152,7 +152,7 @@ def train_epoch(
             while history.step < last:
                 call_began, step = time.monotonic(), history.step
                 stop = min(step + steps_per_call, last)
-                total = ops.train_steps(*part, step - before, stop - before, steps * epochs)
+                total = ops.train_steps(*part, step - before, stop - before, steps * epochs, table.weight_scale)
                 loss = float(total) / (stop - step)
                 if not math.isfinite(loss):
                     raise DivergedError(

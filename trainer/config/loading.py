@@ -1,0 +1,125 @@
+"""Load the flat configuration: class defaults, then a variant in `variant_config.json`, then `NET_*` variables.
+
+Each value records the level that it comes from. Unknown names are errors at every level.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import networks
+from trainer.config import levels, strict_json
+from trainer.config.levels import Level, resolve, shown, typed
+from trainer.config.names import check_name
+from trainer.config.net_config import STOPPING_METRICS, NetConfig
+from trainer.config.roles import check_columns
+from trainer.runtime.errors import ConfigError, did_you_mean
+
+ENV_PREFIX = "NET_"
+VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
+
+
+class Configuration(NamedTuple):
+    """A checked configuration and the source of each value."""
+
+    config: NetConfig
+    # setting -> "default", "default of NETWORK", "variant NAME", "environment NET_NAME" or "argument"
+    sources: dict[str, str]
+    variant: str
+
+
+def load_config(
+    variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str, str], arguments: Mapping[str, Any] | None = None
+) -> Configuration:
+    """The checked configuration of a variant; ConfigError for any mistake at any level.
+
+    environ: environment variables; `NET_*` override settings. arguments: settings from Python, which override all.
+    """
+    return settle(variant, levels_of(variant, path, environ, arguments or {}))
+
+
+def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: Mapping[str, Any]) -> tuple[Level, ...]:
+    """The levels that override the defaults, see `load_config`; ConfigError for an unknown variant."""
+    check_name(variant, "variant")
+    in_file = variants(path)
+    if variant not in in_file:
+        raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
+    variables = {variable(item.name) for item in fields(NetConfig)}
+    in_env = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
+    in_variant = f"variant {variant}"
+    return (
+        Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
+        Level(in_env, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
+        Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
+    )
+
+
+def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
+    """The variants of a file: name -> the settings that differ from the defaults, not yet checked."""
+    content = strict_json.read(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(content)}.')
+    for name, settings in content.items():
+        check_name(name, "variant")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(settings)}.")
+    return content
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def config_class(network: str) -> type[NetConfig]:
+    """The settings class of a network."""
+    cls = getattr(networks.load(network), "Config", None)
+    if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
+        raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
+    if undeclared := [item.name for item in fields(cls) if "meaning" not in item.metadata]:
+        raise ConfigError(f"Network {network!r}: declare {', '.join(undeclared)} as setting(default, meaning).")
+    return cls
+
+
+def settle(variant: str, levels: tuple[Level, ...], cls: type[NetConfig] | None = None) -> Configuration:
+    """The checked configuration: defaults of `cls`, or else of the chosen network, overridden level by level."""
+    network = chosen_network(levels)
+    cls = cls or config_class(network)
+    chosen, sources = resolve(cls, levels, f"network {network}")
+    defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
+    configuration = Configuration(cls(**{"network": network} | chosen), defaults | sources, variant)
+    check_columns(configuration.config, configuration.sources)
+    check_choices(configuration)
+    return configuration
+
+
+def chosen_network(levels: tuple[Level, ...]) -> str:
+    """The name of the network, which determines the other settings."""
+    network, limits = NetConfig.network, NetConfig.__dataclass_fields__["network"].metadata
+    for level in levels:
+        if level.spell("network") in level.values:
+            network = typed(level, "network", str, {**limits, "choices": tuple(networks.names())})
+    return network
+
+
+def check_choices(configuration: Configuration) -> None:
+    """ConfigError for settings that contradict each other, though each is in its range."""
+    config, sources, _ = configuration
+
+    def description(name: str) -> str:
+        return f"{name} = {json.dumps(getattr(config, name))} ({sources[name]})"
+
+    if config.split == "time" and config.time_column is None:
+        raise ConfigError(f"{description('split')} needs a time_column, the column that orders the rows.")
+    if config.split == "group" and not config.group_columns:
+        raise ConfigError(f"{description('split')} needs group_columns, the columns whose values keep rows together.")
+    if config.test_fraction + config.validation_fraction >= 1:
+        fractions = f"{description('test_fraction')} and {description('validation_fraction')}"
+        raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")
+    metrics = STOPPING_METRICS[config.objective]
+    if config.stopping_metric not in metrics:
+        raise ConfigError(
+            f"{description('stopping_metric')} is not one of {', '.join(metrics)}, as {description('objective')} needs."
+        )

@@ -1,0 +1,31 @@
+"""Fit preprocessing as the configuration says."""
+
+from trainer.config import roles
+from trainer.config.net_config import NetConfig
+from trainer.features.preprocessing import Columns, Preprocessing, Rows, fit
+from trainer.features.tokenizers import TextRules
+from trainer.features.vocabulary import VocabularyRules
+
+
+def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None)) -> Preprocessing:
+    """Fit vocabularies, scales and the label to the training rows, as configured."""
+    return fit(
+        train,
+        roles.feature_roles(config),
+        label=config.label_column,
+        weight=config.weight_column,
+        objective=config.objective,
+        vocabulary=vocabulary_rules(config),
+        text=text_rules(config),
+        rows=rows,
+    )
+
+
+def text_rules(config: NetConfig) -> TextRules:
+    """How texts are tokenized, as configured."""
+    return TextRules(config.tokenizer, config.lowercase, config.max_tokens, config.keep_tokens, config.split_characters)
+
+
+def vocabulary_rules(config: NetConfig) -> VocabularyRules:
+    """Which values the vocabularies keep, as configured."""
+    return VocabularyRules(config.min_count, config.max_vocabulary, config.max_values, config.keep_values)
