@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import stat
 import threading
+import time
 from pathlib import Path
 
 from tests.commands import SAMPLE, finished, start, trainer
@@ -46,3 +48,18 @@ def test_standard_output_holds_the_predictions_alone(sample_run: Path, tmp_path:
     done = trainer(tmp_path, *arguments, module=PREDICTOR)
     assert (done.code, done.err) == (0, "2,000 predictions in /dev/stdout\n")
     assert all("prediction" in json.loads(line) for line in done.out.splitlines())
+
+
+def test_a_run_goes_on_when_its_cache_is_emptied(tmp_path: Path) -> None:
+    """Rows that training reads from files, which `rm -r cache` takes away while it does."""
+    settings = {
+        "NET_ROWS_IN_MEMORY": "300", "NET_EPOCHS": "4", "NET_TOKENIZER": "regex", "NET_HIDDEN_UNITS": "[8]",
+        "NET_CHECKPOINT_MINUTES": "0",
+    }  # fmt: skip
+    process = start(tmp_path, f"--data={SAMPLE}", "--run=it", **settings)
+    while not (tmp_path / "runs" / "it" / "tensorboard").exists() and process.is_alive():
+        time.sleep(0.01)
+    shutil.rmtree(tmp_path / "cache")
+    done = finished(tmp_path, process)
+    assert (done.code, done.err) == (0, "")
+    assert "verified" in done.out

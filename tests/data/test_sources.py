@@ -1,6 +1,7 @@
 """Datasets in buckets become paths: each version of an object is fetched once, and nothing wrong is ever read."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_copies_share_the_room_of_the_cache(bucket: Bucket, export: str) -> None
     bucket.put("other/rows.json", b"".join(ROWS[:100]))
     read(f"{bucket.uri}/other", limit=size + 10)
     assert [entry.name for entry in cache.FOLDER.glob("*/data/*")] == ["rows.json"]
+
+
+def test_a_copy_in_use_stays_whatever_another_run_does(export: str) -> None:
+    source = sources.look_up(export)
+    with sources.local(source, cache.FOLDER, LIMIT) as path:
+        assert "other runs are using" in cache.make_room(cache.FOLDER, 10, 20)
+        with sources.local(source, cache.FOLDER, 20):
+            pass  # which removes what does not fit into its cache
+        assert len(list(Path(path).glob("rows-*"))) == 3
+    assert cache.make_room(cache.FOLDER, 10, 20) == ""
+    assert not list(cache.FOLDER.glob("*/data"))
+
+
+def test_a_copy_that_is_removed_while_it_is_read_is_an_error_with_a_message(export: str) -> None:
+    with sources.local(sources.look_up(export), cache.FOLDER, LIMIT) as path:
+        shutil.rmtree(cache.FOLDER)
+        with pytest.raises(StorageError, match="There is no file or folder"):
+            dataset.load(path, {"item": "category"})
 
 
 def test_without_a_cache_a_copy_lasts_as_long_as_it_is_read(export: str) -> None:

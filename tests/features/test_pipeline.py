@@ -20,7 +20,7 @@ from trainer.features import encoded, pipeline, preprocessing
 from trainer.features.pipeline import Prepared, encoding_settings, prepare
 from trainer.package.archive import read_package
 from trainer.runtime import cache
-from trainer.runtime.errors import DataError, ResourceError
+from trainer.runtime.errors import DataError, ResourceError, StorageError
 from trainer.runtime.timing import Timings
 
 
@@ -181,9 +181,29 @@ def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_
     assert not any(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
     with pytest.raises(
         ResourceError,
-        match=r"rows_in_memory = 100 needs the encoded rows in the cache, but they take 0\.22 MB, and cache_gb is 1",
+        match=r"rows_in_memory = 1,900 needs the encoded rows in the cache, but they take 0\.22 MB, and cache_gb is 1",
     ):
-        prepared(Config(cache_gb=1e-5, rows_in_memory=100))
+        prepared(Config(cache_gb=1e-5, rows_in_memory=1900))
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1e-5])
+def test_a_cache_that_is_too_small_for_rows_in_memory_is_refused_before_rows_are_read(
+    capsys: pytest.CaptureFixture[str], cache_gb: float
+) -> None:
+    with pytest.raises(ResourceError, match=r"rows_in_memory = 100 needs .* cache_gb = \S+\. Raise cache_gb, or leave"):
+        prepared(Config(cache_gb=cache_gb, rows_in_memory=100))
+    assert capsys.readouterr().out == ""
+    assert prepared(Config(cache_gb=0.0, rows_in_memory=2000))
+
+
+def test_a_cache_that_is_emptied_at_any_moment_has_a_message_of_its_own() -> None:
+    """What `rm -r cache` does to a run that has found its rows there and has not read them yet."""
+    prepared(Config())
+    (entry,) = cache.FOLDER.iterdir()
+    facts, arrays, _ = cache.find(cache.FOLDER, entry.name)
+    shutil.rmtree(entry)
+    with pytest.raises(StorageError, match=r"Reading .*held_out\.arrow failed: .*No such file"):
+        pipeline.restored(entry, facts, arrays, {"train": str(SAMPLE)})
 
 
 SMALL = {

@@ -105,3 +105,14 @@ def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / "labels.npy", 2000)
     with pytest.raises(StorageError, match=r"labels\.npy was cut short during the run"):
         list(table.in_order())
+
+
+def test_rows_in_files_last_to_the_end_of_a_run_whose_cache_is_emptied(tmp_path: Path) -> None:
+    rows = encoded_rows(1000)
+    table = FileTable(in_files(tmp_path, rows), 300)
+    lost = in_files(tmp_path, rows)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert np.concatenate([part.labels for part in table.in_order()]).tolist() == rows.labels.tolist()
+    with pytest.raises(StorageError, match=r"Reading .*ids\.npy failed: No such file"):
+        FileTable(lost, 300)

@@ -1,6 +1,8 @@
 """The cache of encoded rows returns exactly what was saved, or nothing, whatever happened to its files."""
 
+import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import numpy as np
 import pytest
 
 from trainer.data import sources
-from trainer.runtime import cache
-from trainer.runtime.errors import ResourceError
+from trainer.runtime import cache, system
+from trainer.runtime.errors import ResourceError, StorageError
 
 FACTS = {"a fact": [1, "two", None]}
 
@@ -73,6 +75,7 @@ def test_an_entry_that_was_not_finished_is_never_found_and_goes_in_time(tmp_path
     assert cache.make_room(tmp_path, 1, 10**6) == ""
     assert entry.part.exists()
     os.utime(entry.part, (time.time() - 2 * cache.PART_SECONDS,) * 2)
+    os.close(entry.handle or 0)  # as at the end of its process
     assert cache.make_room(tmp_path, 1, 10**6) == ""
     assert not entry.part.exists()
 
@@ -95,6 +98,51 @@ def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) ->
     assert cache.find(tmp_path, "oldest")[0] == FACTS  # now it is the newest
     assert cache.make_room(tmp_path, size, 3 * size + 10) == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "oldest"]
+
+
+def test_an_entry_in_use_is_not_removed_by_another_process(tmp_path: Path) -> None:
+    saved(tmp_path, "used")
+    arrays = cache.find(tmp_path, "used")[1]
+    rows = arrays.pop("train.ids")
+    arrays.clear()
+    size = cache.size_of(tmp_path / "used")
+    if not (child := os.fork()):
+        reason = cache.make_room(tmp_path, size, size + 10)
+        os._exit(0 if "other runs are using" in reason and (tmp_path / "used").exists() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert "other runs are using" in cache.make_room(tmp_path, size, size + 10)
+    assert rows.sum() == 3 * sum(range(100))
+    del rows
+    assert cache.make_room(tmp_path, size, size + 10) == ""
+    assert not (tmp_path / "used").exists()
+
+
+def test_an_entry_that_is_being_removed_counts_as_missing(tmp_path: Path) -> None:
+    handle = os.open(saved(tmp_path, "key"), os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert cache.find(tmp_path, "key") == ({}, {}, "")
+    os.close(handle)
+    assert cache.find(tmp_path, "key")[0] == FACTS
+
+
+def test_an_entry_whose_part_is_removed_or_emptied_meanwhile_is_an_error_with_a_message(tmp_path: Path) -> None:
+    for name, words in (("whole", "failed: No such file"), ("written anew", "was removed from the cache")):
+        entry = cache.Entry(tmp_path / "cache", "key")
+        entry.empty("a", (5,), np.int32)
+        shutil.rmtree(tmp_path / "cache")
+        if name == "written anew":
+            system.write_atomic(entry.part / "more", b"")
+        with pytest.raises(StorageError, match=words):
+            entry.save(FACTS)
+        entry.discard()
+
+
+def test_an_entry_at_work_is_not_taken_for_an_abandoned_one(tmp_path: Path) -> None:
+    entry = cache.Entry(tmp_path, "key")
+    os.utime(entry.part, (0, 0))
+    assert cache.make_room(tmp_path, 1, 10**6) == ""
+    assert entry.part.exists()
+    entry.discard()
 
 
 def test_data_that_never_fits_is_refused_and_nothing_is_removed(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data.shards import GZIP, find_shards
 from trainer.runtime import system
+from trainer.runtime.command import amount
 from trainer.runtime.errors import ResourceError
 from trainer.runtime.memory import available_memory
 
 HEAD_BYTES = 2**24  # of all files together, to estimate the length of rows and how often values repeat
 PREPARING_BYTES = 120_000_000  # blocks of the reader, tokenizer: whatever the number of rows
 WORKING = 1.7  # measured: what is read is there almost twice while parts become columns, and these are encoded
+SURE = 1.1  # by so much an estimate must exceed a limit that the real number of rows decides later
 TRAINING_BYTES = 500_000_000  # graphs, weights, pictures
 
 
@@ -33,14 +35,27 @@ class Head(NamedTuple):
 
 
 def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
-    """ResourceError if the rows of the datasets, as configured, do not fit in free memory. data: paths."""
+    """ResourceError if the rows of the datasets, as configured, do not fit in free memory, or in the cache that
+    rows_in_memory needs. data: paths."""
     files = [shard for path in data for shard in find_shards(path)]
     kinds = roles.column_kinds(config)
     rows, heads = estimate_rows(files, kinds)
     used = math.ceil(rows * config.subsample)
+    check_cache(config, used)
     frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())
     preparing = PREPARING_BYTES + used * (WORKING * frame + (0 if config.cache_gb else row_bytes(config)))
     check_memory(config, used, preparing)
+
+
+def check_cache(config: NetConfig, rows: float) -> None:
+    """ResourceError if rows_in_memory needs more room in the cache than cache_gb allows. rows: an estimate."""
+    size, limit = rows * row_bytes(config), config.cache_gb * 1e9
+    most = config.rows_in_memory
+    if most is not None and rows > SURE * most and size > SURE * limit:
+        raise ResourceError(
+            f"rows_in_memory = {most:,} needs the encoded rows in the cache: about {amount(math.ceil(size))}, but "
+            f"cache_gb = {config.cache_gb:g}. Raise cache_gb, or leave rows_in_memory out."
+        )
 
 
 def check_memory(config: NetConfig, rows: int, preparing: float = 0.0) -> None:

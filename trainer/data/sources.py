@@ -138,21 +138,32 @@ def local(source: Source, folder: Path, limit: int) -> Iterator[str]:
         yield source.path
         return
     key = hashlib.sha256(json.dumps([source.path, source.identity]).encode()).hexdigest()[:32]
-    copy, part = folder / key, folder / f"{cache.PART}{key}"
+    copy = folder / key
     size = sum(stored.size for stored in source.shards)
-    complete = is_complete(copy)
-    keep = not cache.make_room(folder, 0 if complete else size, limit, what=source.path)
+    keep = True
     try:
-        if not complete:
-            with system.locked_folder(part, wait=True):
-                if not is_complete(copy):
-                    fetch(source, folder, part)
-                    system.rename_folder(part, copy)
-        (copy / cache.FACTS).touch()  # it was used
-        yield str(path_in(copy, source))
+        with contextlib.ExitStack() as holds:
+            complete = holds.enter_context(cache.held(copy)) is not None and is_complete(copy)
+            keep = not cache.make_room(folder, 0 if complete else size, limit, what=source.path)
+            if not complete:
+                fetch_once(source, folder, copy)
+            if holds.enter_context(cache.held(copy)) is None:
+                raise cache.removed(copy)
+            with system.disk_errors("reading", copy):
+                (copy / cache.FACTS).touch()  # it was used
+            yield str(path_in(copy, source))
     finally:
         if not keep:
-            system.remove(copy)
+            system.remove_if_unlocked(copy)
+
+
+def fetch_once(source: Source, folder: Path, copy: Path) -> None:
+    """Download a dataset into the cache, unless another process has done so."""
+    part = folder / f"{cache.PART}{copy.name}"
+    with system.locked_folder(part, wait=True):
+        if not is_complete(copy):
+            fetch(source, folder, part)
+            system.rename_folder(part, copy)
 
 
 @contextlib.contextmanager

@@ -272,7 +272,9 @@ def restored(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray], d
     sizes = ", ".join(f"{side} {len(rows.weights):,}" for side, rows in encoded.items())
     say("cache", f"encoded rows of an earlier run: {sizes}, from {path}, {amount(cache.size_of(path))}")
     lists = (pa.types.is_list, pa.types.is_large_list)
-    held_out = feather.read_table(path / HELD_OUT, memory_map=False).to_pandas(
+    with system.disk_errors("reading", path / HELD_OUT):
+        table = feather.read_table(path / HELD_OUT, memory_map=False)
+    held_out = table.to_pandas(
         types_mapper=lambda kind: pd.ArrowDtype(kind) if any(is_kind(kind) for is_kind in lists) else None
     )
     sets = {side: described | {"path": data[side]} for side, described in facts["sets"].items()}

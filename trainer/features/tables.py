@@ -5,6 +5,8 @@ part with all rows, or parts made of shuffled blocks from all over the files.
 """
 
 import math
+import os
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.features.encoded import EncodedRows
+from trainer.runtime import system
 from trainer.runtime.errors import StorageError
 
 BLOCK_ROWS = 1024  # rows that stay together when rows in files are shuffled
@@ -131,12 +134,16 @@ class FileTable:
 class FileColumn:
     """An array in a .npy file whose rows are read on demand.
 
-    It does not use the memory map: a page fault reads megabytes ahead, most of which are not needed.
+    It does not use the memory map: a page fault reads megabytes ahead, most of which are not needed. The file stays
+    open, so that it can be read to the end of the run even if somebody empties the cache. StorageError if it is gone.
     """
 
     def __init__(self, array: Any) -> None:
         self.array: np.memmap[Any, Any] = array
         self.path = Path(self.array.filename or "")
+        with system.disk_errors("reading", self.path):
+            self.handle = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.handle)
         self.row_bytes = array.itemsize * math.prod(array.shape[1:])
 
     def read(self, slices: list[slice]) -> np.ndarray:
@@ -147,15 +154,15 @@ class FileColumn:
             return array
         flat: Any = array.reshape(-1)
         buffer, at = memoryview(flat).cast("B"), 0
-        with self.path.open("rb", buffering=0) as file:
-            for part, rows in zip(slices, lengths, strict=True):
-                file.seek(self.array.offset + part.start * self.row_bytes)
-                wanted = at + rows * self.row_bytes
-                while at < wanted:
-                    taken = file.readinto(buffer[at:wanted])
-                    if not taken:
-                        raise StorageError(f"{self.path} was cut short during the run. Start the run again.")
-                    at += taken
+        for part, rows in zip(slices, lengths, strict=True):
+            start = self.array.offset + part.start * self.row_bytes
+            first, wanted = at, at + rows * self.row_bytes
+            while at < wanted:
+                with system.disk_errors("reading", self.path):
+                    taken = os.preadv(self.handle, [buffer[at:wanted]], start + at - first)
+                if not taken:
+                    raise StorageError(f"{self.path} was cut short during the run. Start the run again.")
+                at += taken
         return array
 
 

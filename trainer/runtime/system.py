@@ -138,8 +138,8 @@ def remove_leftovers(folder: Path) -> None:
             remove_if_unlocked(path)
 
 
-def remove_if_unlocked(path: Path) -> None:
-    """Remove a file or a folder, unless a process has locked it, or it cannot be locked; a link is not followed."""
+def remove_if_unlocked(path: Path) -> bool:
+    """Remove a file or a folder, unless a process holds it; a link is not followed. Returns whether it is gone."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -148,6 +148,24 @@ def remove_if_unlocked(path: Path) -> None:
                 remove(path)
         finally:
             os.close(handle)
+    return not path.exists()
+
+
+def hold(path: Path) -> int | None:
+    """Lock a folder, together with others, so that `remove_if_unlocked` leaves it; returns the file handle of the lock.
+
+    None if there is no such folder, or if it is being removed.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    os.close(handle)
+    return None
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[str, int]:
