@@ -79,6 +79,7 @@ def test_returns_logits_and_starts_at_the_best_constant(name: str) -> None:
     np.testing.assert_allclose(ops.predict(ops.table(examples())), 1 / (1 + np.exp(0.5)), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_saves_and_reloads_to_equal_predictions(ops: OpsWrapper, tmp_path: Path) -> None:
     ops.model.save(tmp_path / "model.keras")
     features = {name: array for name, array in examples().items() if name != LABEL}

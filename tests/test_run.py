@@ -238,7 +238,7 @@ def assert_refused(done: Done, code: int, words: list[str]) -> None:
         (3, ["unlabelled.json", "'ctr'"], "evaluate --package=good.zip --data=unlabelled.json"),
         (4, ["nowhere.json"], "evaluate --package=good.zip --data=nowhere.json"),
         (3, ["broken.json, line 3"], "predict --package=good.zip --data=broken.json --out=scores.json"),
-        (4, ["packages", "Is a directory"], "predict --package=good.zip --data=rows.json --out=packages"),
+        (4, ["packages", "is a folder"], "predict --package=good.zip --data=rows.json --out=packages"),
         (4, ["a_file is a file"], "predict --package=good.zip --data=rows.json --out=a_file/scores.json"),
     ],
 )
