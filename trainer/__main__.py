@@ -26,6 +26,7 @@ from trainer.inspection import run_warnings
 from trainer.machines import gpu
 from trainer.model import replicas
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.model.threads import use_threads
 from trainer.package import publish
 from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
@@ -53,6 +54,8 @@ def run(
     package = storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
     latest = resume.find_checkpoint(folder, identity, mirror, restart=restart)
+    identity |= {resume.THREADS: use_threads(config.threads or resume.threads_of(latest))}
+    check_devices(config)
     has_ended = latest is not None and storage.find(package) is not None
     check_places(folder, output, package, is_own=has_ended or restart)
 
@@ -88,6 +91,13 @@ def run(
     say("best", f"epoch {history.best_epoch}: {side} {summary(best)}")
     say("baseline", f"average label of the training rows: {side} {summary(constant)}")
     say("package", f"{package}, verified on {len(prepared.held_out):,} rows: largest difference {difference:.1g}")
+
+
+def check_devices(config: NetConfig) -> None:
+    """Start TensorFlow's devices and print GPUs; ResourceError without a GPU where a run must have one."""
+    if gpu.required():
+        gpu.say_gpus(gpu.require_gpu())
+    replicas.say_devices(config.batch_size)
 
 
 def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> None:
@@ -163,9 +173,6 @@ def train(
     name = name or f"{settings.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     names.check_name(name, "run")
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
-    if gpu.required():
-        gpu.say_gpus(gpu.require_gpu())
-    replicas.say_devices(settings.config.batch_size)
     paths = {side: path for side, path in data.items() if path}
     folder = RUNS / name
     with system.locked_folder(folder), mirrored(output, folder) as mirror:

@@ -499,6 +499,34 @@ def test_an_edit_of_the_code_that_decides_the_weights_is_refused_and_no_other_ed
             resume.check_same_run(tmp_path, before, resume.identity(config, tmp_path))
 
 
+def _on_one_core(folder: Path, environment: dict[str, str]) -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    commands.become_trainer(folder, ARGUMENTS, environment)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be limited to a core here")
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with_on_a_machine_with_fewer_cores(tmp_path: Path) -> None:
+    """Wide enough for the sum of a gradient to be divided among eight threads."""
+    rows = {"NET_BATCH_SIZE": "2048", "NET_HIDDEN_UNITS": "[128]", "NET_EPOCHS": "3", "NET_LEARNING_RATE": "0.1"}
+    wide, eight = TINY | rows, TINY | rows | {"NET_THREADS": "8"}
+    killed, calm = tmp_path / "killed", tmp_path / "calm"
+    for folder in (killed, calm):
+        (with_rows(folder) / "rows.json").write_bytes(SAMPLE.read_bytes())
+    assert trainer(killed, *ARGUMENTS, **eight, FLATFAB_FAULT="kill:80").code == -signal.SIGKILL
+    assert (killed / "runs" / "it" / "checkpoints").exists()
+
+    refused = trainer(killed, *ARGUMENTS, **wide, NET_THREADS="2")
+    assert_one_message(refused, ConfigError.exit_code)
+    assert "threads: 8 before, 2 now." in refused.err
+
+    done = finished(killed, warm.start(_on_one_core, killed, wide))
+    assert (done.code, done.err) == (0, "")
+    assert "resume   epoch" in done.out
+    assert b'"threads": 8' in archive.read_package(killed / "packages" / "it.zip")["environment.json"]
+    assert trainer(calm, *ARGUMENTS, **eight).code == 0
+    assert result(killed) == result(calm)
+
+
 def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended: Path) -> None:
     package = ended / "packages" / "it.zip"
     made = package.read_bytes()

@@ -130,3 +130,6 @@ class NetConfig:
     )
     seed: int = setting(0, "random seed of weights, shuffling and dropout", low=0, high=2**31 - 1)
     deterministic: bool | None = setting(None, "same bits in every run; null: true on a CPU, false on a GPU")
+    threads: int | None = setting(
+        None, "threads that compute; null: one per core, and as many as before when a run continues", low=1, high=1024
+    )

@@ -41,7 +41,8 @@ ENCODING_CODE = ("config", "data", "features", "runtime/cache.py", "runtime/syst
 # Settings that do not affect the encoded rows. The settings of a network do not affect them either.
 AFTER_ENCODING = frozenset(
     ("network", "rows_in_memory", "cache_gb", "batch_size", "epochs", "optimizer", "learning_rate", "warmup_steps",
-     "decay", "clip_norm", "checkpoint_minutes", "stopping_metric", "patience", "seed", "deterministic")
+     "decay", "clip_norm", "checkpoint_minutes", "stopping_metric", "patience", "seed", "deterministic",
+     "threads")
 )  # fmt: skip
 
 

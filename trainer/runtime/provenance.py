@@ -37,6 +37,7 @@ def environment(root: Path) -> dict[str, Any]:
         "image": os.environ.get("FLATFAB_IMAGE"),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "threads": threads(),
         "devices": device_names(),
     }
 
@@ -56,6 +57,13 @@ def git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def threads() -> int | None:
+    """The threads that TensorFlow computes with; None if nothing has set their number."""
+    import tensorflow as tf  # noqa: PLC0415 - as below
+
+    return int(tf.config.threading.get_intra_op_parallelism_threads()) or None
 
 
 def device_names() -> list[str]:

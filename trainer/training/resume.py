@@ -22,7 +22,8 @@ from trainer.training.checkpoint_mirror import Mirror
 from trainer.training.loop import History, check_finite
 
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
-IGNORED_SETTINGS = ("cache_gb", "checkpoint_minutes")  # do not change the result, so they may differ
+THREADS = "threads"  # of these, the identity holds the number, not the setting
+IGNORED_SETTINGS = ("cache_gb", "checkpoint_minutes", THREADS)  # may differ, since they do not change the result
 # The code that determines the trained weights. The other folders move bytes and show results; what they load is
 # compared directly, by the fingerprints of the data and the hash of the preprocessing.
 TRAINING_CODE = ("__main__.py", "config", "data", "features", "model", "training")
@@ -46,6 +47,11 @@ def identity_of_data(prepared: Prepared) -> dict[str, str]:
     """The same for the data: fingerprints of the rows, and the hash of the fitted preprocessing."""
     fingerprints = {f"{side} rows": facts["fingerprint"] for side, facts in prepared.sets.items()}
     return fingerprints | {"preprocessing": hashlib.sha256(prepared.preprocessing.to_json().encode()).hexdigest()}
+
+
+def threads_of(latest: Checkpoint | None) -> int | None:
+    """The number of threads that the run of a checkpoint computes with; None without a checkpoint."""
+    return latest and latest.progress["identity"].get(THREADS)
 
 
 def find_checkpoint(
