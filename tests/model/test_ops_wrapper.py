@@ -12,7 +12,7 @@ import networks
 from tests.test_networks import ROWS, SHAPES, built, examples, with_random_weights
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL, WEIGHT
-from trainer.features.tables import shuffled
+from trainer.features.tables import Table, shuffled
 from trainer.model import ops_wrapper
 
 CLASSES = 3
@@ -194,6 +194,23 @@ def test_the_constant_prediction_is_measured_like_the_model() -> None:
     ops = built("deep_v1")  # untrained: it still predicts the constant
     table = ops.table(examples())
     assert ops.evaluate_constant(table) == pytest.approx(ops.evaluate(table), rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("objective", LABELS)
+def test_the_gain_over_the_constant_is_the_difference_of_the_losses(objective: str) -> None:
+    ops = with_random_weights(built("deep_v1", shapes_for(objective), objective=objective))
+    table = ops.table(rows_for(objective))
+    gain = ops.gain_over_constant(table)
+    assert gain.mean == pytest.approx(ops.evaluate_constant(table)["loss"] - ops.evaluate(table)["loss"], abs=1e-6)
+    twice = Table(*(tf.concat([column] * 2, axis=0) for column in table))
+    assert ops.gain_over_constant(twice).mean == pytest.approx(gain.mean)
+    assert ops.gain_over_constant(twice).error == pytest.approx(gain.error / np.sqrt(2))
+    if objective == "binary":
+        shares, labels = WEIGHTS / WEIGHTS.sum(), LABELS["binary"]
+        score, constant = (np.clip(p, 1e-9, 1 - 1e-9) for p in (ops.predict(table), 1 / (1 + np.exp(0.5))))
+        losses = [-labels * np.log(p) - (1 - labels) * np.log1p(-p) for p in (constant, score)]
+        error = np.sqrt((shares**2 * (losses[0] - losses[1] - gain.mean) ** 2).sum())
+        assert gain.error == pytest.approx(error, rel=1e-4)
 
 
 def test_evenly_spaced_rows_are_rows_of_the_table_in_their_order() -> None:

@@ -14,6 +14,10 @@ from trainer.inspection.warnings import (
     split_warnings,
     truncation_warnings,
 )
+from trainer.model.ops_wrapper import Gain
+
+STANDARD_ERRORS = 2.0  # a smaller gain over the baseline is chance in one of 40 runs
+MEMORISED = 0.05  # a loss on training rows that is lower than the baseline by this share
 
 
 def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str, str]) -> list[str]:
@@ -42,11 +46,32 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
     return warnings + split_warnings(config, split, sources)
 
 
-def after_training(side: str, metrics: Mapping[str, float], constant: Mapping[str, float]) -> list[str]:
-    """A warning where the model's loss is no smaller than that of the best constant prediction."""
-    if metrics["loss"] < constant["loss"]:
+def after_training(
+    side: str, train: Mapping[str, float], metrics: Mapping[str, float], constant: Mapping[str, float], gain: Gain
+) -> list[str]:
+    """A warning where the model's gain over the best constant prediction may be chance.
+
+    train, metrics: of the best epoch, on the training set and the last set; constant, gain: on the last set.
+    """
+    if gain.mean > STANDARD_ERRORS * gain.error:
         return []
+    loss, baseline = metrics["loss"], constant["loss"]
+    if train["loss"] > baseline + abs(loss - baseline):
+        advice = (
+            f"Its loss on training rows, {train['loss']:.5f}, is higher still: lower learning_rate, or look for "
+            "extreme numbers with `fab check-data`."
+        )
+    elif train["loss"] < (1 - MEMORISED) * baseline:
+        advice = (
+            f"Its loss on training rows, {train['loss']:.5f}, is much lower: it memorises them. Use more rows, leave "
+            "out columns whose values hardly repeat, or raise dropout."
+        )
+    else:
+        advice = (
+            f"Its loss on training rows, {train['loss']:.5f}, is no better: nothing was learned. See with `fab "
+            "check-data` whether the columns explain the label, or train longer with a higher learning_rate."
+        )
     return [
-        f"The model is no better than the same prediction for every row: {side} loss {metrics['loss']:.5f} against "
-        f"{constant['loss']:.5f}. Check learning_rate, the label and the columns."
+        f"The model may be no better than the same prediction for every row: {side} loss {loss:.5f} against "
+        f"{baseline:.5f}, a gain of {gain.mean:.2g} with a standard error of {gain.error:.2g}. {advice}"
     ]
