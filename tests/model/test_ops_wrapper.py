@@ -207,7 +207,9 @@ def test_the_gain_over_the_constant_is_the_difference_of_the_losses(objective: s
     assert ops.gain_over_constant(twice).error == pytest.approx(gain.error / np.sqrt(2))
     if objective == "binary":
         shares, labels = WEIGHTS / WEIGHTS.sum(), LABELS["binary"]
-        score, constant = (np.clip(p, 1e-9, 1 - 1e-9) for p in (ops.predict(table), 1 / (1 + np.exp(0.5))))
+        score, constant = (
+            np.clip(p, 1e-9, 1 - 1e-9) for p in (ops.predict(table), 1 / (1 + np.exp(-ops.shapes.output_bias[0])))
+        )
         losses = [-labels * np.log(p) - (1 - labels) * np.log1p(-p) for p in (constant, score)]
         error = np.sqrt((shares**2 * (losses[0] - losses[1] - gain.mean) ** 2).sum())
         assert gain.error == pytest.approx(error, rel=1e-4)
