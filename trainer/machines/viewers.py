@@ -35,6 +35,13 @@ EXAMPLE = "look_into_a_package.ipynb"
 START_SECONDS = 120.0  # how long a server may take to answer
 LOGS = "tensorboard/"  # prefix of the logs in a package
 
+# TensorBoard imports TensorFlow, which takes seconds, unless it finds the module `notf`. It needs TensorFlow for what is
+# not here: logs in buckets, and checkpoints in the projector.
+TENSORBOARD = (
+    "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf'); "
+    "from tensorboard.main import run_main; run_main()"
+)
+
 
 @contextlib.contextmanager
 def log_folder(*, run: str | None, package: str | None, output: str | None) -> Iterator[Path]:
@@ -71,7 +78,7 @@ def packages_in(output: str) -> list[str]:
 
 def show_tensorboard(folder: Path, port: int, *, until_stdin_closes: bool) -> None:
     """Serve TensorBoard for a folder of logs until a stop signal."""
-    command = ["-m", "tensorboard.main", f"--logdir={folder}", f"--host={HOST}", f"--port={port}"]
+    command = ["-c", TENSORBOARD, f"--logdir={folder}", f"--host={HOST}", f"--port={port}"]
     serve(command, "TensorBoard", f"http://{HOST}:{port}/", until_stdin_closes=until_stdin_closes)
 
 
