@@ -108,6 +108,13 @@ def test_metrics_equal_those_of_the_command(result: RunResult, frame: pd.DataFra
     arguments = ("evaluate", f"--package={result.package}", f"--data={SAMPLE}")
     printed = json.loads(command(tmp_path, *arguments, module="trainer.package.predictor").out)
     assert trainer.load_package(result.package).evaluate(frame) == printed
+    assert printed["weight"] == frame["impressions"].astype(float).sum()
+
+
+def test_the_weights_in_a_table_are_those_of_its_rows(result: RunResult, frame: pd.DataFrame) -> None:
+    last = result.history.iloc[-1]
+    total = sum(last[f"{side}_weight"] for side in ("train", "validation", "test"))
+    assert total == frame["impressions"].astype(float).sum()
 
 
 def test_embeddings_are_named_by_their_values(result: RunResult, frame: pd.DataFrame) -> None:

@@ -93,7 +93,7 @@ def metrics_table(report: Report) -> Table:
     rows: list[tuple[object, list[object]]] = [
         (metric_name(name), [values.get(name) for values in columns.values()]) for name in names
     ]
-    rows.append(("Rows", [number(values.get("rows")) for values in columns.values()]))
+    rows += [(name.title(), [number(values.get(name)) for values in columns.values()]) for name in ("rows", "weight")]
     return Table(list(columns), rows)
 
 
