@@ -20,7 +20,7 @@ PROGRESS = re.compile(r"^epoch \d+/\d+ .* s left\n", re.MULTILINE)  # which a bu
 
 
 class Done(NamedTuple):
-    """How a command ended, and what it said, but for the progress within an epoch."""
+    """How a command ended, and its output, without the progress within an epoch."""
 
     code: int
     out: str

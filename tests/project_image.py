@@ -30,7 +30,7 @@ PLANTED = (
 
 
 class Done(NamedTuple):
-    """How a command ended, and what it said."""
+    """How a command ended, and its output."""
 
     code: int
     out: str
@@ -49,8 +49,8 @@ def shared(factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def base() -> str:
     """The image that ours is made from."""
-    (found,) = re.findall(r"^ARG BASE=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    return str(found)
+    (base,) = re.findall(r"^ARG BASE=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    return str(base)
 
 
 def found_engine() -> docker.DockerClient:

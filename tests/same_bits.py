@@ -40,17 +40,17 @@ def results(tree: Path, folder: Path, variant: str, data: Path) -> dict[str, str
     if fab(tree, folder, *killed, **KILLED) == 0:
         sys.exit(f"{variant}: the run was to be killed, and ended.")
     fab(tree, folder, *killed, NET_CHECKPOINT_MINUTES="0")
-    found = {"predictions": hashlib.sha256((folder / f"{variant}.json").read_bytes()).hexdigest()}
+    digests = {"predictions": hashlib.sha256((folder / f"{variant}.json").read_bytes()).hexdigest()}
     for kind in ("", "-resumed"):
         with zipfile.ZipFile(folder / "packages" / f"{variant}{kind}.zip") as package:
-            found[f"metrics.csv{kind}"] = hashlib.sha256(package.read("metrics.csv")).hexdigest()
+            digests[f"metrics.csv{kind}"] = hashlib.sha256(package.read("metrics.csv")).hexdigest()
             with package.open("weights.npz") as file, np.load(file, allow_pickle=False) as weights:
                 arrays = {name: (weights[name].dtype.str, weights[name].tobytes()) for name in sorted(weights.files)}
         digest = hashlib.sha256()
         for name, (dtype, data_of_array) in arrays.items():
             digest.update(f"{name} {dtype} ".encode() + data_of_array)
-        found[f"{len(arrays)} weight arrays{kind}"] = digest.hexdigest()
-    return found
+        digests[f"{len(arrays)} weight arrays{kind}"] = digest.hexdigest()
+    return digests
 
 
 def main() -> None:

@@ -33,14 +33,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A line for each test that passed: what it counted, summed over its parameters."""
     counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for test, name, count in told(terminalreporter):
+    for test, name, count in counted_in(terminalreporter):
         counted[test][name] += count
     for test, counts in counted.items():
         figures = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         terminalreporter.write_line(f"{test.removeprefix('test_').replace('_', ' ')}: {figures}")
 
 
-def told(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str, str, int]]:
+def counted_in(terminalreporter: pytest.TerminalReporter) -> Iterator[tuple[str, str, int]]:
     """(name of the test, what it counted, how many)."""
     for report in terminalreporter.getreports("passed"):
         for name, count in report.user_properties:

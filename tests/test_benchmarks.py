@@ -27,8 +27,8 @@ def called(folder: Path, function: str, settings: dict[str, str] | None = None, 
     process = warm.start(_call, folder, function, settings or {}, arguments)
     process.join(timeout=120)
     assert process.exitcode == 0, (folder / "log").read_text()
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
 
 
 def _call(folder: Path, function: str, settings: dict[str, str], arguments: dict[str, Any]) -> None:
@@ -106,10 +106,10 @@ def test_a_watched_run_tells_each_stage_and_its_first_step(tmp_path: Path) -> No
 
 
 def test_training_from_disk_and_in_memory_is_measured_on_the_same_rows(tmp_path: Path) -> None:
-    found = called(tmp_path, "blocks:compare", rows=6000, order="by label", share=0.4, epochs=1, seeds=1)
-    assert found.keys() == {"in memory", "from disk"}
-    assert all(side["rows"] == 6000 and side["seconds"] > 0 for side in found.values())
-    assert all(0.2 < side["loss"] < 0.7 for side in found.values())
+    result = called(tmp_path, "blocks:compare", rows=6000, order="by label", share=0.4, epochs=1, seeds=1)
+    assert result.keys() == {"in memory", "from disk"}
+    assert all(side["rows"] == 6000 and side["seconds"] > 0 for side in result.values())
+    assert all(0.2 < side["loss"] < 0.7 for side in result.values())
     written = called(tmp_path, "blocks:write", into=str(tmp_path), rows=6000)
     assert written["bytes"] == 6000 * 4 * (5 + 16 + 2 * 4 + 2)
     epochs = [called(tmp_path, "blocks:epoch", of=str(tmp_path), share=share) for share in (None, 0.4)]
@@ -117,22 +117,22 @@ def test_training_from_disk_and_in_memory_is_measured_on_the_same_rows(tmp_path:
 
 
 def test_evaluation_agrees_with_keras_and_every_side_is_timed(tmp_path: Path) -> None:
-    found = called(tmp_path, "racing:score", network="deep_v1", data="sample", rows=2000, rounds=1, least_seconds=0.01)
-    evaluation = next(sides for what, sides in found.items() if what.startswith("evaluate"))
+    result = called(tmp_path, "racing:score", network="deep_v1", data="sample", rows=2000, rounds=1, least_seconds=0.01)
+    evaluation = next(sides for what, sides in result.items() if what.startswith("evaluate"))
     losses = [side["loss"] for side in evaluation.values()]
     assert len(losses) == 3
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
-    assert all(side["seconds"] > 0 and side["rows"] > 0 for sides in found.values() for side in sides.values())
+    assert all(side["seconds"] > 0 and side["rows"] > 0 for sides in result.values() for side in sides.values())
     raced = called(tmp_path, "racing:train", network="deep_v1", data="sample", rows=2000, rounds=1)
     assert list(raced) == ["this trainer", "fit, shuffled tf.data", "fit, arrays"]
     assert all(side["seconds"] > 0 and 0.3 < side["loss"] < 0.7 for side in raced.values())
 
 
 def test_quality_lies_between_the_known_losses(tmp_path: Path) -> None:
-    found = called(tmp_path, "quality:learn", {"NET_EPOCHS": "3"}, path=str(SAMPLE), names=["deep_v1"])
-    assert list(found) == ["constant", "order blind", "possible", "deep_v1"]
-    assert [found[name]["share"] for name in ("constant", "possible")] == [0, 1]
-    assert 0 < found["deep_v1"]["share"] < 1
+    result = called(tmp_path, "quality:learn", {"NET_EPOCHS": "3"}, path=str(SAMPLE), names=["deep_v1"])
+    assert list(result) == ["constant", "order blind", "possible", "deep_v1"]
+    assert [result[name]["share"] for name in ("constant", "possible")] == [0, 1]
+    assert 0 < result["deep_v1"]["share"] < 1
 
 
 def test_both_sides_of_preprocessing_find_the_same_tokens() -> None:
@@ -179,10 +179,10 @@ def test_medians_are_taken_in_turn_and_faults_are_told() -> None:
 
     figures = {"a": [1.0, 9.0, 2.0], "b": [5.0, 4.0, 6.0]}
     sides = {name: lambda name=name: side(name, figures[name]) for name in figures}
-    found = medians({**sides, "c": lambda: side("c", [], "broken")}, rounds=3)
+    result = medians({**sides, "c": lambda: side("c", [], "broken")}, rounds=3)
     assert "".join(order) == "abcabab"
-    assert found == {"a": Outcome({"seconds": 2.0}), "b": Outcome({"seconds": 5.0}), "c": Outcome({}, "broken")}
-    rows = side_by_side("x", found, rows=10)
+    assert result == {"a": Outcome({"seconds": 2.0}), "b": Outcome({"seconds": 5.0}), "c": Outcome({}, "broken")}
+    rows = side_by_side("x", result, rows=10)
     assert [row.ratio for row in rows] == [None, 2.5, None]
     for text in (as_text("title", [Chapter("[Chapter]", rows)]), as_markdown("title", [Chapter("[Chapter]", rows)])):
         assert "[Chapter]" in text

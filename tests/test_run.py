@@ -102,16 +102,16 @@ def test_every_picture_can_be_seen(members: dict[str, bytes]) -> None:
 
 def test_report_is_one_page_that_loads_nothing(members: dict[str, bytes]) -> None:
     class Sources(HTMLParser):
-        found: list[str] = []  # noqa: RUF012
+        urls: list[str] = []  # noqa: RUF012
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.found += [value for name, value in attrs if name in ("src", "href", "srcset", "action") and value]
+            self.urls += [value for name, value in attrs if name in ("src", "href", "srcset", "action") and value]
             assert tag not in ("script", "link", "iframe", "object")
 
     page = members["report.html"].decode()
     Sources().feed(page)
-    assert Sources.found
-    assert all(source.startswith(("data:image/", "#")) for source in Sources.found)
+    assert Sources.urls
+    assert all(source.startswith(("data:image/", "#")) for source in Sources.urls)
     best = metrics_of(members)["test_loss"].iloc[-1]
     assert f"{best:.4f}"[:6] in page
 
@@ -260,11 +260,11 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")
     assert (done.code, done.err) == (0, "")
-    found = json.loads(done.out)
+    metrics = json.loads(done.out)
     metrics = metrics_of(members)
     best = metrics.loc[metrics["validation_loss"].idxmin()]
     expected = {name.removeprefix("test_"): best[name] for name in metrics.columns if name.startswith("test_")}
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert metrics == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_command_scores_row_by_row_what_the_predictor_scores(sample_run: Path, tmp_path: Path) -> None:
@@ -284,9 +284,9 @@ def test_a_metric_that_the_rows_do_not_determine_is_null(sample_run: Path, tmp_p
     package = sample_run / "out" / "it.zip"
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.package.predictor")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert found["auc"] is None
-    assert found["loss"] > 0
+    metrics = json.loads(done.out)
+    assert metrics["auc"] is None
+    assert metrics["loss"] > 0
 
 
 def test_rnn_v1_and_the_other_tokenizer_run_to_a_package_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The generated rows: in export form, the same bytes each time, and the truth told about them is true."""
+"""The generated rows: in export form, the same bytes each time, and the truth stated about them holds."""
 
 import gzip
 import json

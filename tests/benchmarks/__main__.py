@@ -75,7 +75,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, str]:
 
 
 def measure(name: str, options: Options) -> Chapter:
-    """A chapter; what fails is told in it, so that the others are not lost."""
+    """A chapter; what fails is a line in it, so that the others are not lost."""
     print(f"{datetime.now(UTC):%H:%M:%S} {name}", file=sys.stderr, flush=True)
     try:
         return CHAPTERS[name](options)

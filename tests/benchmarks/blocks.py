@@ -115,14 +115,14 @@ def compare(rows: int, order: str, share: float, epochs: int, seeds: int) -> dic
         }
         models = {side: build(seed) for side in sides}
         test = rows_of(test_rows())
-        found: dict[str, list[float]] = {side: [] for side in sides}
+        losses: dict[str, list[float]] = {side: [] for side in sides}
         for epoch in range(1, epochs + 2):
             for side, table in sides.items():
                 began = time.perf_counter()
                 train_epoch(models[side], table, epoch, epochs + 1)
                 seconds[side] += [time.perf_counter() - began] if epoch > 1 else []
-                found[side].append(models[side].evaluate(test)["loss"])
-        for side, values in found.items():
+                losses[side].append(models[side].evaluate(test)["loss"])
+        for side, values in losses.items():
             losses[side].append(min(values))
     return {
         side: {"rows": rows, "seconds": median(seconds[side]), "loss": float(np.mean(losses[side])),

@@ -14,7 +14,7 @@ BUCKET = "gs://bench-transfer"
 
 
 def serve(address: str) -> dict[str, float]:
-    """A bucket server, in this process until it is told to end; it writes its address to a file."""
+    """A bucket server, in this process until it is asked to end; it writes its address to a file."""
     from tests.servers.bucket import known_as_the_service, serving  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, lambda number, frame: exit(0))
@@ -61,8 +61,8 @@ def ours_down(into: str) -> dict[str, float]:
     """All objects below shards/ into a folder, which is removed afterwards."""
 
     def work() -> None:
-        found = storage.entries(f"{BUCKET}/shards/")
-        storage.fetch([(stored, Path(into) / stored.uri.rpartition("/")[2]) for stored in found])
+        objects = storage.entries(f"{BUCKET}/shards/")
+        storage.fetch([(stored, Path(into) / stored.uri.rpartition("/")[2]) for stored in objects])
 
     figures = timed(work)
     shutil.rmtree(into)

@@ -95,7 +95,7 @@ def evaluation(options: Options) -> Chapter:
 
 
 def nested(outcome: Outcome) -> dict[str, Outcome]:
-    """The outcomes that one process has found for several sides."""
+    """The outcomes that one process measured for several sides."""
     if outcome.fault:
         return {"": outcome}
     return {side: Outcome(figures) for side, figures in outcome.figures.items() if isinstance(figures, dict)}
@@ -111,7 +111,7 @@ def blocks(options: Options) -> Chapter:
                 epochs=options.training_rounds, seeds=options.rounds,
             )  # fmt: skip
         sides = nested(outcome)
-        spread = {side: f"± {found.figures.get('deviation', 0.0):.5f}" for side, found in sides.items()}
+        spread = {side: f"± {outcome.figures.get('deviation', 0.0):.5f}" for side, outcome in sides.items()}
         rows += side_by_side(f"rows in the file: {order}", sides, remarks=spread)
     note = (
         f"deep_v1 on {options.rows:,} rows of the catalogue, {SHARE:.0%} of them in memory (rows_in_memory). Test "
@@ -162,8 +162,8 @@ def quality(options: Options) -> Chapter:
     if outcome.fault:
         return Chapter("Quality", [Row("", "", remark=outcome.fault)])
     rows = []
-    for side, found in nested(outcome).items():
-        figures = found.figures
+    for side, measured in nested(outcome).items():
+        figures = measured.figures
         epoch = f", epoch {figures['epoch']:.0f}" if "epoch" in figures else ""
         what = f"{figures['test rows']:,.0f} unseen of {options.rows:,} rows"
         remark = f"closes {figures['share']:.1%} of the gap{epoch}"

@@ -62,14 +62,17 @@ def titles(texts: pd.Series, train: np.ndarray) -> np.ndarray:
     """int32 [rows, tokens]: ids of the tokens, padded with 0."""
     tokens = list(spacy_tokens(texts.fillna("")))
     counts = Counter(
-        token for row, learnt in zip(tokens, train, strict=True) if learnt for token in row[: CONFIG.max_tokens]
+        token
+        for row, in_training in zip(tokens, train, strict=True)
+        if in_training
+        for token in row[: CONFIG.max_tokens]
     )
     known = [token for token, count in counts.most_common() if count >= CONFIG.min_count]
     id_of = {token: 3 + i for i, token in enumerate(known)}
     ids = np.zeros((len(tokens), CONFIG.max_tokens), np.int32)
     for i, row in enumerate(tokens):
-        found = [id_of.get(token, 2) for token in row[: CONFIG.max_tokens]]
-        ids[i, : len(found)] = found
+        row_ids = [id_of.get(token, 2) for token in row[: CONFIG.max_tokens]]
+        ids[i, : len(row_ids)] = row_ids
     ids[texts.isna().to_numpy(), 0] = 1
     return ids
 

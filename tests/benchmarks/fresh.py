@@ -123,13 +123,13 @@ def new_group(limit: int) -> Path | None:
 
 def medians(sides: Mapping[str, Callable[[], Outcome]], rounds: int) -> dict[str, Outcome]:
     """Every side once a round, in turn; the median of each figure over the rounds."""
-    found: dict[str, list[Outcome]] = {name: [] for name in sides}
+    measured: dict[str, list[Outcome]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, side in sides.items():
-            if not any(outcome.fault for outcome in found[name]):  # what failed once is not tried again
+            if not any(outcome.fault for outcome in measured[name]):  # what failed once is not tried again
                 print(f"  round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-                found[name].append(side())
-    return {name: median_of(outcomes) for name, outcomes in found.items()}
+                measured[name].append(side())
+    return {name: median_of(outcomes) for name, outcomes in measured.items()}
 
 
 def median_of(outcomes: list[Outcome]) -> Outcome:

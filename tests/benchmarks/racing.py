@@ -74,7 +74,7 @@ def score(network: str, data: str, rows: int, rounds: int, least_seconds: float)
     evaluators: dict[str, Callable[[], object]] = {"ops.evaluate, all metrics": lambda: ops.evaluate(table)["loss"]}
     for side, metrics in (("model.evaluate, loss", None), ("model.evaluate, loss and AUC", [auc()])):
         evaluators[side] = keras_evaluation(model if metrics is None else speed.stock(ops.model), labelled, metrics)
-    found = {f"evaluate {count:,}": turns(evaluators, rounds, count, least_seconds)}
+    timings = {f"evaluate {count:,}": turns(evaluators, rounds, count, least_seconds)}
     for size in sorted({1, min(512, count), min(16_384, count)}):
         batch = {column: array[:size] for column, array in features.items()}
         scorers: dict[str, Callable[[], object]] = {
@@ -82,8 +82,8 @@ def score(network: str, data: str, rows: int, rounds: int, least_seconds: float)
             "model.predict": partial(model.predict, batch, batch_size=size, verbose=0),
             "model.predict_on_batch": partial(model.predict_on_batch, batch),
         }
-        found[f"score {size:,}"] = turns(scorers, rounds, size, least_seconds)
-    return found
+        timings[f"score {size:,}"] = turns(scorers, rounds, size, least_seconds)
+    return timings
 
 
 def predict(ops: OpsWrapper, examples: speed.Examples) -> np.ndarray:
@@ -111,11 +111,11 @@ def turns(sides: dict[str, Callable[[], object]], rounds: int, rows: int, least_
         for side, call in sides.items():
             seconds[side].append(seconds_of(call, least_seconds))
     losses = {side: {"loss": answer} if isinstance(answer, float) else {} for side, answer in answers.items()}
-    return {side: {"rows": rows, "seconds": median(found), **losses[side]} for side, found in seconds.items()}
+    return {side: {"rows": rows, "seconds": median(times), **losses[side]} for side, times in seconds.items()}
 
 
 def seconds_of(call: Callable[[], object], least_seconds: float) -> float:
-    """The mean seconds of a call, repeated until it can be told."""
+    """The mean seconds of a call, repeated until the clock can measure it."""
     calls, began = 0, time.perf_counter()
     while (seconds := time.perf_counter() - began) < least_seconds:
         call()

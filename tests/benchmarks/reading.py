@@ -21,8 +21,8 @@ def trainer(path: str) -> dict[str, float]:
 
     kinds = column_kinds(NetConfig())
     began = time.perf_counter()
-    found = dataset.load(path, kinds)
-    return {"rows": found.rows, "seconds": time.perf_counter() - began}
+    loaded = dataset.load(path, kinds)
+    return {"rows": loaded.rows, "seconds": time.perf_counter() - began}
 
 
 def pandas(path: str) -> dict[str, float]:

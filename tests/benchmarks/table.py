@@ -54,19 +54,19 @@ def side_by_side(
     what: str, sides: Mapping[str, Outcome], rows: float | None = None, remarks: Mapping[str, str] | None = None
 ) -> list[Row]:
     """The sides of one measurement, each compared with the first by seconds per row."""
-    found: list[Row] = []
+    table: list[Row] = []
     costs = [seconds_per_row(outcome, rows) for outcome in sides.values()]
     for (side, outcome), cost in zip(sides.items(), costs, strict=True):
         figures = outcome.figures
-        ratio = cost / costs[0] if cost and costs[0] and found else None
+        ratio = cost / costs[0] if cost and costs[0] and table else None
         remark = outcome.fault or (remarks or {}).get(side, "")
         row_count = figures.get("rows", rows)
-        found.append(
+        table.append(
             Row(
                 what, side, row_count, figures.get("seconds"), figures.get("memory"), figures.get("loss"), ratio, remark
             )
         )
-    return found
+    return table
 
 
 def seconds_per_row(outcome: Outcome, rows: float | None) -> float | None:
@@ -108,7 +108,7 @@ def as_markdown(title: str, chapters: Sequence[Chapter]) -> str:
 
 
 def cells_of(chapter: Chapter) -> list[tuple[str, ...]]:
-    """What the columns show; what is measured is told once, in the first of its rows."""
+    """What the columns show; what is measured stands once, in the first of its rows."""
     before = ["", *(row.what for row in chapter.rows)]
     return [
         row._replace(what="" if row.what == last else row.what).cells()

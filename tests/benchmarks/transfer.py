@@ -78,13 +78,13 @@ def bare_ups(folder: Path, shards: list[str]) -> dict[str, Callable[[], Outcome]
 
 def best_of(sides: dict[str, Callable[[], Outcome]]) -> str:
     """The fastest, by the better of two tries each."""
-    found: dict[str, float] = {}
+    fastest: dict[str, float] = {}
     for _ in range(2):
         for name, side in sides.items():
-            found[name] = min(found.get(name, math.inf), side().figures.get("seconds", math.inf))
-    for name, seconds in found.items():
+            fastest[name] = min(fastest.get(name, math.inf), side().figures.get("seconds", math.inf))
+    for name, seconds in fastest.items():
         print(f"  {name}: {seconds:.2f}", file=sys.stderr, flush=True)
-    return min(found, key=lambda name: found[name])
+    return min(fastest, key=lambda name: fastest[name])
 
 
 def shard_file(folder: Path, number: int) -> Path:

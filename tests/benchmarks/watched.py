@@ -56,7 +56,7 @@ def watch_stages(figures: dict[str, float]) -> None:
 
 
 def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> None:
-    """Note when the progress of training is told for the first time, which is after its first step."""
+    """Note when training first shows progress, which is after its first step."""
     original = loop.progress
 
     @contextmanager
@@ -77,8 +77,8 @@ def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> Non
 def peak() -> int:
     """The most bytes held since `reset_peak`; since the process began where the machine cannot tell."""
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
-    return int(found[1]) * 1024 if found else peak_memory()
+    match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(match[1]) * 1024 if match else peak_memory()
 
 
 def reset_peak() -> None:

@@ -16,8 +16,8 @@ from tests.benchmarks.table import Chapter, Row, side_by_side
 
 EPOCHS = {"NET_EPOCHS": "3", "NET_PATIENCE": "null"}  # the same work for every size
 FIXED_ROWS = 2_000  # a run of so few rows is all fixed costs
-FIT_FROM = 200_000  # rows from which on growth is told
-LEAST_SECONDS = 0.1  # of a stage whose growth is told
+FIT_FROM = 200_000  # rows from which on growth is shown
+LEAST_SECONDS = 0.1  # of a stage whose growth is shown
 PASSED_ONCE = ("read", "split", "preprocess")  # by every row, so that there are rows per second
 SHARE = 0.05  # of the rows in memory at a time, under a limit
 
@@ -49,7 +49,7 @@ def startup(options: Options) -> Chapter:
         runs = medians({"first run": first, "second run": second}, options.rounds)
     rows = []
     for what, moment in (("TensorFlow imported", "imported"), (f"first step, {options.rows:,} rows", "first step")):
-        sides = {side: Outcome({"seconds": found.get(moment)}, fault) for side, (found, fault) in runs.items()}
+        sides = {side: Outcome({"seconds": figures.get(moment)}, fault) for side, (figures, fault) in runs.items()}
         rows += side_by_side(what, sides)
     note = (
         "Seconds since the start of the process. The second run on the same file takes the encoded rows from the cache."
@@ -64,9 +64,9 @@ def whole_run(options: Options) -> Chapter:
 
     sides = {f"{size:,} rows": partial(run_to_package, options, paths[size], EPOCHS) for size in sizes}
     runs = medians(sides, options.rounds)
-    found = {size: runs[f"{size:,} rows"] for size in sizes}
+    outcomes = {size: runs[f"{size:,} rows"] for size in sizes}
     rows = []
-    for size, (figures, fault) in found.items():
+    for size, (figures, fault) in outcomes.items():
         what = f"{size:,} rows, {paths[size].stat().st_size / 1e6:,.0f} MB"
         rows.append(Row(what, "TensorFlow imported", seconds=figures.get("imported")))
         for stage in stages_of(figures):
@@ -80,32 +80,34 @@ def whole_run(options: Options) -> Chapter:
         f"files. The run of {FIXED_ROWS:,} rows shows the fixed costs: imports, tracing, "
         "SavedModel, plots, verification."
     )
-    return Chapter("Whole run", rows + growth(found), note)
+    return Chapter("Whole run", rows + growth(outcomes), note)
 
 
 def stages_of(figures: Mapping[str, float]) -> list[str]:
     return [name.removesuffix(".seconds") for name in figures if name.endswith(".seconds")]
 
 
-def growth(found: Mapping[int, Outcome]) -> list[Row]:
+def growth(outcomes: Mapping[int, Outcome]) -> list[Row]:
     """The exponents b of seconds ~ rows^b and memory ~ rows^b, of the larger sizes; as they are, and less what the
     smallest run takes."""
-    small = min(found)
-    sizes = [size for size in found if size >= FIT_FROM and not found[size].fault]
-    if len(sizes) < 2 or found[small].fault:
+    small = min(outcomes)
+    sizes = [size for size in outcomes if size >= FIT_FROM and not outcomes[size].fault]
+    if len(sizes) < 2 or outcomes[small].fault:
         return []
     rows = []
-    figures = {size: found[size].figures for size in sizes}
+    figures = {size: outcomes[size].figures for size in sizes}
     largest = figures[sizes[-1]]
     stages = [stage for stage in stages_of(largest) if largest[f"{stage}.seconds"] >= LEAST_SECONDS]
     for name in [*(f"{stage}." for stage in stages), ""]:
-        told = []
+        exponents = []
         for kind in ("seconds", "memory"):
-            fixed = found[small].figures.get(f"{name}{kind}", 0.0)
+            fixed = outcomes[small].figures.get(f"{name}{kind}", 0.0)
             values = [each[f"{name}{kind}"] for each in figures.values()]
-            told.append(f"{kind} {exponent(sizes, values)}, less fixed {exponent(sizes, [v - fixed for v in values])}")
+            exponents.append(
+                f"{kind} {exponent(sizes, values)}, less fixed {exponent(sizes, [v - fixed for v in values])}"
+            )
         what = f"b of rows^b, {sizes[0]:,} to {sizes[-1]:,} rows"
-        rows.append(Row(what, name.rstrip(".") or "in all", remark="; ".join(told)))
+        rows.append(Row(what, name.rstrip(".") or "in all", remark="; ".join(exponents)))
     return rows
 
 

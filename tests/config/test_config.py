@@ -280,7 +280,7 @@ def test_C17_folders_pipes_and_links_to_devices_are_refused_unopened(tmp_path: P
 @pytest.fixture
 def folder_of_another_user() -> Iterator[Path]:
     """A folder that the test may read as another user than root, whom no permission stops."""
-    folder = Path(tempfile.mkdtemp())  # pytest's own lie below a folder that only the user who runs it may enter
+    folder = Path(tempfile.mkdtemp())  # pytest keeps its own below a folder that only the user who runs it may enter
     folder.chmod(0o755)
     is_root = os.geteuid() == 0
     yield folder

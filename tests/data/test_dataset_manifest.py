@@ -33,7 +33,7 @@ ROWS = 30
 
 
 class Place(NamedTuple):
-    """Where an export lies, in a folder or in a bucket; and what can be done to it."""
+    """Where an export is, in a folder or in a bucket; and what can be done to it."""
 
     uri: str
     write: Callable[[str, bytes], Stored]
@@ -59,9 +59,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     def write(name: str, data: bytes) -> Stored:
         return storage.put(data, storage.join(uri, name), replace=True)
 
-    found = Place(uri, write)
-    fill(found)
-    return found
+    place = Place(uri, write)
+    fill(place)
+    return place
 
 
 def fill(place: Place, first: int = 0) -> None:
@@ -84,13 +84,13 @@ def crc32c(data: bytes) -> str:
 def check(place: Place, tmp_path: Path) -> Dataset:
     """All checks of a whole dataset, as a run makes them."""
     shards = place.shards()
-    told = inventories(shards)
-    check_shards(told, shards, complete=True)
+    listed = inventories(shards)
+    check_shards(listed, shards, complete=True)
     copy = tmp_path / "copy"
     storage.fetch([(shard, copy / Path(shard.uri).name) for shard in shards])
-    found = load(copy, {"x": "key"})
-    check_rows(told, shards, found.shards, found.rows_read + found.bad_rows, complete=True)
-    return found
+    loaded = load(copy, {"x": "key"})
+    check_rows(listed, shards, loaded.shards, loaded.rows_read + loaded.bad_rows, complete=True)
+    return loaded
 
 
 def refusal(place: Place, tmp_path: Path) -> str:
@@ -104,8 +104,12 @@ def refusal(place: Place, tmp_path: Path) -> str:
 
 def test_a_whole_export_is_what_it_says(place: Place, tmp_path: Path) -> None:
     assert check(place, tmp_path).rows == ROWS
-    (told,) = inventories(place.shards())
-    assert (told.folder, told.rows, sorted(told.shards)) == (place.uri, ROWS, [name(number) for number in range(3)])
+    (listed,) = inventories(place.shards())
+    assert (listed.folder, listed.rows, sorted(listed.shards)) == (
+        place.uri,
+        ROWS,
+        [name(number) for number in range(3)],
+    )
     record = json.loads(place.read(DATASET))
     assert (record["format_version"], record["created"]) == (FORMAT_VERSION, "2026-11-21")
 
@@ -143,10 +147,10 @@ def test_D22_a_row_too_few_is_refused_after_reading(place: Place, tmp_path: Path
 
 
 def test_D22_bad_rows_count_as_rows(place: Place) -> None:
-    (told,) = inventories(place.shards())
-    check_rows([told], [], [], ROWS, complete=True)
+    (listed,) = inventories(place.shards())
+    check_rows([listed], [], [], ROWS, complete=True)
     with pytest.raises(DataError):
-        check_rows([told], [], [], ROWS - 1, complete=True)
+        check_rows([listed], [], [], ROWS - 1, complete=True)
 
 
 def test_D23_a_missing_shard_is_refused(place: Place, tmp_path: Path) -> None:
@@ -222,14 +226,14 @@ def test_D57_an_export_that_has_not_ended_is_refused(place: Place, tmp_path: Pat
 
 def test_one_shard_that_was_chosen_is_checked_alone(place: Place, tmp_path: Path) -> None:
     chosen = place.shards()[1:2]
-    told = inventories(chosen)
-    check_shards(told, chosen, complete=False)
+    listed = inventories(chosen)
+    check_shards(listed, chosen, complete=False)
     storage.fetch([(chosen[0], tmp_path / "one.json.gz")])
-    found = load(tmp_path / "one.json.gz", {"x": "key"})
-    check_rows(told, chosen, found.shards, found.rows_read, complete=False)
+    loaded = load(tmp_path / "one.json.gz", {"x": "key"})
+    check_rows(listed, chosen, loaded.shards, loaded.rows_read, complete=False)
     place.write(name(1), b"cut")
     with pytest.raises(DataError, match="has 3 bytes"):
-        check_shards(told, place.shards()[1:2], complete=False)
+        check_shards(listed, place.shards()[1:2], complete=False)
 
 
 def test_a_file_of_ones_own_beside_an_export_may_be_chosen(place: Place) -> None:

@@ -45,8 +45,8 @@ def names(given: str) -> list[str]:
 def read(given: str, limit: int = LIMIT) -> dict[str, bytes]:
     """The files at the path that stands for a dataset."""
     with sources.local(sources.look_up(given), cache.FOLDER, limit) as path:
-        found = Path(path)
-        files = [found] if found.is_file() else found.iterdir() if found.is_dir() else found.parent.glob(found.name)
+        place = Path(path)
+        files = [place] if place.is_file() else place.iterdir() if place.is_dir() else place.parent.glob(place.name)
         return {file.name: file.read_bytes() for file in files}
 
 

@@ -52,11 +52,11 @@ def test_the_second_run_takes_the_rows_of_the_first_from_the_cache() -> None:
     assert not cache.FOLDER.exists()
     made, stages = prepared(Config())
     assert "read" in stages
-    found, stages = prepared(Config())
+    cached, stages = prepared(Config())
     assert stages == {"cache"}
-    assert all(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
+    assert all(isinstance(column, np.memmap) for rows in cached.encoded.values() for column in rows)
     assert_same(plain, made)
-    assert_same(plain, found)
+    assert_same(plain, cached)
 
 
 def test_every_role_and_objective_comes_back_from_the_cache(tmp_path: Path) -> None:
@@ -74,22 +74,22 @@ def test_every_role_and_objective_comes_back_from_the_cache(tmp_path: Path) -> N
     )  # fmt: skip
     data = {"train": "rows.json", "test": "rows.json"}
     made, _ = prepared(config, **data)
-    found, stages = prepared(config, **data)
+    cached, stages = prepared(config, **data)
     assert stages == {"cache"}
-    assert_same(made, found)
-    assert found.held_out.dtypes.equals(made.held_out.dtypes)
+    assert_same(made, cached)
+    assert cached.held_out.dtypes.equals(made.held_out.dtypes)
 
 
 def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "CHUNK_ROWS", 100)
     config = Config(cache_gb=0)
-    found, _ = prepared(config)
+    cached, _ = prepared(config)
     frame = dataset.load(SAMPLE, roles.column_kinds(config)).frame
     for side, (of, rows) in pipeline.split_sides(config, {"train": frame}).items():
         expected = encoded.to_encoded_rows(
-            preprocessing.transform(found.preprocessing, of.take(rows)), found.preprocessing.shapes()
+            preprocessing.transform(cached.preprocessing, of.take(rows)), cached.preprocessing.shapes()
         )
-        for column, other in zip(found.encoded[side], expected, strict=True):
+        for column, other in zip(cached.encoded[side], expected, strict=True):
             np.testing.assert_array_equal(column, other)
 
 
@@ -153,10 +153,10 @@ def test_a_damaged_entry_is_named_and_encoded_again(capsys: pytest.CaptureFixtur
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    found, stages = prepared(Config())
+    cached, stages = prepared(Config())
     assert "read" in stages
     assert "train.ids.npy in the cache is damaged. The rows are encoded again." in capsys.readouterr().out
-    assert_same(expected, found)
+    assert_same(expected, cached)
     assert prepared(Config())[1] == {"cache"}
 
 
@@ -176,9 +176,9 @@ def test_a_fault_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_to_be_on_disk(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found, _ = prepared(Config(cache_gb=1e-5))
+    cached, _ = prepared(Config(cache_gb=1e-5))
     assert "encoded rows not saved: they take" in capsys.readouterr().out
-    assert not any(isinstance(column, np.memmap) for rows in found.encoded.values() for column in rows)
+    assert not any(isinstance(column, np.memmap) for rows in cached.encoded.values() for column in rows)
     with pytest.raises(
         ResourceError,
         match=r"rows_in_memory = 1,900 needs the encoded rows in the cache, but they take 0\.22 MB, and cache_gb is 1",

@@ -348,11 +348,11 @@ def test_the_image_is_small_and_has_no_compiler_and_no_cache(engine: docker.Dock
     assert size < 2.5e9
     program = """
 import os, shutil
-found = [name for name in ("gcc", "cc", "g++", "make", "git") if shutil.which(name)]
+leftovers = [name for name in ("gcc", "cc", "g++", "make", "git") if shutil.which(name)]
 for folder, folders, files in os.walk("/", topdown=True):
     folders[:] = [name for name in folders if os.path.join(folder, name) not in ("/proc", "/sys", "/dev")]
-    found += [os.path.join(folder, name) for name in folders if name in (".cache", ".keras", "pip-cache")]
-print(found)
+    leftovers += [os.path.join(folder, name) for name in folders if name in (".cache", ".keras", "pip-cache")]
+print(leftovers)
 """
     out = engine.containers.run(
         image, ["-c", program], entrypoint=["python"], user="0:0", network_mode="none", remove=True

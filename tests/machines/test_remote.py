@@ -299,7 +299,7 @@ def test_a_run_for_each_machine_has_settings_and_no_secret(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("place", "seen"),
     [
-        ("/data/team/rows", "/data/team"),  # where schema.json may lie
+        ("/data/team/rows", "/data/team"),  # where schema.json may be
         ("/data/team/rows.json", "/data/team"),
         ("/data/team/rows-*.json", "/data/team"),
         ("/data/team/*/x.json", "/data/team"),

@@ -36,9 +36,9 @@ def test_mean_embedding_is_a_masked_average_of_stock_embeddings(ids: np.ndarray,
     stock.set_weights(ours.get_weights())
     empty = (ids == 0).all(axis=1)  # the stock layer divides 0 by 0 there
     expected, stock_gradient = gradient_of(stock, np.where(empty[:, None], 3, ids))
-    found, gradient = gradient_of(ours, ids)
-    np.testing.assert_array_equal(found[empty], 0)
-    np.testing.assert_allclose(found[~empty], expected[~empty], atol=1e-7)
+    vectors, gradient = gradient_of(ours, ids)
+    np.testing.assert_array_equal(vectors[empty], 0)
+    np.testing.assert_allclose(vectors[~empty], expected[~empty], atol=1e-7)
     if not empty.any():
         np.testing.assert_allclose(tf.convert_to_tensor(gradient), tf.convert_to_tensor(stock_gradient), rtol=2e-6)
     np.testing.assert_array_equal(tf.convert_to_tensor(gradient)[0], 0)  # padding learns nothing
@@ -61,12 +61,12 @@ def test_columns_of_one_table_do_not_overlap() -> None:
 
 def test_embeddings_are_found_by_column() -> None:
     model = built("deep_v1").model
-    found = embeddings_by_column(model, SHAPES)
-    assert {column: vectors.shape for column, vectors in found.items()} == {
+    tables = embeddings_by_column(model, SHAPES)
+    assert {column: vectors.shape for column, vectors in tables.items()} == {
         "item": (12, 16), "country": (7, 16), "tags": (9, 16), "title": (20, 32)
     }  # fmt: skip
     table = model.get_layer("category_embeddings").get_weights()[0]
-    np.testing.assert_array_equal(found["country"], table[12:])
+    np.testing.assert_array_equal(tables["country"], table[12:])
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])

@@ -65,11 +65,11 @@ def labels_to_hot(labels: np.ndarray) -> np.ndarray:
 
 def test_binary_agrees_with_scikit_learn() -> None:
     logits, labels, weights = draw("binary")
-    found = measure(Metrics("binary", 1, center=-2.0), (logits, labels, weights))
+    metrics = measure(Metrics("binary", 1, center=-2.0), (logits, labels, weights))
     score = expit(logits[:, 0].astype(np.float64))
     mean = np.average(labels, weights=weights.astype(np.float64))
     entropy = sk.log_loss(labels, np.full(ROWS, mean), sample_weight=weights)
-    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, score, sample_weight=weights), abs=1e-5)
+    assert metrics["auc"] == pytest.approx(sk.roc_auc_score(labels, score, sample_weight=weights), abs=1e-5)
     expected = {
         "loss": sk.log_loss(labels, score, sample_weight=weights),
         "log_loss": sk.log_loss(labels, score, sample_weight=weights),
@@ -83,19 +83,19 @@ def test_binary_agrees_with_scikit_learn() -> None:
         "rows": ROWS,
         "weight": weights.sum(dtype=np.float64),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    assert set(found) == {*expected, "auc"}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert set(metrics) == {*expected, "auc"}
 
 
 def test_a_rate_counts_as_that_many_positive_and_negative_rows() -> None:
     logits, _, weights = draw("binary")
     rates = np.random.default_rng(1).beta(1, 9, size=ROWS).astype(np.float32)
-    found = measure(Metrics("binary", 1), (logits, rates, weights))
+    metrics = measure(Metrics("binary", 1), (logits, rates, weights))
     score = np.tile(expit(logits[:, 0].astype(np.float64)), 2)
     both = np.repeat([1, 0], ROWS)
     both_weights = np.concatenate([weights * rates.astype(np.float64), weights * (1 - rates.astype(np.float64))])
-    assert found["auc"] == pytest.approx(sk.roc_auc_score(both, score, sample_weight=both_weights), abs=1e-5)
-    assert found["log_loss"] == pytest.approx(sk.log_loss(both, score, sample_weight=both_weights), rel=1e-9)
+    assert metrics["auc"] == pytest.approx(sk.roc_auc_score(both, score, sample_weight=both_weights), abs=1e-5)
+    assert metrics["log_loss"] == pytest.approx(sk.log_loss(both, score, sample_weight=both_weights), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_auc_by_histogram_is_close_to_the_exact_one(middle: float, spread: float
     logits = (middle + spread * skill).astype(np.float32)[:, None]
     labels = (rng.random(50_000) < expit(2 * skill - 1)).astype(np.float32)
     weights = rng.exponential(size=50_000).astype(np.float32)
-    found = measure(Metrics("binary", 1, center=center), (logits, labels, weights))
-    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, logits[:, 0], sample_weight=weights), abs=bar)
+    metrics = measure(Metrics("binary", 1, center=center), (logits, labels, weights))
+    assert metrics["auc"] == pytest.approx(sk.roc_auc_score(labels, logits[:, 0], sample_weight=weights), abs=bar)
 
 
 def test_equal_logits_have_an_auc_of_one_half() -> None:
@@ -128,7 +128,7 @@ def test_equal_logits_have_an_auc_of_one_half() -> None:
 def test_regression_agrees_with_scikit_learn_in_the_labels_units() -> None:
     logits, labels, weights = draw("regression")
     mean, std = 1e6, 3.0
-    found = measure(Metrics("regression", 1, mean, std), (logits, labels, weights))
+    metrics = measure(Metrics("regression", 1, mean, std), (logits, labels, weights))
     truth, guess = (mean + std * values.astype(np.float64) for values in (labels, logits[:, 0]))
     expected = {
         "loss": sk.mean_squared_error(truth, guess, sample_weight=weights) / std**2,
@@ -139,13 +139,13 @@ def test_regression_agrees_with_scikit_learn_in_the_labels_units() -> None:
         "mean_label": np.average(truth, weights=weights),
         "mean_prediction": np.average(guess, weights=weights),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-8)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-8)
 
 
 def test_multiclass_agrees_with_scikit_learn() -> None:
     logits, labels, weights = draw("multiclass")
     labels[labels == 3] = 2  # a class that is predicted but never right
-    found = measure(Metrics("multiclass", CLASSES), (logits, labels, weights))
+    metrics = measure(Metrics("multiclass", CLASSES), (logits, labels, weights))
     scores, predicted = softmax(logits.astype(np.float64), axis=1), logits.argmax(axis=1)
     every = np.arange(CLASSES)
     expected = {
@@ -154,15 +154,15 @@ def test_multiclass_agrees_with_scikit_learn() -> None:
         "top_5_accuracy": sk.top_k_accuracy_score(labels, scores, k=5, sample_weight=weights, labels=every),
         "macro_f1": sk.f1_score(labels, predicted, average="macro", sample_weight=weights),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    assert found["loss"] == found["log_loss"]
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert metrics["loss"] == metrics["log_loss"]
 
 
 def test_rows_of_a_class_that_no_training_row_has_are_wrong_and_have_no_log_loss() -> None:
     logits, labels, weights = draw("multiclass")
     unseen = np.arange(len(labels)) % 7 == 0
     marked = np.where(unseen, -1, labels).astype(np.int32)
-    found = measure(Metrics("multiclass", CLASSES), (logits, marked, weights))
+    metrics = measure(Metrics("multiclass", CLASSES), (logits, marked, weights))
     scores, predicted = softmax(logits.astype(np.float64), axis=1), logits.argmax(axis=1)
     rest = (labels[~unseen], scores[~unseen])
     expected = {
@@ -173,7 +173,7 @@ def test_rows_of_a_class_that_no_training_row_has_are_wrong_and_have_no_log_loss
         ),
         "weight": weights.sum(dtype=np.float64),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
     nothing = measure(Metrics("multiclass", CLASSES), (logits, np.full_like(labels, -1), weights))
     assert (nothing["accuracy"], nothing["top_5_accuracy"]) == (0, 0)
     assert np.isnan(nothing["log_loss"])
@@ -189,7 +189,7 @@ def test_top_5_accuracy_is_left_out_of_five_classes_and_not_won_by_a_constant() 
 def test_multilabel_agrees_with_scikit_learn() -> None:
     logits, labels, weights = draw("multilabel")
     logits[:, 2] = -9.0  # a class that is never predicted
-    found = measure(Metrics("multilabel", CLASSES), (logits, labels, weights))
+    metrics = measure(Metrics("multilabel", CLASSES), (logits, labels, weights))
     hot, scores = labels_to_hot(labels), expit(logits.astype(np.float64))
     flat_weights = np.repeat(weights, CLASSES)
     expected = {
@@ -198,16 +198,16 @@ def test_multilabel_agrees_with_scikit_learn() -> None:
         "macro_f1": sk.f1_score(hot, logits > 0, average="macro", sample_weight=weights),
         "mse": np.average(((scores - hot) ** 2).mean(axis=1), weights=weights),
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
     auc = sk.roc_auc_score(hot.ravel(), scores.ravel(), sample_weight=flat_weights)
-    assert found["auc"] == pytest.approx(auc, abs=1e-5)
+    assert metrics["auc"] == pytest.approx(auc, abs=1e-5)
 
 
 def test_a_class_that_does_not_occur_has_no_part_in_macro_f1() -> None:
     logits = np.float32([[5, -5, -5], [5, -5, -5]])
     labels = np.int32([[1], [0]])
-    found = measure(Metrics("multilabel", 3), (logits, labels, np.ones(2, np.float32)))
-    assert found["macro_f1"] == pytest.approx(2 / 3)
+    metrics = measure(Metrics("multilabel", 3), (logits, labels, np.ones(2, np.float32)))
+    assert metrics["macro_f1"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression", "multiclass", "multilabel"])
@@ -235,9 +235,9 @@ def test_rows_of_weight_0_do_not_show_and_a_reset_forgets(objective: str) -> Non
 def test_of_no_rows_every_metric_is_nan_without_a_warning(objective: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = Metrics(objective, 1 if objective in ("binary", "regression") else CLASSES).result()
-    assert found.pop("rows") == found.pop("weight") == 0
-    assert np.isnan(list(found.values())).all()
+        metrics = Metrics(objective, 1 if objective in ("binary", "regression") else CLASSES).result()
+    assert metrics.pop("rows") == metrics.pop("weight") == 0
+    assert np.isnan(list(metrics.values())).all()
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
@@ -245,8 +245,8 @@ def test_of_one_class_what_is_not_defined_is_nan_without_a_warning(label: float)
     logits, _, weights = draw("binary")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = measure(Metrics("binary", 1), (logits, np.full(ROWS, label, np.float32), weights))
-    undefined = {name for name, value in found.items() if np.isnan(value)}
+        metrics = measure(Metrics("binary", 1), (logits, np.full(ROWS, label, np.float32), weights))
+    undefined = {name for name, value in metrics.items() if np.isnan(value)}
     assert undefined == {"auc", "normalised_entropy"} | ({"calibration"} if label == 0 else set())
 
 
@@ -255,30 +255,32 @@ def test_extreme_logits_give_finite_metrics(objective: str) -> None:
     outputs = 1 if objective == "binary" else 2
     logits = np.repeat(np.float32([[1e4], [-1e4], [1e4], [-1e4]]), outputs, axis=1)
     labels = np.float32([1, 0, 0, 1]) if objective == "binary" else np.int32([[1, 2], [0, 0], [0, 0], [1, 2]])
-    found = measure(Metrics(objective, outputs), (logits, labels, np.ones(4, np.float32)))
-    assert np.isfinite(list(found.values())).all()
-    assert found["loss"] == pytest.approx(5e3)
-    assert found["auc"] == 0.5
+    metrics = measure(Metrics(objective, outputs), (logits, labels, np.ones(4, np.float32)))
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["loss"] == pytest.approx(5e3)
+    assert metrics["auc"] == 0.5
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression", "multiclass", "multilabel"])
 def test_a_logit_that_is_nan_shows_in_loss_and_auc(objective: str) -> None:
     logits, labels, weights = draw(objective)
     logits[123, 0] = np.nan
-    found = measure(Metrics(objective, logits.shape[1]), (logits, labels, weights))
-    assert np.isnan(found["loss"])
-    assert np.isnan(found.get("auc", np.nan))
+    metrics = measure(Metrics(objective, logits.shape[1]), (logits, labels, weights))
+    assert np.isnan(metrics["loss"])
+    assert np.isnan(metrics.get("auc", np.nan))
 
 
 def test_calibration_curve_has_groups_of_equal_weight_and_the_totals_of_the_rows() -> None:
     logits, labels, weights = draw("binary", rows=50_000)
-    metrics = Metrics("binary", 1)
-    found = measure(metrics, (logits, labels, weights))
-    curve = {name: np.array(values) for name, values in metrics.curve().items()}
+    accumulated = Metrics("binary", 1)
+    metrics = measure(accumulated, (logits, labels, weights))
+    curve = {name: np.array(values) for name, values in accumulated.curve().items()}
     assert len(curve["weight"]) == 20
-    assert curve["weight"] == pytest.approx(np.full(20, found["weight"] / 20), rel=0.01)
-    assert np.average(curve["label"], weights=curve["weight"]) == pytest.approx(found["mean_label"])
-    assert np.average(curve["prediction"], weights=curve["weight"]) == pytest.approx(found["mean_prediction"], rel=1e-4)
+    assert curve["weight"] == pytest.approx(np.full(20, metrics["weight"] / 20), rel=0.01)
+    assert np.average(curve["label"], weights=curve["weight"]) == pytest.approx(metrics["mean_label"])
+    assert np.average(curve["prediction"], weights=curve["weight"]) == pytest.approx(
+        metrics["mean_prediction"], rel=1e-4
+    )
     assert (np.diff(curve["prediction"]) > 0).all()
     noise = np.sqrt(curve["label"] / curve["weight"])
     assert (np.abs(curve["label"] - curve["prediction"]) < 6 * noise).all()  # labels were drawn from the logits
@@ -295,13 +297,13 @@ def test_distribution_holds_the_weight_of_both_labels_where_the_logits_lie() -> 
     metrics = Metrics("binary", 1, center=-2.0)
     assert metrics.distribution() == {"logit": [], "negative": [], "positive": []}
     measure(metrics, (logits, labels, weights))
-    found = {name: np.array(values) for name, values in metrics.distribution().items()}
+    shown = {name: np.array(values) for name, values in metrics.distribution().items()}
     low, high = np.quantile(logits, [0.001, 0.999])
-    assert (found["logit"][0], found["logit"][-1]) == pytest.approx((low, high), abs=0.5)
-    assert found["positive"].sum() == pytest.approx(weights @ labels, rel=0.01)
-    assert found["negative"].sum() == pytest.approx(weights @ (1 - labels), rel=0.01)
+    assert (shown["logit"][0], shown["logit"][-1]) == pytest.approx((low, high), abs=0.5)
+    assert shown["positive"].sum() == pytest.approx(weights @ labels, rel=0.01)
+    assert shown["negative"].sum() == pytest.approx(weights @ (1 - labels), rel=0.01)
     for name, side in (("negative", labels == 0), ("positive", labels == 1)):
-        mean = np.average(found["logit"], weights=found[name])
+        mean = np.average(shown["logit"], weights=shown[name])
         assert mean == pytest.approx(np.average(logits[side, 0], weights=weights[side]), abs=0.03)
 
 
@@ -322,17 +324,17 @@ def softplus(x: np.ndarray) -> np.ndarray:
 def test_binary_loss_is_stable_for_every_logit() -> None:
     for label in (0.0, 0.25, 1.0):
         exact = label * softplus(-EXTREMES.astype(np.float64)) + (1 - label) * softplus(EXTREMES.astype(np.float64))
-        found = row_loss("binary", tf.constant(EXTREMES[:, None]), tf.fill([len(EXTREMES)], label))
-        assert found.dtype == tf.float32
-        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-30)
+        values = row_loss("binary", tf.constant(EXTREMES[:, None]), tf.fill([len(EXTREMES)], label))
+        assert values.dtype == tf.float32
+        np.testing.assert_allclose(values, exact, rtol=1e-6, atol=1e-30)
 
 
 def test_losses_are_those_of_a_float64_reference() -> None:
     def check(objective: str, exact: Callable[..., Any]) -> None:
         logits, labels, _ = draw(objective, rows=500)
         logits *= 100
-        found = row_loss(objective, tf.constant(logits), tf.constant(labels))
-        np.testing.assert_allclose(found, exact(logits.astype(np.float64), labels), rtol=1e-5, atol=2e-7)
+        values = row_loss(objective, tf.constant(logits), tf.constant(labels))
+        np.testing.assert_allclose(values, exact(logits.astype(np.float64), labels), rtol=1e-5, atol=2e-7)
 
     check("regression", lambda z, y: (z[:, 0] - y) ** 2)
     check("multiclass", lambda z, y: -log_softmax(z, axis=1)[np.arange(len(y)), y])
@@ -343,11 +345,11 @@ def test_predictions_are_probabilities_or_the_number_in_its_units() -> None:
     for objective, exact in {"binary": lambda z: expit(z[:, 0]), "regression": lambda z: 5 + 2 * z[:, 0],
                              "multiclass": lambda z: softmax(z, axis=1), "multilabel": expit}.items():  # fmt: skip
         logits = draw(objective, rows=500)[0]
-        found = predictions(objective, tf.constant(logits), 5.0, 2.0)
-        assert found.dtype == tf.float32
-        np.testing.assert_allclose(found, exact(logits.astype(np.float64)), rtol=1e-5)
+        values = predictions(objective, tf.constant(logits), 5.0, 2.0)
+        assert values.dtype == tf.float32
+        np.testing.assert_allclose(values, exact(logits.astype(np.float64)), rtol=1e-5)
 
 
 def test_multi_hot_counts_a_repeated_id_once_and_padding_never() -> None:
-    found = multi_hot(tf.constant([[2, 2, 0], [0, 0, 0], [3, 1, 2]]), 3)
-    assert found.numpy().tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 1]]
+    values = multi_hot(tf.constant([[2, 2, 0], [0, 0, 0], [3, 1, 2]]), 3)
+    assert values.numpy().tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 1]]

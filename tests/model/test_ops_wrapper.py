@@ -164,7 +164,7 @@ def test_metrics_are_those_of_scikit_learn_on_the_predictions(objective: str) ->
     if objective == "binary":
         rows[LABEL] = (LABELS["binary"] > 0.7).astype(np.float32)
     table = ops.table(rows)
-    found, predicted, labels = ops.evaluate(table), ops.predict(table).astype(np.float64), rows[LABEL]
+    metrics, predicted, labels = ops.evaluate(table), ops.predict(table).astype(np.float64), rows[LABEL]
     expected: dict[str, float] = {}
     if objective == "binary":
         for name, metric in {"loss": log_loss, "auc": roc_auc_score, "mse": mean_squared_error}.items():
@@ -184,10 +184,10 @@ def test_metrics_are_those_of_scikit_learn_on_the_predictions(objective: str) ->
         expected["auc"] = roc_auc_score(
             hot[:, 1:].ravel(), predicted.ravel(), sample_weight=np.repeat(WEIGHTS, CLASSES)
         )
-    assert {name: found[name] for name in expected} == pytest.approx(
+    assert {name: metrics[name] for name in expected} == pytest.approx(
         expected, rel=1e-4
     )  # AUC: two rows may share a bin
-    assert found["rows"] == ROWS
+    assert metrics["rows"] == ROWS
 
 
 def test_the_constant_prediction_is_measured_like_the_model() -> None:

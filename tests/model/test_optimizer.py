@@ -112,8 +112,8 @@ def test_gradients_above_the_norm_are_scaled_down_together() -> None:
     [("none", [0.25, 0.5, 1, 1, 1]), ("linear", [0.25, 0.5, 1, 0.5, 0]), ("cosine", [0.25, 0.5, 1, 0.5, 0])],
 )
 def test_learning_rate_warms_up_and_decays(decay: str, rates: list[float]) -> None:
-    found = [
+    ours = [
         float(learning_rate_at(tf.constant(step), base=1.0, warmup_steps=4, decay=decay, total_steps=tf.constant(12)))
         for step in (0, 1, 4, 8, 12)
     ]
-    np.testing.assert_allclose(found, rates, atol=1e-6)
+    np.testing.assert_allclose(ours, rates, atol=1e-6)

@@ -56,7 +56,7 @@ def arrays(ops: OpsWrapper) -> dict[str, np.ndarray]:
 
 def one_and_two() -> dict[str, tuple[Trained, Trained]]:
     """By case, what one device and what two of them make of the same rows."""
-    found = {}
+    results = {}
     for name, case in CASES.items():
         sides = []
         for number in (1, 2):
@@ -64,8 +64,8 @@ def one_and_two() -> dict[str, tuple[Trained, Trained]]:
                 ops = built(*case)
             assert ops.strategy.num_replicas_in_sync == number
             sides.append((trained(ops), arrays(ops)))
-        found[name] = tuple(sides)
-    return found
+        results[name] = tuple(sides)
+    return results
 
 
 def with_and_without_a_break() -> list[dict[str, list[np.ndarray]]]:
@@ -127,8 +127,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     process = warm.start(_answer, path)
     process.join(timeout=120)
     assert process.exitcode == 0
-    found: dict[str, Any] = pickle.loads(path.read_bytes())
-    return found
+    results: dict[str, Any] = pickle.loads(path.read_bytes())
+    return results
 
 
 @pytest.mark.parametrize("case", CASES)

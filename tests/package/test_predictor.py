@@ -119,11 +119,11 @@ def test_a_package_predicts_what_its_model_predicts(tmp_path: Path, network: str
     members, made_of = packed(tmp_path, config_of(objective, network))
     frame = loaded(tmp_path, HOSTILE + rows_of(objective, 2), made_of.settings.config)
     expected = made_of.ops.predict(made_of.ops.table(preprocessing.transform(made_of.preprocessing, frame)))
-    found = load_predictor(members).predict(frame)
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == np.float32
-    assert found.shape == ((19,) if objective in ("binary", "regression") else (19, 3))
-    assert len(np.unique(found)) > 10
+    scores = load_predictor(members).predict(frame)
+    np.testing.assert_array_equal(scores, expected)
+    assert scores.dtype == np.float32
+    assert scores.shape == ((19,) if objective in ("binary", "regression") else (19, 3))
+    assert len(np.unique(scores)) > 10
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path, error: type[B
         with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
             temporary.write_bytes(b"half")
             raise error
-        assert [found.read_bytes() for found in tmp_path.iterdir()] == ([content] if content else [])
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == ([content] if content else [])
 
 
 def test_the_old_content_is_there_until_the_new_one_is(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_a_full_disk_is_a_matter_of_resources(tmp_path: Path) -> None:
         temporary.unlink()
         temporary.symlink_to("/dev/full")
         write_pieces(temporary, [b"new" * 10_000])
-    (left,) = (found for found in tmp_path.iterdir() if found.is_symlink())
+    (left,) = (path for path in tmp_path.iterdir() if path.is_symlink())
     left.unlink()
-    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"old"]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 @pytest.mark.parametrize("limit", [1000, 4000, 4999])  # the first half, the second, all but a byte

@@ -429,16 +429,16 @@ def test_a_run_that_diverges_says_so_and_its_last_finite_checkpoint_stays(
     assert_one_message(done, DivergedError.exit_code)
     assert re.search(r"Epoch \d+(, steps|: the validation loss is|: .* contain NaN)", done.err)
     assert "learning_rate" in done.err
-    found, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
-    assert found is not None
+    latest, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
+    assert latest is not None
     assert not damaged
-    assert all(np.isfinite(array).all() for array in (*found.state.values(), *found.best.values()))
-    losses = [row["validation_loss"] for row in found.progress["rows"]]
+    assert all(np.isfinite(array).all() for array in (*latest.state.values(), *latest.best.values()))
+    losses = [row["validation_loss"] for row in latest.progress["rows"]]
     assert np.isfinite(losses).all()
-    assert found.progress["best_epoch"] == (1 + int(np.argmin(losses)) if losses else 0)
+    assert latest.progress["best_epoch"] == (1 + int(np.argmin(losses)) if losses else 0)
     assert not list(folder.glob("packages/*"))
     assert run(folder, **environment).err == done.err  # it goes on from there, to the same end
-    record_property("runs that diverged, all found", 1)
+    record_property("runs that diverged, all detected", 1)
 
 
 def test_broken_weights_that_no_row_looks_up_are_never_the_best() -> None:
@@ -565,14 +565,14 @@ def some(seed: int) -> Checkpoint:
     return Checkpoint({"rows": [{"loss": 0.1 * seed}], "best": float("inf")}, state, {"table": np.ones(5, np.float32)})
 
 
-def same(found: Checkpoint | None, expected: Checkpoint) -> bool:
+def same(latest: Checkpoint | None, expected: Checkpoint) -> bool:
     return (
-        found is not None
-        and found.progress == expected.progress
+        latest is not None
+        and latest.progress == expected.progress
         and all(
             got.keys() == wanted.keys()
             and all((got[name] == wanted[name]).all() and got[name].dtype == wanted[name].dtype for name in wanted)
-            for got, wanted in ((found.state, expected.state), (found.best, expected.best))
+            for got, wanted in ((latest.state, expected.state), (latest.best, expected.best))
         )
     )
 
@@ -581,8 +581,8 @@ def test_a_checkpoint_comes_back_with_its_bits_and_two_are_kept(tmp_path: Path) 
     assert checkpoint.load(tmp_path / "none") == (None, [])
     for number in range(1, 6):
         checkpoint.save(tmp_path, some(number))
-        found, damaged = checkpoint.load(tmp_path)
-        assert same(found, some(number))
+        latest, damaged = checkpoint.load(tmp_path)
+        assert same(latest, some(number))
         assert damaged == []
     assert checkpoint.numbers_in(tmp_path) == [4, 5]
     checkpoint.keep_newest(tmp_path, 1)
@@ -622,13 +622,13 @@ def test_200_damaged_checkpoints_all_fall_back_to_the_one_before_and_are_named(t
             (newest / name).write_bytes((good / other.name).read_bytes())
         else:
             damage(newest / name, how, chance)
-        found, damaged = checkpoint.load(folder)
+        latest, damaged = checkpoint.load(folder)
         if (newest / name).exists() and (newest / name).read_bytes() == untouched:
-            assert same(found, some(2))  # a page of zeros was zeroed, or the same file swapped
+            assert same(latest, some(2))  # a page of zeros was zeroed, or the same file swapped
         elif name == "manifest.json" and how == "flip" and damaged == []:
-            assert same(found, some(2))  # white space, or a digit's other form: nothing that says something else
+            assert same(latest, some(2))  # white space, or a digit's other form: nothing that says something else
         else:
-            assert same(found, some(1)), (name, how)
+            assert same(latest, some(1)), (name, how)
             assert len(damaged) == 1
             assert damaged[0].startswith(str(newest))
             assert damaged[0].endswith(name) or name == "manifest.json" or how in ("swapped", "exchanged")
