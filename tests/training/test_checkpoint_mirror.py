@@ -114,7 +114,7 @@ def test_training_goes_on_while_the_bucket_is_out_of_reach(
             save(machines[0], step)
             began = time.monotonic()
             sending.send()
-            assert time.monotonic() - began < 0.1
+            assert time.monotonic() - began < 1
         assert sending.wait(0.3) == "no network"
     assert sending.wait(10) == ""
     assert {name.split("/")[3] for name in bucket.names("models/it/checkpoints/")} == {"00000004.0001"}
