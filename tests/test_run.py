@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import importlib.metadata
 import io
 import json
@@ -22,6 +23,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -52,6 +54,40 @@ def make_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def metrics_of(members: dict[str, bytes]) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(members["metrics.csv"]))
+
+
+def test_sentinels_cost_nothing_and_are_named_by_the_run_its_report_and_check_data(tmp_path: Path) -> None:
+    """The better a model orders the test rows by `seconds`, the closer it is to the AUC of that column itself."""
+    rng, areas = np.random.default_rng(0), []
+    for name, rows in (("train", 4000), ("test", 2000)):
+        seconds, visits = rng.normal(40, 12, rows).round(2), rng.poisson(5, rows).astype(float)
+        clicks = rng.random(rows) < 1 / (1 + np.exp((40 - seconds) / 5))
+        areas.append(roc_auc_score(clicks, seconds))
+        if name == "train":
+            seconds[:10] = 2**31 - 1
+            visits[1000:1200] = 9999
+        columns = {"seconds": seconds, "visits": visits, "click": clicks.astype(int)}
+        make_rows(tmp_path / f"{name}.json", pd.DataFrame(columns).to_dict("records"))
+    settings = {
+        "NET_CATEGORICAL_COLUMNS": "[]", "NET_TEXT_COLUMNS": "[]", "NET_NUMERIC_COLUMNS": '["seconds"]',
+        "NET_LOG_NUMERIC_COLUMNS": '["visits"]', "NET_LABEL_COLUMN": "click", "NET_WEIGHT_COLUMN": "null",
+        "NET_EPOCHS": "3", "NET_LEARNING_RATE": "0.01", "NET_CACHE_GB": "0",
+    }  # fmt: skip
+    data = ("--data=train.json", "--test-data=test.json", "--validation-data=test.json")
+    done = trainer(tmp_path, *data, "--run=it", "--output=out", **settings)
+    assert (done.code, done.err) == (0, "")
+    members = read_package(tmp_path / "out" / "it.zip")
+    assert json.loads(members["metrics.json"])["test"]["auc"] > areas[1] - 0.005
+    assert [apart["rows"] for (apart,) in json.loads(members["dataset.json"])["split"]["sentinels"].values()] == [
+        10,
+        200,
+    ]
+
+    checked = trainer(tmp_path, *data, module="trainer.inspection.inspect", **settings)
+    report = html.unescape(members["report.html"].decode())
+    for warning in ("'seconds': 10 rows have 2,147,483,647, while", "'visits': 200 rows have 9,999, while"):
+        assert all(f"warning  Column {warning} all other values are from" in text for text in (done.out, checked.out))
+        assert warning in report
 
 
 def test_a_run_ends_with_a_verified_package_and_nothing_half_written(sample_run: Path) -> None:

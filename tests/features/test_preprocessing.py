@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from trainer.features.labels import (
     unseen_classes,
     unseen_classes_warning,
 )
-from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, fit, transform, truncated_shares
+from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, Rules, fit, transform, truncated_shares
 from trainer.features.scale import Scale, scale_of
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import MISSING, VocabularyRules
@@ -52,8 +53,8 @@ def fitted(
     frame: pd.DataFrame, label: str = "y", objective: str = "binary", weight: str | None = None, **rules: Any
 ) -> Preprocessing:
     features = {name: role for name, role in FEATURES.items() if name in frame}
-    vocabulary, text = rules.get("vocabulary", RULES), rules.get("text", TEXT)
-    return fit(frame, features, label=label, weight=weight, objective=objective, vocabulary=vocabulary, text=text)
+    chosen = Rules(rules.get("vocabulary", RULES), rules.get("text", TEXT), rules.get("outlier_limit"))
+    return fit(frame, features, label=label, weight=weight, objective=objective, rules=chosen)
 
 
 TRAIN = typed(
@@ -173,15 +174,17 @@ def test_standardisation_is_that_of_scikit_learn(train: list[float], test: list[
 
 
 @pytest.mark.parametrize("values", [[0.1] * 3, [1e15 + 0.3] * 7, [5.0], [math.nan, 3.0]])
-def test_a_constant_column_has_deviation_1(values: list[float]) -> None:
+def test_where_all_numbers_are_equal_others_count_as_equal_too(values: list[float]) -> None:
     frame = typed({"age": values, "y": [0.0] * len(values)})
-    assert fitted(frame).scales["age"] == Scale(values[-1], 1.0)
-    assert not transform(fitted(frame), frame)["age"][:, 0].any()
+    for limit in (None, 5.0):
+        state = fitted(frame, outlier_limit=limit)
+        assert not transform(state, frame)["age"][:, 0].any()
+        others = typed({"age": [9999.0, -1.0, 3e38, math.nan]})
+        assert transform(state, others)["age"].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
 
 
 def test_a_column_without_any_number_is_missing_everywhere() -> None:
     frame = typed({"age": [math.nan] * 2, "views": [math.nan] * 2, "y": [0, 1]})
-    assert fitted(frame).scales == {"age": Scale(0.0, 1.0), "views": Scale(0.0, 1.0)}
     assert transform(fitted(frame), frame)["views"].tolist() == [[0, 1], [0, 1]]
 
 
@@ -197,6 +200,68 @@ def test_negative_numbers_under_a_logarithm_are_refused_with_column_and_smallest
         fitted(bad)
     with pytest.raises(DataError, match=message):
         transform(fitted(bad.iloc[[0, 3]]), bad)
+
+
+def squeezed_by_hand(train: list[float], test: list[float], limit: float) -> Any:
+    """The definition, word for word, on numbers repeated as often as they occur."""
+    numbers, counts = np.unique(train, return_counts=True)
+    others = [number for number in sorted(train) if number != numbers[np.argmax(counts)]]
+    middle = statistics.median_low(others)
+    distances = sorted(abs(number - middle) for number in others if number != middle)
+    spread = 1.4826 * statistics.median_low(distances) if distances else abs(middle - numbers[np.argmax(counts)])
+
+    def squeezed(values: list[float]) -> Any:
+        far = (np.array(values) - middle) / spread
+        return far / np.sqrt(1 + (far / limit) ** 2)
+
+    scaler = StandardScaler().fit(squeezed(train)[:, np.newaxis])
+    return scaler.transform(squeezed(test)[:, np.newaxis])[:, 0]
+
+
+short = numbers.map(lambda number: round(number, 3))  # and so no distance is lost in rounding
+
+
+@given(st.lists(short, min_size=2, max_size=50), st.lists(short, min_size=1, max_size=50), st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_outliers_are_squeezed_as_defined_in_any_order(train: list[float], test: list[float], rng: Any) -> None:
+    if np.ptp(train) == 0:
+        return
+    state = fitted(typed({"age": [*train, math.nan], "y": [0.0] * (len(train) + 1)}), outlier_limit=3.0)
+    expected = squeezed_by_hand(train, test, 3.0)
+    np.testing.assert_allclose(transform(state, typed({"age": test}))["age"][:, 0], expected, rtol=1e-5, atol=1e-5)
+    rng.shuffle(train)
+    assert fitted(typed({"age": [math.nan, *train], "y": [0.0] * (len(train) + 1)}), outlier_limit=3.0) == state
+
+
+@pytest.mark.parametrize("sentinel", [-1.0, -9999.0, 9999.0, 99999999.0, 2.0**31 - 1, 1.7e15, 1e38])
+@pytest.mark.parametrize("share", [0.0002, 0.05, 0.2, 0.6])
+def test_sentinels_do_not_hide_the_differences_between_other_numbers(sentinel: float, share: float) -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.normal(40, 12, 5000)
+    planted = np.where(rng.random(5000) < share, sentinel, clean)
+    planted[7] = sentinel
+    quartiles = typed({"age": [32.0, 48.0]})
+    apart = []
+    for column in (clean, planted):
+        state = fitted(typed({"age": column.tolist(), "y": [0.0] * 5000}), outlier_limit=5.0)
+        apart.append(float(np.ptp(transform(state, quartiles)["age"][:, 0])))
+    assert apart[1] > 0.35 * apart[0] > 0.4
+    assert np.abs(transform(state, typed({"age": planted.tolist()}))["age"]).max() < 10
+
+
+def test_two_numbers_are_scaled_as_ever() -> None:
+    frame = typed({"age": [0, 0, 0, 1, 1, 0, 0], "y": [0] * 7})
+    plain, squeezed = (transform(fitted(frame, outlier_limit=limit), frame)["age"] for limit in (None, 5.0))
+    np.testing.assert_allclose(squeezed, plain, rtol=1e-6)
+
+
+def test_scales_of_older_packages_stay_linear() -> None:
+    older = json.loads(fitted(TRAIN[["age", "y"]]).to_json())
+    older["scales"] = {"age": {"mean": 3.0, "std": 2.0}}
+    state = Preprocessing.from_json(json.dumps(older))
+    numbers = [3.0, 5.0, -1e6, 3e38, math.nan]
+    expected = [[0, 0], [1, 0], [(-1e6 - 3) / 2, 0], [3e38 / 2, 0], [0, 1]]
+    np.testing.assert_array_equal(transform(state, typed({"age": numbers}))["age"], np.array(expected, np.float32))
 
 
 # Labels
@@ -343,7 +408,7 @@ def test_rows_without_a_label_column_have_features_only() -> None:
 def test_reserved_names_are_refused(name: str) -> None:
     frame = typed({name: [1, 2], "y": [0, 1]})
     with pytest.raises(DataError, match=f"'{name}': this name is reserved"):
-        fit(frame, {name: "numeric"}, label="y", weight=None, objective="binary", vocabulary=RULES, text=TEXT)
+        fit(frame, {name: "numeric"}, label="y", weight=None, objective="binary", rules=Rules(RULES, TEXT))
 
 
 def test_D47_constant_features_and_labels_are_warned_of() -> None:
@@ -428,7 +493,11 @@ def states(draw: st.DrawFn) -> Preprocessing:
     return Preprocessing(
         features=features,
         vocabularies={name: draw(words) for name in features if not numeric[name]},
-        scales={name: Scale(draw(finite), draw(positive)) for name in features if numeric[name]},
+        scales={
+            name: Scale(draw(finite), draw(positive), draw(finite), draw(positive), draw(st.none() | positive))
+            for name in features
+            if numeric[name]
+        },
         label=Label(draw(st.text()), objective, classes, draw(finite), draw(positive), draw(biases)),
         weight=draw(st.none() | st.text()),
         vocabulary=VocabularyRules(draw(counts), draw(counts), draw(counts)),
@@ -464,6 +533,10 @@ def test_a_restored_state_makes_the_same_examples() -> None:
         ("vocabularies.extra", []),
         ("scales.age", None),
         ("scales.age.std", 0),
+        ("scales.age.spread", 0.0),
+        ("scales.age.limit", 0.0),
+        ("scales.age.limit", math.nan),
+        ("scales.age.middle", math.inf),
         ("scales.age.std", -1.0),
         ("scales.age.std", math.nan),
         ("scales.age.mean", 10**400),

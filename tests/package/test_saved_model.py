@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.features.test_preprocessing import FEATURES, LISTS, typed
-from trainer.features.preprocessing import Preprocessing, fit, transform
+from trainer.features.preprocessing import Preprocessing, Rules, fit, transform
 from trainer.features.tokenizers import TextRules, tokenize
 from trainer.features.vocabulary import MISSING, VocabularyRules
 from trainer.package.saved_model import export_saved_model, input_names, raw_features
@@ -47,13 +47,14 @@ TEST = typed(
 
 
 def fitted(train: pd.DataFrame, tokenizer: str = "regex", **changes: Any) -> Preprocessing:
+    vocabulary = VocabularyRules(min_count=1, max_size=200_000, max_values=3)
+    text = TextRules(tokenizer, lowercase=True, max_tokens=6)
     arguments: dict[str, Any] = {
         "features": {name: role for name, role in FEATURES.items() if name in train},
         "label": "y",
         "weight": None,
         "objective": "binary",
-        "vocabulary": VocabularyRules(min_count=1, max_size=200_000, max_values=3),
-        "text": TextRules(tokenizer, lowercase=True, max_tokens=6),
+        "rules": Rules(changes.pop("vocabulary", vocabulary), changes.pop("text", text), outlier_limit=5.0),
     }
     return fit(train, **(arguments | changes))
 

@@ -35,9 +35,7 @@ class NetConfig:
         (), "columns with a list of categories per row (REPEATED in BigQuery)"
     )
     text_columns: tuple[str, ...] = setting(("title",), "columns with text")
-    numeric_columns: tuple[str, ...] = setting(
-        ("position", "age"), "columns with numbers, scaled to mean 0 and standard deviation 1"
-    )
+    numeric_columns: tuple[str, ...] = setting(("position", "age"), "columns with numbers, scaled")
     log_numeric_columns: tuple[str, ...] = setting((), "columns with numbers >= 0, scaled after log(1 + x)")
     label_column: str = setting("ctr", "column to predict")
     weight_column: str | None = setting(
@@ -74,6 +72,10 @@ class NetConfig:
     )
 
     # Preprocessing, fitted to training rows only.
+    outlier_limit: float | None = setting(
+        5.0, "outliers are squeezed to within this many standard deviations of the median; null: they are not",
+        above=0, high=10**9,
+    )  # fmt: skip
     min_count: int = setting(
         2, "categories and tokens that occur less often in the training rows count as unknown", low=1, high=10**9
     )

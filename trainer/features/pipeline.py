@@ -23,6 +23,7 @@ from trainer.features.encoded import EncodedRows, encode_rows
 from trainer.features.labels import unseen_by_set
 from trainer.features.preprocessing import Preprocessing, truncated_shares, with_values
 from trainer.features.rules import fit_preprocessing, text_rules
+from trainer.features.sentinels import KINDS, sentinels
 from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
 from trainer.runtime.command import amount, say
@@ -215,6 +216,7 @@ def encode(
     facts = facts | {
         "unseen_classes": unseen_by_set(preprocessing.label, sides),
         "truncated": truncated_shares(preprocessing, columns["train"], sides["train"][1]),
+        "sentinels": sentinels_by_column(config, *sides["train"]),
     }
     frame, rows = list(sides.values())[-1]
     held_out = frame[list(features)].iloc[rows[:HELD_OUT_ROWS]].reset_index(drop=True)
@@ -237,6 +239,13 @@ def encode(
         if entry:
             entry.discard()
     return Prepared(sets, facts, preprocessing, encoded, held_out)
+
+
+def sentinels_by_column(config: NetConfig, frame: pd.DataFrame, rows: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Numbers in some rows that stand apart from all others (see `sentinels.Sentinel`), by column."""
+    columns = [column for column, kind in roles.column_kinds(config).items() if kind in KINDS]
+    apart = {column: sentinels(frame[column].to_numpy(np.float64)[rows]) for column in columns}
+    return {column: [one._asdict() for one in found] for column, found in apart.items() if found}
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

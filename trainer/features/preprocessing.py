@@ -10,14 +10,14 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from trainer.features.labels import OBJECTIVES, Label, encode_label, fit_label
-from trainer.features.scale import Scale, numbers_of, scale_of, standardised
+from trainer.features.scale import Scale, feature_scale, numbers_of, standardised
 from trainer.features.shapes import DatasetShapes
 from trainer.features.tokenizers import TOKENIZERS, TextRules
 from trainer.features.vocabulary import (
@@ -43,6 +43,14 @@ Array = npt.NDArray[Any]
 Rows = Array | slice
 Examples = dict[str, Array]
 Columns = pd.DataFrame | Mapping[str, pd.Series | Values]
+
+
+class Rules(NamedTuple):
+    """How features are fitted; outlier_limit: see `scale.feature_scale`."""
+
+    vocabulary: VocabularyRules
+    text: TextRules
+    outlier_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,7 @@ def fit(
     label: str,
     weight: str | None,
     objective: str,
-    vocabulary: VocabularyRules,
-    text: TextRules,
+    rules: Rules,
     rows: Rows = slice(None),
 ) -> Preprocessing:
     """Fit vocabularies, scales and the label to the training rows; the order of the rows has no effect.
@@ -125,10 +132,11 @@ def fit(
     """
     for column in {LABEL, WEIGHT} & features.keys():
         raise DataError(f"Column {column!r}: this name is reserved. Rename the column in the dataset.")
+    vocabulary, text, outlier_limit = rules
     vocabularies, scales, longest = {}, {}, {}
     for column, role in features.items():
         if role in NUMERIC_ROLES:
-            scales[column] = scale_of(numbers_of(series_of(train, column, rows), role))
+            scales[column] = feature_scale(numbers_of(series_of(train, column, rows), role), outlier_limit)
         else:
             values = values_of(train[column], role, text).of(rows)
             vocabularies[column] = most_frequent(values, kept_values(role, vocabulary, text), vocabulary)
@@ -233,6 +241,10 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     raise ValueError(f"{where} is {repr(value)[:40]}")
 
 
+def _is_scale(scale: Scale) -> bool:
+    return scale.std > 0 and scale.spread > 0 and (scale.limit is None or 0 < scale.limit < math.inf)
+
+
 def _check(restored: Preprocessing) -> None:
     """Raise ValueError for a state that `fit` cannot have made."""
     label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
@@ -245,7 +257,8 @@ def _check(restored: Preprocessing) -> None:
         "names of the features": not {LABEL, WEIGHT} & restored.features.keys(),
         "vocabularies": list(vocabularies) == restored.with_role(*VOCABULARY_ROLES)
         and all(len({MISSING, *values}) == len(values) + 1 for values in vocabularies.values()),
-        "scales": list(scales) == restored.with_role(*NUMERIC_ROLES) and all(s.std > 0 for s in scales.values()),
+        "scales": list(scales) == restored.with_role(*NUMERIC_ROLES)
+        and all(_is_scale(scale) for scale in scales.values()),
         "objective": label.objective in OBJECTIVES,
         "classes": outputs > 0 and len(set(label.classes)) == len(label.classes) == (outputs if classes else 0),
         "label": label.std > 0 and len(label.output_bias) == outputs,

@@ -2,7 +2,7 @@
 
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
-from trainer.features.preprocessing import Columns, Preprocessing, Rows, fit
+from trainer.features.preprocessing import Columns, Preprocessing, Rows, Rules, fit
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import VocabularyRules
 
@@ -15,8 +15,7 @@ def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None
         label=config.label_column,
         weight=config.weight_column,
         objective=config.objective,
-        vocabulary=vocabulary_rules(config),
-        text=text_rules(config),
+        rules=Rules(vocabulary_rules(config), text_rules(config), config.outlier_limit),
         rows=rows,
     )
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from trainer.data.schema import LIST_KINDS
 from trainer.features.preprocessing import VOCABULARY_ROLES
+from trainer.features.sentinels import KINDS, Sentinel, sentinels
 from trainer.features.vocabulary import Values, VocabularyRules, indices_of, most_frequent
 from trainer.inspection.columns import Column, ColumnValues
 from trainer.inspection.histogram import Histogram, histogram, number_bins, value_bins
@@ -48,6 +49,7 @@ class Profile(NamedTuple):
     histogram: Histogram
     coverage: Coverage
     drift: dict[str, tuple[float, float]]  # by set, see `histogram.drift`
+    sentinels: Sequence[Sentinel] = ()  # numbers that stand apart from all others
     leakage: Leakage | None = None  # of features
     fingerprint: str = ""  # see `leakage.fingerprint`
 
@@ -103,6 +105,7 @@ def profile_column(
         histogram=shown,
         coverage=coverage(column, sets, rules),
         drift=drift,
+        sentinels=sentinels(ascending) if column.kind in (*KINDS, "time") else (),
     )
 
 

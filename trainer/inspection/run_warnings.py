@@ -6,10 +6,12 @@ from trainer.config.net_config import NetConfig
 from trainer.features.encoded import constant_column_warnings, single_token_shares
 from trainer.features.labels import unseen_classes_warning
 from trainer.features.pipeline import Prepared
+from trainer.features.sentinels import Sentinel
 from trainer.inspection.warnings import (
     DISTINCT,
     SINGLE_TOKEN,
     empty_vocabulary_warning,
+    sentinel_warning,
     single_token_warning,
     split_warnings,
     truncation_warnings,
@@ -35,6 +37,8 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
     for column, share in split["truncated"].items():
         is_list = preprocessing.features[column] == "multi_categorical"
         warnings += truncation_warnings(column, preprocessing.kept(column), share, is_list=is_list)
+    for column, found in split["sentinels"].items():
+        warnings += [sentinel_warning(column, Sentinel(**apart)) for apart in found]
     label = preprocessing.label
     warnings += [unseen_classes_warning(label, side, facts) for side, facts in split["unseen_classes"].items()]
     rows = split["rows"]["train"]

@@ -6,7 +6,9 @@ from typing import Any
 
 from trainer.config.net_config import NetConfig
 from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS
+from trainer.features.sentinels import Sentinel
 from trainer.features.vocabulary import Kept
+from trainer.inspection.histogram import number_text
 from trainer.inspection.leakage import SUSPICIOUS
 from trainer.inspection.profile import Profile
 from trainer.package.html import percent
@@ -40,6 +42,11 @@ def dataset_warnings(
     warnings = [warning for profile in features for warning in leakage_warnings(config, profile)]
     warnings += label_warnings(config, label, labels)
     warnings += [warning for profile in features for warning in value_warnings(config, profile)]
+    warnings += [
+        sentinel_warning(profile.column.name, apart, profile.column.kind)
+        for profile in profiles
+        for apart in profile.sentinels
+    ]
     warnings += duplicate_warnings(features)
     warnings += split_warnings(config, split, sources)
     return warnings + [warning for profile in features for warning in shift_warnings(config, profile)]
@@ -118,6 +125,17 @@ def value_warnings(config: NetConfig, profile: Profile) -> list[str]:
             "NULL, and count as a category. Make them NULL in the query."
         )
     return warnings + length_warnings(profile)
+
+
+def sentinel_warning(column: str, apart: Sentinel, kind: str = "") -> str:
+    """Numbers that stand apart from all others of a column. kind: as in `trainer.data.columns`."""
+    low, high, first, last = (number_text(value, kind) for value in (apart.low, apart.high, apart.least, apart.most))
+    rows = "1 row has" if apart.rows == 1 else f"{apart.rows:,} rows have"
+    what = low if apart.low == apart.high else f"numbers from {low} to {high}"
+    return (
+        f"Column {column!r}: {rows} {what}, while all other values are from {first} to {last}. If this stands for a "
+        "missing value or an error, make it NULL in the query."
+    )
 
 
 def length_warnings(profile: Profile) -> list[str]:

@@ -186,7 +186,10 @@ def _numeric(raw: tf.Tensor, role: str, scale: Scale) -> tf.Tensor:
     """float32 [batch, 2], as `trainer.features.scale.standardised`."""
     missing = tf.math.is_nan(raw)
     numbers = tf.math.log1p(raw) if role == "log_numeric" else raw
-    standard = tf.clip_by_value((numbers - scale.mean) / scale.std, -FLOAT32_MAX, FLOAT32_MAX)
+    distances = tf.clip_by_value((numbers - scale.middle) / scale.spread, -FLOAT32_MAX, FLOAT32_MAX)
+    if scale.limit is not None:
+        distances /= tf.sqrt(1.0 + (distances / scale.limit) ** 2)
+    standard = tf.clip_by_value((distances - scale.mean) / scale.std, -FLOAT32_MAX, FLOAT32_MAX)
     if role == "log_numeric":
         standard = tf.where(raw < 0, tf.constant(np.nan, tf.float64), standard)
     standard = tf.where(missing, tf.constant(0.0, tf.float64), standard)
