@@ -296,11 +296,11 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")
     assert (done.code, done.err) == (0, "")
-    metrics = json.loads(done.out)
+    evaluated = json.loads(done.out)
     metrics = metrics_of(members)
     best = metrics.loc[metrics["validation_loss"].idxmin()]
     expected = {name.removeprefix("test_"): best[name] for name in metrics.columns if name.startswith("test_")}
-    assert metrics == pytest.approx(expected, rel=1e-12)
+    assert evaluated == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_command_scores_row_by_row_what_the_predictor_scores(sample_run: Path, tmp_path: Path) -> None:
