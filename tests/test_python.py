@@ -13,8 +13,9 @@ import pytest
 import trainer
 from tests.commands import ROOT, SAMPLE
 from tests.commands import trainer as command
-from trainer.package.archive import read_package, weights_from_bytes
+from trainer.package.archive import read_package
 from trainer.package.result import RunResult
+from trainer.package.weights import weights_from_bytes
 from trainer.runtime.errors import ConfigError, DataError, StorageError
 
 ROWS = [json.loads(line) for line in SAMPLE.read_bytes().splitlines()]

@@ -25,10 +25,9 @@ from trainer.package.archive import (
     extract,
     files_below,
     read_package,
-    weights_from_bytes,
-    weights_to_bytes,
     write_package,
 )
+from trainer.package.weights import weights_from_bytes, weights_to_bytes
 from trainer.runtime.errors import StorageError
 from trainer.runtime.system import atomic_path
 

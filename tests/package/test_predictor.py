@@ -24,6 +24,7 @@ from trainer.package import archive as packaging
 from trainer.package import predictor as prediction
 from trainer.package import saved_model as serving
 from trainer.package.predictor import get_weights, load_predictor, needed_columns, prediction_rows
+from trainer.package.weights import weights_from_bytes, weights_to_bytes
 from trainer.runtime.errors import ConfigError, DataError, StorageError, TrainerError
 
 TITLES = ["Red fox runs", "The red hen", "Blue whale, sings!", "red blue green", "Night owl's song"]
@@ -99,7 +100,7 @@ def packed(folder: Path, config: NetConfig) -> tuple[dict[str, bytes], predictio
     members = {
         "config.json": record.to_json(settings).encode(),
         "preprocessing.json": fitted.to_json().encode(),
-        "weights.npz": packaging.weights_to_bytes(get_weights(ops)),
+        "weights.npz": weights_to_bytes(get_weights(ops)),
     }
     return members, prediction.Predictor(settings, fitted, ops)
 
@@ -211,8 +212,8 @@ def changed_json(data: bytes, *keys: str, value: Any) -> bytes:
 
 
 def changed_weights(data: bytes, **changes: Any) -> bytes:
-    weights = packaging.weights_from_bytes(data)
-    return packaging.weights_to_bytes({name: array for name, array in (weights | changes).items() if array is not None})
+    weights = weights_from_bytes(data)
+    return weights_to_bytes({name: array for name, array in (weights | changes).items() if array is not None})
 
 
 def test_a_package_that_lacks_a_part_is_refused(good: dict[str, bytes]) -> None:
@@ -279,7 +280,7 @@ def test_a_damaged_array_is_an_array_or_refused() -> None:
         data = np.frombuffer(whole, np.uint8).copy()
         data[random.integers(60, size=2)] = random.choice(list(b"()[]{},'\"\n\0 9x\xff"), 2)
         try:
-            assert isinstance(packaging.weights_from_bytes(archive(weights=data.tobytes()))["weights"], np.ndarray)
+            assert isinstance(weights_from_bytes(archive(weights=data.tobytes()))["weights"], np.ndarray)
         except StorageError as error:
             refused.append(str(error))
     assert len(refused) > 100

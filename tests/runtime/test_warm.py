@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.commands import ROOT, SAMPLE, finished, start
-from trainer.package.archive import read_package, weights_from_bytes
+from trainer.package.archive import read_package
+from trainer.package.weights import weights_from_bytes
 from trainer.runtime import warm
 
 

@@ -21,6 +21,7 @@ from trainer.runtime.errors import ConfigError, did_you_mean
 _TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _COMPARISONS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
+MOST_NUMBERS = 100  # in a list of numbers, such as the widths of layers
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
 _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -171,6 +172,8 @@ def _check_text(text: str) -> None:
 
 
 def _check_range(value: Any, limits: Mapping[str, Any]) -> None:
+    if isinstance(value, tuple) and len(value) > MOST_NUMBERS and not isinstance(value[0], str):
+        raise ValueError(f"has more than {MOST_NUMBERS} entries")
     for item in value if isinstance(value, tuple) else (value,):
         if limits["choices"] and item is not None and item not in limits["choices"]:
             raise ValueError("is not one of the choices")

@@ -17,6 +17,8 @@ FEATURE_SETTINGS = {
     "numeric_columns": ("numeric", "number"),
     "log_numeric_columns": ("log_numeric", "number"),
 }
+# A network takes this many columns in reasonable time: its graph has several operations for each.
+MOST_COLUMNS = {tuple(FEATURE_SETTINGS): 1000, ("text_columns", "multi_categorical_columns"): 50}
 KEY_KINDS = {"key_columns": "key", "group_columns": "key", "time_column": "time"}
 LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
 
@@ -44,7 +46,10 @@ def column_kinds(config: "NetConfig", *, labelled: bool = True) -> dict[str, str
 
 
 def check_columns(config: "NetConfig", sources: Mapping[str, str]) -> None:
-    """ConfigError for a column with two roles that exclude each other, and if no column is a feature."""
+    """ConfigError for a column with two roles that exclude each other, and for no feature columns or too many."""
+    for settings, most in MOST_COLUMNS.items():
+        if sum(len(columns_of(config, name)) for name in settings) > most:
+            raise ConfigError(f"More than {most:,} columns in {', '.join(settings)}. Leave some out.")
     roles: dict[str, list[str]] = {}
     for setting_name in (*KEY_KINDS, *FEATURE_SETTINGS, "label_column", "weight_column"):
         for column in columns_of(config, setting_name):

@@ -248,6 +248,8 @@ def _is_scale(scale: Scale) -> bool:
 def _check(restored: Preprocessing) -> None:
     """Raise ValueError for a state that `fit` cannot have made."""
     label, scales, vocabularies = restored.label, restored.scales, restored.vocabularies
+    for values in (*vocabularies.values(), label.classes):
+        "\0".join(values).encode()  # UnicodeEncodeError, which is a ValueError, for half of a surrogate pair
     classes = label.objective in ("multiclass", "multilabel")
     outputs = len(label.classes) if classes else 1
     rules = restored.vocabulary

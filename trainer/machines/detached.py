@@ -204,6 +204,6 @@ def fetch(machine: Machine, run: str, output: str, *, replace: bool) -> str:
             for member in tar:
                 if source := tar.extractfile(member):
                     system.write_pieces(package, iter(partial(source.read, PIECE), b""))
-        archive.read_package(package)
+        archive.check_package(package)
         storage.put(package, target, replace=replace)
     return target

@@ -54,8 +54,8 @@ def log_folder(*, run: str | None, package: str | None, output: str | None) -> I
         with tempfile.TemporaryDirectory() as folder:
             for uri in packages:
                 with sources.local_file(uri) as path:
-                    members = archive.read_package(path)
-                logs = {name.removeprefix(LOGS): data for name, data in members.items() if name.startswith(LOGS)}
+                    members = archive.read_package(path, wanted=lambda name: name.startswith(LOGS))
+                logs = {name.removeprefix(LOGS): data for name, data in members.items()}
                 archive.extract(logs, Path(folder) / uri.rpartition("/")[2].removesuffix(".zip"))
             yield Path(folder)
         return

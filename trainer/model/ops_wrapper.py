@@ -4,6 +4,7 @@ Many steps are one `tf.function` over tensors that stay in memory: shuffled orde
 backward and update never return to Python. That is many times faster than feeding batches from outside.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -38,6 +39,26 @@ def set_deterministic(seed: int, deterministic: bool | None) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic or (deterministic is None and not tf.config.list_physical_devices("GPU")):
         tf.config.experimental.enable_op_determinism()
+
+
+class Outline(NamedTuple):
+    """What building a network would make."""
+
+    weights: dict[str, tuple[tuple[int, ...], str]]  # shape and dtype by path
+    row_bytes: int  # of the outputs of all layers for one row
+
+
+def outline_of(net_config: NetConfig, dataset_shapes: DatasetShapes) -> Outline:
+    """Build a network without memory for its weights: however wide it is, this takes little."""
+    keras.utils.clear_session(free_memory=False)
+    with keras.StatelessScope(initialize_variables=False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
+    outputs = [tensor for layer in model.layers for tensor in keras.tree.flatten(layer.output)]
+    return Outline(
+        {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in model.weights},
+        4 * sum(math.prod(tensor.shape[1:]) for tensor in outputs),
+    )
 
 
 def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":

@@ -4,21 +4,21 @@ A package may come from anywhere. Reading checks names, sizes and hashes before 
 package is code: weights are plain arrays, everything else is text.
 """
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from tokenize import TokenError
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
-from trainer.runtime.errors import StorageError
+from trainer.runtime.command import amount
+from trainer.runtime.errors import ResourceError, StorageError
+from trainer.runtime.memory import available_memory
 from trainer.runtime.system import disk_errors
 
 FORMAT_VERSION = 1
@@ -30,7 +30,11 @@ MAX_NAME_BYTES = 200  # file systems take 255
 END_BYTES = 22  # end-of-central-directory record of a zip without comment; the last two are the comment's length
 # What zipfile, zlib and json raise for bytes that are not a package, and what reading a malformed manifest raises.
 NOT_A_PACKAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError, TypeError)
+COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAX_RATIO = 1000  # uncompressed to compressed size; weights and JSON stay far below
+BULK_BYTES, BULK_RATIO = 2**26, 10  # of members that are read into memory: size from which a lower ratio is allowed
+MANIFEST_BYTES = 2048  # for each member, at most
+PIECE = 2**20  # bytes unpacked at a time
 
 
 def size_of(members: Mapping[str, Path | bytes]) -> int:
@@ -73,34 +77,107 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder.parent).as_posix(): path for path in paths}
 
 
-def read_package(path: Path) -> dict[str, bytes]:
-    """The members of a package by name, after checking names, file types, sizes and hashes.
+def read_package(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, bytes]:
+    """The wanted members of a package by name, after checking names, file types, sizes and hashes.
 
-    StorageError for a missing, unreadable, damaged or unsafe package.
+    StorageError for a missing, unreadable, damaged or unsafe package; ResourceError if it does not fit in memory.
     """
+    with opened(path) as package:
+        infos = [info for info in package.infos if wanted(info.filename)]
+        check_bulk(path, infos)
+        return {info.filename: b"".join(pieces(package, info)) for info in infos}
+
+
+def check_package(path: Path) -> None:
+    """StorageError unless a package is whole: all that `read_package` checks, for all members, in little memory."""
+    with opened(path) as package:
+        for info in package.infos:
+            for _ in pieces(package, info):
+                pass
+
+
+class Package(NamedTuple):
+    """An open package whose names, sizes and layout are checked."""
+
+    path: Path
+    archive: zipfile.ZipFile
+    infos: list[zipfile.ZipInfo]  # of the members, without the manifest
+    hashes: dict[str, str]  # SHA-256 by member, from the manifest
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Package]:
+    """Open a package; StorageError where it, or what the block reads from it, is missing, damaged or unsafe."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            check_listing(path, archive.infolist())
-            check_layout(path, archive.infolist())
-            members = {info.filename: archive.read(info) for info in archive.infolist()}
-            if wrong := [info.filename for info in archive.infolist() if len(members[info.filename]) != info.file_size]:
-                raise ValueError(f"{wrong[0]!r} does not have its listed size")
-        manifest = json.loads(members.pop(MANIFEST))
-        version, listed = manifest["format_version"], manifest["members"]
-        expected = {name: listed[name]["sha256"] for name in listed}
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+            check_listing(path, infos)
+            check_layout(path, file, infos)
+            yield Package(path, archive, *read_manifest(path, archive, infos))
     except FileNotFoundError:
         raise StorageError(f"There is no package at {path}. Check the path.") from None
     except OSError as error:
         raise StorageError(f"Reading {path} failed: {error.strerror or error}.") from error
     except NOT_A_PACKAGE as error:
         raise StorageError(f"{path} is not a package: {error}.") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read. StorageError for a pipe, device or folder, which is not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise StorageError(f"{path} is not a file. Name the zip file of a package.")
+    return os.fdopen(handle, "rb")
+
+
+def read_manifest(
+    path: Path, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]
+) -> tuple[list[zipfile.ZipInfo], dict[str, str]]:
+    """The other members, and their hashes. StorageError if the manifest is of another format or lists other members."""
+    info = archive.getinfo(MANIFEST)
+    if info.file_size > MANIFEST_BYTES * (len(infos) + 1):
+        raise StorageError(f"{path} is not a package: its manifest has {info.file_size:,} bytes.")
+    manifest = json.loads(archive.read(info))
+    version, listed = manifest["format_version"], manifest["members"]
     if version != FORMAT_VERSION:
         raise StorageError(f"{path} has package format {version!r}; this code reads {FORMAT_VERSION}. Update the code.")
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    if hashes != expected:
-        wrong = sorted(name for name in hashes.keys() | expected.keys() if hashes.get(name) != expected.get(name))
-        raise StorageError(f"{path} is damaged: {', '.join(wrong[:5])} do not match its manifest. Download it again.")
-    return members
+    hashes = {name: listed[name]["sha256"] for name in listed}
+    members = [info for info in infos if info.filename != MANIFEST]
+    if wrong := hashes.keys() ^ {info.filename for info in members}:
+        raise damaged(path, sorted(wrong)[:5])
+    return members, hashes
+
+
+def pieces(package: Package, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The content of a member, a piece at a time. StorageError at the end if its size or hash is not as listed."""
+    sha256, size = hashlib.sha256(), 0
+    with package.archive.open(info) as member:
+        while piece := member.read(PIECE):
+            sha256.update(piece)
+            size += len(piece)
+            yield piece
+    if size != info.file_size or sha256.hexdigest() != package.hashes[info.filename]:
+        raise damaged(package.path, [info.filename])
+
+
+def damaged(path: Path, names: list[str]) -> StorageError:
+    return StorageError(f"{path} is damaged: {', '.join(names)} do not match its manifest. Download it again.")
+
+
+def check_bulk(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Check members that will be in memory. StorageError if a large one unpacks to many times its size, as no weights
+    do; ResourceError if they do not fit, each twice: as bytes, and as what is made of them."""
+    for info in infos:
+        if info.file_size > BULK_BYTES and info.file_size > BULK_RATIO * info.compress_size:
+            raise StorageError(
+                f"{path} is not a package: {info.filename!r} unpacks to over {BULK_RATIO} times its size."
+            )
+    needed, free = 2 * sum(info.file_size for info in infos), available_memory()
+    if needed > free:
+        raise ResourceError(
+            f"{path} needs about {amount(needed)} of memory; {amount(free)} are free. Use a machine with more memory."
+        )
 
 
 def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
@@ -125,6 +202,8 @@ def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
             or folded_name in folded
         ):
             raise StorageError(f"{path} is not a package: unsafe member name {name[:100]!r}.")
+        if info.compress_type not in COMPRESSION:
+            raise StorageError(f"{path} is not a package: {name!r} is compressed in another way than deflate.")
         if info.file_size > 2**20 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise StorageError(f"{path} is not a package: {name!r} unpacks to over {MAX_RATIO} times its size.")
         folded.add(folded_name)
@@ -132,12 +211,11 @@ def check_listing(path: Path, infos: list[zipfile.ZipInfo]) -> None:
         raise StorageError(f"{path} is not a package: {clashes[0]!r} is below a member that is a file.")
 
 
-def check_layout(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+def check_layout(path: Path, file: BinaryIO, infos: list[zipfile.ZipInfo]) -> None:
     """StorageError for overlapping members, and for data before the first member or after the end, which another
     program may read as another archive."""
-    with path.open("rb") as file:
-        file.seek(-END_BYTES, os.SEEK_END)
-        end = file.read()
+    file.seek(-END_BYTES, os.SEEK_END)
+    end = file.read()
     infos = sorted(infos, key=lambda info: info.header_offset)
     ends = [0, *(info.header_offset + info.compress_size for info in infos)]
     overlap = any(info.header_offset < end for info, end in zip(infos, ends, strict=False))
@@ -152,26 +230,3 @@ def extract(members: Mapping[str, bytes], folder: Path) -> None:
         with disk_errors("writing", target, len(data)):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-
-
-def weights_to_bytes(weights: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays by name as an uncompressed `.npz`, without pickles."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **weights)
-    return buffer.getvalue()
-
-
-def weights_from_bytes(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that `weights_to_bytes` wrote. StorageError for anything else, pickles and compression included."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise ValueError("an array is compressed")
-            members = {info.filename.removesuffix(".npy"): archive.read(info) for info in archive.infolist()}
-        return {
-            name: np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for name, member in members.items()
-        }
-    except (*NOT_A_PACKAGE, OSError, SyntaxError, TokenError, MemoryError) as error:
-        raise StorageError(
-            f"The package's weights cannot be read: {str(error)[:100]!r}. Download the package again."
-        ) from error

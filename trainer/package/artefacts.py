@@ -17,6 +17,7 @@ from trainer.model.ops_wrapper import OpsWrapper
 from trainer.package import archive, logs, plots, saved_model
 from trainer.package.predictor import RESERVED, get_weights, verify
 from trainer.package.report import Report, write_report
+from trainer.package.weights import weights_to_bytes
 from trainer.runtime.provenance import environment
 from trainer.runtime.system import atomic_path, write_atomic
 from trainer.runtime.timing import Timings
@@ -55,7 +56,7 @@ def write_artefacts(folder: Path, run: TrainedRun, root: Path) -> dict[str, Path
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     logs.write_metrics_csv(folder / "metrics.csv", run.history.rows)
-    write_atomic(folder / "weights.npz", archive.weights_to_bytes(get_weights(run.ops)))
+    write_atomic(folder / "weights.npz", weights_to_bytes(get_weights(run.ops)))
     variables = [weight.value for weight in run.ops.model.weights]
     saved_model.export_saved_model(folder / "saved_model", run.prepared.preprocessing, run.ops.predictions, variables)
     logs.write_projector(folder / "tensorboard" / "train", named_embeddings(run))

@@ -5,6 +5,7 @@ from a package is run.
 """
 
 import contextlib
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,13 +32,18 @@ from trainer.features import labels
 from trainer.features.preprocessing import Preprocessing, transform
 from trainer.features.rules import text_rules, vocabulary_rules
 from trainer.model.layers import embeddings_by_column
-from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.model.ops_wrapper import EVALUATION_BATCH, OpsWrapper, build_model_graph, outline_of
 from trainer.package import archive, saved_model
+from trainer.package.weights import weights_from_bytes
 from trainer.runtime import cache
-from trainer.runtime.errors import ConfigError, StorageError, did_you_mean
+from trainer.runtime.command import amount
+from trainer.runtime.errors import ConfigError, ResourceError, StorageError, did_you_mean
+from trainer.runtime.memory import available_memory
 
 PARITY = 1e-6  # largest difference between two predictions of one row that counts as the same
 RESERVED = ("(padding)", "(missing)", "(out of vocabulary)")  # the values of ids 0, 1 and 2, for people
+PARTS = ("config.json", "preprocessing.json", "weights.npz")  # of a package, that a predictor is made from
+MOST_VALUES, MOST_LISTS = 2_000_000, 100_000  # in a preprocessing.json, beside values that have weights of their own
 BLOCK = 65_536  # rows turned into JSON at a time
 
 
@@ -47,6 +53,7 @@ class Predictor(NamedTuple):
     settings: loading.Configuration
     preprocessing: Preprocessing
     ops: OpsWrapper
+    row_bytes: int = 0  # that a row takes while it is scored, about
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Predictions for the rows of a DataFrame that has the feature columns: float32 [rows], or [rows, classes].
@@ -79,30 +86,72 @@ class Predictor(NamedTuple):
             single = config.objective in ("binary", "regression")
             return np.zeros((0,) if single else (0, self.ops.shapes.outputs), np.float32)
         features = frame[list(roles.feature_roles(config))]
-        return self.ops.predict(self.ops.table(transform(self.preprocessing, features)))
+        at_once = self.rows_at_once()
+        parts = [features.iloc[start : start + at_once] for start in range(0, len(features), at_once)]
+        return np.concatenate([self.ops.predict(self.ops.table(transform(self.preprocessing, part))) for part in parts])
+
+    def rows_at_once(self) -> int:
+        """How many rows fit in free memory. ResourceError if not even one does."""
+        check_memory(2 * self.row_bytes)
+        return int(available_memory() // (2 * self.row_bytes)) if self.row_bytes else BLOCK
 
     def measure(self, frame: pd.DataFrame) -> dict[str, float]:
         """As `evaluate`, of rows that the loader has typed."""
+        check_memory(self.row_bytes * min(len(frame), EVALUATION_BATCH))
         return self.ops.evaluate(self.ops.table(transform(self.preprocessing, frame)))
 
 
 def load_package(uri: str) -> Predictor:
     """The predictor of a package, a zip here or at gs://; StorageError for a missing or damaged package."""
     with sources.local_file(uri) as path:
-        return load_predictor(archive.read_package(path))
+        return load_predictor(archive.read_package(path, PARTS.__contains__))
 
 
 def load_predictor(members: Mapping[str, bytes]) -> Predictor:
-    """The predictor that a package's checked members describe; undamaged members may still come from elsewhere."""
-    missing = {"config.json", "preprocessing.json", "weights.npz"} - members.keys()
-    if missing:
+    """The predictor that a package's checked members describe; undamaged members may still come from elsewhere.
+
+    Nothing is built before all parts fit each other: a small package must not be able to ask for a large network.
+    """
+    if missing := set(PARTS) - members.keys():
         raise StorageError(f"The package has no {', '.join(sorted(missing))}. Use one that a run has made.")
     settings = record.from_json(members["config.json"])
+    weights = weights_from_bytes(members["weights.npz"])
+    check_values(members["preprocessing.json"], sum(array.size for array in weights.values()))
     preprocessing = Preprocessing.from_json(members["preprocessing.json"])
     check_of_one_run(settings.config, preprocessing)
-    ops = build_model_graph(settings.config, preprocessing.shapes())
-    set_weights(ops, archive.weights_from_bytes(members["weights.npz"]))
-    return Predictor(settings, preprocessing, ops)
+    shapes = preprocessing.shapes()
+    outline = outline_of(settings.config, shapes)
+    check_weights(outline.weights, weights)
+    check_memory(outline.row_bytes + 2 * sum(array.nbytes for array in weights.values()))
+    # Its optimizer, which prediction does not need, would take several times the memory of the weights.
+    ops = build_model_graph(dataclasses.replace(settings.config, optimizer="sgd"), shapes)
+    for weight in ops.model.weights:
+        weight.assign(weights[weight.path])
+    return Predictor(settings, preprocessing, ops, outline.row_bytes)
+
+
+def check_values(text: bytes, weights: int) -> None:
+    """StorageError for a preprocessing.json with more values than so many weights can be for, before it is parsed:
+    a million empty lists are three bytes each in the file, and many times as many in memory."""
+    limits = {b",": MOST_VALUES + 4 * weights, b"[": MOST_LISTS, b"{": MOST_LISTS}
+    if all(text.count(sign) <= most for sign, most in limits.items()):
+        return
+    signs = np.frombuffer(text.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    signs = signs[~np.logical_xor.accumulate(signs == ord('"'))]  # those outside of strings
+    for sign, most in limits.items():
+        if np.count_nonzero(signs == ord(sign)) > most:
+            raise StorageError(
+                "The package's preprocessing.json has more values than weights can be for. Use an unchanged package."
+            )
+
+
+def check_memory(needed: int) -> None:
+    """ResourceError if so many bytes cannot be allocated."""
+    if needed > (free := available_memory()):
+        raise ResourceError(
+            f"The package's network needs about {amount(needed)} of memory; {amount(free)} are free. Use a machine "
+            "with more memory."
+        )
 
 
 def check_of_one_run(config: NetConfig, preprocessing: Preprocessing) -> None:
@@ -121,20 +170,17 @@ def get_weights(ops: OpsWrapper) -> dict[str, np.ndarray]:
     return {weight.path: weight.numpy() for weight in ops.model.weights}
 
 
-def set_weights(ops: OpsWrapper, weights: Mapping[str, np.ndarray]) -> None:
-    """Give a model its weights; they must be exactly its own, by path, shape and dtype, and finite."""
-    own = {weight.path: (tuple(weight.shape), str(weight.dtype)) for weight in ops.model.weights}
+def check_weights(expected: Mapping[str, tuple[tuple[int, ...], str]], weights: Mapping[str, np.ndarray]) -> None:
+    """StorageError unless weights are exactly those expected, by path, shape and dtype, and finite."""
     packaged = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
-    if own != packaged:
-        wrong = sorted(path for path in own.keys() | packaged.keys() if own.get(path) != packaged.get(path))
+    if expected != packaged:
+        wrong = sorted(path for path in expected.keys() | packaged.keys() if expected.get(path) != packaged.get(path))
         raise StorageError(
             f"The package's weights do not fit its network: {', '.join(wrong[:5])}. Use the code that made it."
         )
     broken = sorted(path for path, array in weights.items() if not np.isfinite(array).all())
     if broken:
         raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. Train it again.")
-    for weight in ops.model.weights:
-        weight.assign(weights[weight.path])
 
 
 def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
@@ -143,7 +189,7 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
     Returns the largest difference to the expected predictions (for a regression in standard deviations of the label, or
     in millions of the steps of a float32 at its mean where these are longer); StorageError where it is more than 1e-6.
     """
-    members = archive.read_package(package)
+    members = archive.read_package(package, lambda name: name in PARTS or name.startswith("saved_model/"))
     predictor = load_predictor(members)
     with tempfile.TemporaryDirectory() as folder:
         archive.extract({name: members[name] for name in members if name.startswith("saved_model/")}, Path(folder))

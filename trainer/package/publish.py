@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{package} does not exist: the run has not finished. Continue it with `fab train --run={arguments.run}`."
         )
     with locked_folder(package.parent):
-        archive.read_package(package)
+        archive.check_package(package)
         uri = json.loads(package.with_name(TARGET).read_bytes())["package"]
         if arguments.output:
             uri = storage.join(arguments.output, package.name)

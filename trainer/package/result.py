@@ -21,7 +21,7 @@ class RunResult(NamedTuple):
 def read_result(package: str) -> RunResult:
     """The metrics in a package, a zip here or at gs://; StorageError for a missing or damaged package."""
     with sources.local_file(package) as path:
-        members = archive.read_package(path)
+        members = archive.read_package(path, ("metrics.json", "metrics.csv").__contains__)
     record = json.loads(members["metrics.json"])
     metrics = {side: record[side] for side in ("train", "validation", "test") if side in record}
     return RunResult(package, metrics, pd.read_csv(io.BytesIO(members["metrics.csv"])))
