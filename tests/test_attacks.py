@@ -63,3 +63,18 @@ def test_a_run_goes_on_when_its_cache_is_emptied(tmp_path: Path) -> None:
     done = finished(tmp_path, process)
     assert (done.code, done.err) == (0, "")
     assert "verified" in done.out
+
+
+def test_names_of_files_and_columns_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    """What `fab check-data` says about a folder with hostile names, and about columns that a schema names so."""
+    name = "x\x1b[2J\nerror: fake"
+    for folder in (tmp_path / name, tmp_path / os.fsdecode(b"not utf-8 \xff")):
+        folder.mkdir()
+        row = json.loads(SAMPLE.read_bytes().splitlines()[0]) | {name: "1"}
+        (folder / f"{name}.json").write_text("".join(f"{json.dumps(row | {'ctr': n % 2})}\n" for n in range(40)))
+        (folder / "bad.json").write_text("{broken\n")
+        for arguments in ((f"--data={folder}",), (f"--data={folder}/x*", f"--out={tmp_path}/check.html")):
+            done = trainer(tmp_path, *arguments, module="trainer.inspection.inspect")
+            assert done.code in (0, 3)
+            assert "\x1b" not in done.out + done.err
+            assert not [line for line in (done.out + done.err).splitlines() if line.startswith("error: fake")]

@@ -79,7 +79,7 @@ def test_D60_csv_quotes_names_and_disarms_formulas(tmp_path: Path) -> None:
     write_metrics_csv(tmp_path / "metrics.csv", [dict.fromkeys(names, -1.5)])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         header, values = csv.reader(file)
-    assert header == ["'=1+1", "'+a", "'-b", "'@c", "'\td", 'comma, "quote"', "line\nbreak", "plain"]
+    assert header == ["'=1+1", "'+a", "'-b", "'@c", "d", 'comma, "quote"', "line break", "plain"]
     assert values == ["-1.5"] * len(names)
 
 
@@ -302,3 +302,18 @@ def test_projector_files_hold_vectors_and_names_in_step(tmp_path: Path) -> None:
     shown = (tmp_path / entry.metadata_path).read_text(encoding="utf-8").splitlines()
     assert shown == ["plain", "tab and line", "''", "日本"]
     assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
+
+
+def test_table_files_hold_neither_controls_nor_markup_nor_formulas(tmp_path: Path) -> None:
+    hostile = {
+        "=1+1": "'=1+1", "@SUM(A1)": "'@SUM(A1)", "-2+3": "'-2+3", "+cmd|' /C calc'!A0": "'+cmd|' /C calc'!A0",
+        "-12.5": "-12.5", "+7": "+7", "  =1": "'=1", "<script>alert(1)</script>": "&lt;script>alert(1)&lt;/script>",
+        "\x1b[31mred": "\\x1b[31mred", "a\tb\nc": "a b c", "": "''", "R&D": "R&D", "漢字": "漢字",
+        "\u202eabc": "\\u202eabc", "\ud800": "\\ud800",
+    }  # fmt: skip
+    vectors = np.zeros((len(hostile), 2), np.float32)
+    write_projector(tmp_path, {"item": (vectors, list(hostile))})
+    assert (tmp_path / "embedding_0_names.tsv").read_text().split("\n") == [*hostile.values(), ""]
+    write_metrics_csv(tmp_path / "metrics.csv", [dict.fromkeys(hostile, -0.5)])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [list(hostile.values()), ["-0.5"] * len(hostile)]

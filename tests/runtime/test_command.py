@@ -118,3 +118,30 @@ def test_a_closed_output_is_no_fault() -> None:
     shell = ["bash", "-c", '"$0" -c "$1" >&-', sys.executable, code]
     done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+HOSTILE = "a\x1b[2J\x1b]0;title\x07\nerror: fake\r\u202etxt\u2028\ud800.json"
+HARMLESS = r"a\x1b[2J\x1b]0;title\x07\nerror: fake\r\u202etxt\u2028\ud800.json"
+
+
+def test_no_name_of_a_file_or_a_column_reaches_the_terminal_as_it_is() -> None:
+    name = ascii(HOSTILE)
+    begin = f"from trainer.runtime.command import argument_parser, say\nname = {name}\nsay('data', name)\n"
+    ends = {
+        "raise errors.DataError(f'{name} is empty.')": (3, f"error: {HARMLESS} is empty."),
+        "raise ValueError(name)": (1, f"ValueError: {HARMLESS}"),
+        "argument_parser('module', main).parse_args(['--' + name])": (2, f"unrecognized arguments: --{HARMLESS}"),
+    }
+    for body, (code, message) in ends.items():
+        done = command(begin + body)
+        assert (done.returncode, done.stdout) == (code, f"data     {HARMLESS}\n")
+        assert message in done.stderr
+        assert all(line.isprintable() for line in done.stderr.splitlines())
+        assert not [line for line in done.stderr.splitlines() if line.startswith("error: fake")]
+
+
+def test_text_of_every_script_is_printed_as_it_is_where_the_terminal_can() -> None:
+    assert command("from trainer.runtime.command import say\nsay('data', '漢字 é 🙂')").stdout == "data     漢字 é 🙂\n"
+    narrow = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = command("from trainer.runtime.command import say\nsay('data', 'é')", env=narrow)
+    assert (done.returncode, done.stdout) == (0, "data     \\xe9\n")

@@ -98,7 +98,7 @@ def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -
     if len(faults) == 1:
         raise DataError(faults[0])
     if faults:
-        raise DataError("\n  ".join([f"{len(faults)} columns do not fit schema.json:", *faults]))
+        raise DataError(f"{len(faults)} columns do not fit schema.json:", *faults)
     return columns
 
 

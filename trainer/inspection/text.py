@@ -11,6 +11,7 @@ from trainer.inspection.histogram import number_text
 from trainer.inspection.profile import Inspection, Profile
 from trainer.package.html import percent
 from trainer.runtime.command import aligned, say
+from trainer.runtime.command import printable as escaped
 
 MAX_WIDTH = 28  # characters of a name or a value
 HEADER = ("column", "role", "type", "missing", "distinct", "unseen", "explains", "values")
@@ -93,6 +94,6 @@ def summary(profile: Profile) -> str:
 
 def printable(text: str, max_width: int = MAX_WIDTH) -> str:
     """A name or value with unprintable characters escaped, shortened to `max_width` characters."""
-    clean = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    clean = escaped(text)
     clean = clean if clean.strip() == clean and clean else repr(clean)
     return clean if len(clean) <= max_width else clean[: max_width - 1] + "…"

@@ -25,7 +25,7 @@ from trainer.machines import container_options, detached, images, ssh
 from trainer.machines.code_archive import archive, commit, uncommitted
 from trainer.machines.detached import RemoteRun
 from trainer.machines.remote_docker import Machine, connected, retry
-from trainer.runtime.command import exit_process, run_command, say
+from trainer.runtime.command import exit_process, printable, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError, TrainerError
 
 ROOT = Path(__file__).parents[2]
@@ -215,7 +215,7 @@ def in_parallel(
         try:
             codes[number] = work(connections[number], items[number], prefix)
         except TrainerError as error:
-            print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
+            print(printable(f"{prefix}error: {error}"), file=sys.stderr, flush=True)
             codes[number] = error.exit_code
         except Exception:
             traceback.print_exc()

@@ -35,8 +35,8 @@ EXAMPLE = "look_into_a_package.ipynb"
 START_SECONDS = 120.0  # how long a server may take to answer
 LOGS = "tensorboard/"  # prefix of the logs in a package
 
-# TensorBoard imports TensorFlow, which takes seconds, unless it finds the module `notf`. It needs TensorFlow for what is
-# not here: logs in buckets, and checkpoints in the projector.
+# TensorBoard imports TensorFlow, which takes seconds, unless it finds the module `notf`. It needs TensorFlow only for
+# logs in buckets, and for checkpoints in the projector.
 TENSORBOARD = (
     "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf'); "
     "from tensorboard.main import run_main; run_main()"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+from trainer.runtime.command import printable
 from trainer.runtime.system import write_atomic
 
 EpochRow = Mapping[str, float]
 
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")  # safe in a spreadsheet
 SIDES = ("train", "validation", "test")
 MAX_HISTOGRAM_SIZE = 2**20  # weights; larger tables take too long to count
 MAX_PROJECTOR_POINTS = 10_000  # more are too slow in a browser
@@ -27,19 +30,26 @@ MAX_PROJECTOR_POINTS = 10_000  # more are too slow in a browser
 def write_metrics_csv(path: Path, history: Sequence[EpochRow]) -> None:
     """Write a row per epoch under a header with the keys of all rows, in order of first appearance.
 
-    Numbers are written exactly; NaN as nan, a missing value as nothing. Text that a spreadsheet would run as a formula
-    gets an apostrophe in front.
+    Numbers are written exactly; NaN as nan, a missing value as nothing; text as `table_cell` makes it.
     """
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_escape_formula(column) for column in columns])
-    writer.writerows([_escape_formula(row.get(column, "")) for column in columns] for row in history)
+    writer.writerow([table_cell(column) for column in columns])
+    writer.writerows([table_cell(row[column]) if column in row else "" for column in columns] for row in history)
     write_atomic(path, text.getvalue().encode())
 
 
-def _escape_formula(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+def table_cell(cell: object) -> object:
+    """A cell of a file that a spreadsheet or a browser may show; numbers stay as they are.
+
+    In text, control characters are escaped and `<` becomes `&lt;`, so that there is no markup. Text that a spreadsheet
+    would run as a formula gets an apostrophe in front.
+    """
+    if not isinstance(cell, str):
+        return cell
+    text = printable(" ".join(cell.split()) or repr(cell)).replace("<", "&lt;")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not NUMBER.fullmatch(text) else text
 
 
 class TensorBoardLog:
@@ -123,6 +133,6 @@ def write_projector(folder: Path, embeddings: Mapping[str, tuple[NDArray[np.floa
         )
         lines = ["\t".join(f"{value:.6g}" for value in vector) for vector in vectors[:count]]
         write_atomic(folder / entry.tensor_path, "".join(f"{line}\n" for line in lines).encode())
-        clean = [" ".join(name.split()) or repr(name) for name in names[:count]]
-        write_atomic(folder / entry.metadata_path, "".join(f"{name}\n" for name in clean).encode())
+        cells = [table_cell(name) for name in names[:count]]
+        write_atomic(folder / entry.metadata_path, "".join(f"{cell}\n" for cell in cells).encode())
     write_atomic(folder / "projector_config.pbtxt", str(config).encode())

@@ -36,7 +36,7 @@ from trainer.model.ops_wrapper import EVALUATION_BATCH, OpsWrapper, build_model_
 from trainer.package import archive, saved_model
 from trainer.package.weights import weights_from_bytes
 from trainer.runtime import cache
-from trainer.runtime.command import amount
+from trainer.runtime.command import amount, printable
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, did_you_mean
 from trainer.runtime.memory import available_memory
 
@@ -278,7 +278,7 @@ def predict_dataset(package: str, data: str, out: str) -> None:
         frame = load_rows(predictor.settings.config, data, labelled=False)
         with temporary.open("wb") as file:
             file.writelines(prediction_rows(predictor, frame))
-    print(f"{len(frame):,} predictions in {out}")
+    print(printable(f"{len(frame):,} predictions in {out}"))
 
 
 def load_rows(config: NetConfig, data: str, *, labelled: bool) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import io
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
 from trainer.runtime.signals import interruptible, record_stop_signals
@@ -45,9 +47,16 @@ def end_imports() -> None:
     gc.enable()
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors, which quote the arguments, are safe for a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def argument_parser(module: str, main: Callable[..., None]) -> argparse.ArgumentParser:
     """The parser of `python -m MODULE`, described by the docstring of `main`. Options cannot be abbreviated."""
-    return argparse.ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
+    return ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
 
 
 def import_tensorflow_quietly() -> None:
@@ -66,9 +75,15 @@ def import_tensorflow_quietly() -> None:
         os.close(stderr)
 
 
+def printable(text: str) -> str:
+    """Text for a terminal, on one line: names of files and columns can hold line breaks, which could fake a message,
+    and control characters, which could change what is shown. They become escapes such as \\n and \\x1b."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def say(stage: str, text: str) -> None:
     """Print one line for people: the stage, then the text."""
-    print(f"{stage:<8} {text}", flush=True)
+    print(f"{stage:<8} {printable(text)}", flush=True)
 
 
 def aligned(rows: Sequence[tuple[str, ...]], *, widest: int = sys.maxsize, right: Container[int] = ()) -> str:
@@ -89,12 +104,16 @@ def amount(size: int) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command and exit the process with its exit code (see `trainer.runtime.errors`)."""
     end_imports()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show every character
     try:
         with interruptible():
             main()
             flush_output()
     except (TrainerError, Interrupted) as error:
-        exit_process(error.exit_code, f"error: {error}")
+        first, *others = map(str, error.args)
+        exit_process(error.exit_code, f"error: {first}", *(f"  {line}" for line in others))
     except MemoryError:
         exit_process(ResourceError.exit_code, "error: Out of memory. Use fewer rows, or a machine with more memory.")
     except BrokenPipeError:
@@ -115,17 +134,20 @@ def run_command(main: Callable[[], None]) -> None:
 
 def report_bug() -> None:
     """Print the traceback of an unexpected exception and exit with code 1."""
-    traceback.print_exc()
+    for part in traceback.format_exception(*sys.exc_info()):
+        is_place = part.startswith(("  ", "Traceback", "\n"))  # otherwise it is an exception with its text
+        for line in part.rstrip("\n").split("\n") if is_place else [part.rstrip("\n")]:
+            print(printable(line), file=sys.stderr)
     exit_process(
         TrainerError.exit_code,
         "This is a bug in the trainer or in a network's file; please report it with the lines above.",
     )
 
 
-def exit_process(code: int, message: str = "") -> None:
+def exit_process(code: int, *lines: str) -> None:
     """Exit at once: after a full disk or an interrupt, libraries may crash while the interpreter shuts down."""
-    if message:
-        print(message, file=sys.stderr)
+    for line in lines:
+        print(printable(line), file=sys.stderr)
     with contextlib.suppress(OSError):
         flush_output()
     os._exit(code)

@@ -18,7 +18,12 @@ from difflib import get_close_matches
 
 
 class TrainerError(Exception):
+    """Arguments: the message, and lines below it if it has several."""
+
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n  ".join(map(str, self.args))
 
 
 class ConfigError(TrainerError):
