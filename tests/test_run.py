@@ -246,7 +246,9 @@ def prepared(folder: Path, package: Path | None = None) -> set[Path]:
     if package:
         data = package.read_bytes()
         (folder / "good.zip").write_bytes(data)
-        (folder / "damaged.zip").write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+        with zipfile.ZipFile(package) as archive:
+            inside = archive.getinfo("weights.npz").header_offset + 5000
+        (folder / "damaged.zip").write_bytes(data[:inside] + bytes([data[inside] ^ 1]) + data[inside + 1 :])
         (folder / "cut.zip").write_bytes(data[:-100])
     return files(folder)
 
