@@ -18,6 +18,7 @@ from trainer.config.loading import load_config
 from trainer.config.roles import column_kinds
 from trainer.data import dataset
 from trainer.features import pipeline
+from trainer.features.sides import split_sides
 from trainer.package import predictor as prediction
 from trainer.package.archive import read_package
 
@@ -79,7 +80,7 @@ def split_run(folder: Path, **environment: str) -> dict[str, pd.DataFrame]:
     variant, data = "chicago_taxi_deep_v1", {"train": paths_of("chicago_taxi_deep_v1")["train"]}
     package = trained(variant, folder, data, NET_EPOCHS="1", **environment)
     config = load_config(variant, path=VARIANTS, environ=environment).config
-    cut = pipeline.split_sides(config, {"train": pipeline.read(config, data["train"], "train").frame})
+    cut = split_sides(config, {"train": pipeline.read(config, data["train"], "train")})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     split = json.loads(read_package(package)["dataset.json"])["split"]
     assert split["rows"] == {side: len(frame) for side, frame in sides.items()}

@@ -31,8 +31,10 @@ from networks.deep_v1 import Config
 from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
 from trainer.config import record as config_record
 from trainer.config import roles
-from trainer.data import dataset, split
+from trainer.data import dataset
+from trainer.features import pipeline
 from trainer.features.preprocessing import Preprocessing
+from trainer.features.sides import split_sides
 from trainer.package.archive import read_package
 from trainer.package.predictor import load_predictor, needed_columns
 
@@ -293,8 +295,7 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run
     members = read_package(package)
     config = config_record.from_json(members["config.json"]).config
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
-    frame = dataset.load(SAMPLE, roles.column_kinds(config)).frame
-    rows = split.split_rows(frame, method="random", columns=(), test_fraction=0.1, validation_fraction=0.1, seed=0).test
+    _, rows = split_sides(config, {"train": pipeline.read(config, str(SAMPLE), "train")})["test"]
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
     done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")
     assert (done.code, done.err) == (0, "")

@@ -12,6 +12,7 @@ from data.make_sample import known_losses
 from trainer.config.loading import load_config
 from trainer.features import pipeline, preprocessing
 from trainer.features.rules import fit_preprocessing
+from trainer.features.sides import split_sides
 from trainer.features.tables import Rows
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.training import loop
@@ -43,7 +44,7 @@ def learn(path: str, names: list[str]) -> dict[str, dict[str, float]]:
 def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     """The test loss of a trained network, its best epoch, and the test rows."""
     config = load_config(network, environ={"NET_BATCH_SIZE": str(BATCH)}).config
-    cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
+    cut = split_sides(config, {"train": pipeline.read(config, str(path), path.name)})
     sides = {side: frame.take(rows) for side, (frame, rows) in cut.items()}
     fitted = fit_preprocessing(config, sides["train"])
     ops = build_model_graph(config, fitted.shapes())

@@ -32,6 +32,7 @@ from trainer.config.loading import load_config
 from trainer.features import DatasetShapes, pipeline
 from trainer.features.preprocessing import LABEL, WEIGHT, transform
 from trainer.features.rules import fit_preprocessing
+from trainer.features.sides import split_sides
 from trainer.features.tables import Table, shuffled
 from trainer.model import layers, recurrent
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
@@ -46,7 +47,7 @@ def sample_data(rows: int) -> tuple[DatasetShapes, dict[str, Examples]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         write_sample(path, rows)
-        cut = pipeline.split_sides(config, {"train": pipeline.read(config, str(path), path.name).frame})
+        cut = split_sides(config, {"train": pipeline.read(config, str(path), path.name)})
     sides = {side: cut[side][0].take(cut[side][1]) for side in ("train", "test")}
     fitted = fit_preprocessing(config, sides["train"])
     return fitted.shapes(), {side: transform(fitted, frame) for side, frame in sides.items()}

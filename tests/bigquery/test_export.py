@@ -175,6 +175,19 @@ def test_a_sample_has_the_right_size_and_is_part_of_every_larger_sample(clicks: 
     assert tenth < half
 
 
+@pytest.mark.parametrize(("limit", "sample"), [(3000, 0.0), (0, 0.3), (3000, 0.5)])
+def test_equal_rows_are_chosen_one_by_one(clicks: Service, limit: int, sample: float) -> None:
+    """Few contents: their shares in the sample are those of the table."""
+    rows = "SELECT MOD(x, 4) AS device, MOD(x, 10) < 3 AS clicked FROM UNNEST(GENERATE_ARRAY(1, 10000)) AS x"
+    sql = sample_query(rows, limit, sample)
+    chosen = clicks.database.execute(to_duckdb(parsed(sql))).fetchall()
+    assert {len(row) for row in chosen} == {2}
+    assert len(chosen) == limit or abs(len(chosen) - 3000) < 4 * np.sqrt(10_000 * 0.3 * 0.7)
+    assert abs(sum(clicked for _, clicked in chosen) / len(chosen) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 3000)
+    for device in range(4):
+        assert abs(sum(row[0] == device for row in chosen) / len(chosen) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 3000)
+
+
 def test_a_folder_gets_the_same_files_as_a_bucket_and_the_staging_is_emptied(
     clicks: Service, bucket: Bucket, tmp_path: Path
 ) -> None:

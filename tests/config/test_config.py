@@ -687,6 +687,7 @@ def variants_of(draw: st.DrawFn) -> dict[str, Any]:
     settings |= {
         f"{role}_columns": next(parts) for role in ("categorical", "multi_categorical", "numeric", "log_numeric")
     }
+    settings |= {"stratify_column": names[0] if settings["split"] == "random" else None}
     settings |= {"stopping_metric": draw(st.sampled_from(sorted(STOPPING_METRICS[settings["objective"]])))}
     settings["test_fraction"] = min(settings["test_fraction"], 0.9)
     settings["validation_fraction"] = (
@@ -850,6 +851,9 @@ def test_a_split_needs_its_columns(load: Load) -> None:
         load(NET_SPLIT="time")
     with refused('split = "group" (variant small)', "group_columns"):
         load({"split": "group"})
+    with refused('stratify_column = "ctr" (variant small) needs split = random, not split = "time"'):
+        load({"split": "time", "time_column": "at", "stratify_column": "ctr"})
+    load({"stratify_column": "ctr"})
     load({"split": "time", "time_column": "at"})
     load({"split": "group", "group_columns": ["thumbnail"]})
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.data.conftest import read_nothing_at_once
 from tests.scale import MEMORY, many
-from trainer.data import arrow_reader, dataset, shards
+from trainer.data import arrow_reader, dataset, draws, shards
 from trainer.data.columns import to_arrow
 from trainer.data.dataset import load
 from trainer.data.schema import Column
@@ -876,7 +876,9 @@ def test_a_line_that_is_no_object_is_not_read_at_once():
 def test_what_is_plain_is_read_at_once():
     columns = settled_columns()
     values = [PLAIN, PLAIN | {"n": '"NaN"', "t": '"In \u00e9"', "l": "[]"}, PLAIN | {"n": "null", "c": '"\\u0041"'}]
-    count, arrays = arrow_reader.read_block("".join(row_of(each.items()) + "\r\n" for each in values).encode(), columns)
+    count, arrays, _ = arrow_reader.read_block(
+        "".join(row_of(each.items()) + "\r\n" for each in values).encode(), columns
+    )
     assert count == 3
     assert arrays["c"].to_pylist() == ["a", "a", "A"]
     assert arrays["n"].to_numpy().tobytes() == np.array([1.5, np.nan, np.nan]).tobytes()
@@ -888,9 +890,9 @@ def test_all_but_the_first_lines_of_a_long_shard_is_read_at_once(tmp_path, monke
     write(tmp_path, *[{"n": str(n), "other": "x" * 400} for n in range(30_000)])
     read, looked_at = [], []
 
-    def observed(text, columns):
+    def observed(text, columns, others=None):
         looked_at.append(len(text))
-        found = arrow_reader.read_block(text, columns)
+        found = arrow_reader.read_block(text, columns, others)
         read.append(found[0])
         return found
 
@@ -916,41 +918,33 @@ def test_a_text_is_a_category_in_the_order_of_the_rows(tmp_path):
 # Rows that are kept.
 
 
-def even(frame):
-    return (frame["n"] % 2 == 0).to_numpy()
-
-
+@pytest.mark.parametrize("key", [(), ("n",), ("c", "d")])
 @pytest.mark.parametrize("block_bytes", [1, 50, 333, 10**6])
-def test_kept_rows_are_the_same_however_the_text_is_cut(tmp_path, monkeypatch, block_bytes):
+def test_a_share_is_the_same_rows_however_the_text_is_cut(tmp_path, monkeypatch, block_bytes, key):
+    rows = [
+        {"n": n, "c": str(n % 7), "t": f"title {n}", "l": [str(n)], "d": f"2024-01-0{n % 5 + 1}"} for n in range(60)
+    ]
+    data = write(tmp_path / "data", *rows[:20], b"{", *rows[20:], name="a.json")
+    write(data, {"n": 61, "c": "x", "d": "2024-01-01", "t": "z", "l": []}, name="b.json")
+    kinds = {"n": "number", "c": "category", "t": "text", "l": "categories", "d": "time"}
+    whole = load(data, kinds, max_bad_rows=1, identity=key)
+    expected = np.flatnonzero(draws.uniform(whole.draws, draws.SUBSAMPLE) < 0.5)
+    assert 0 < len(expected) < 61
     monkeypatch.setattr(shards, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(dataset, "JOIN", 3)
-    rows = [{"n": n, "c": str(n % 7), "t": f"title {n}", "l": [str(n)], "d": "2024-01-01"} for n in range(60)]
-    data = write(tmp_path / "data", *rows[:20], b"{", *rows[20:], name="a.json")
-    write(data, {"n": 61}, name="b.json")
-    kinds = {"n": "number", "c": "category", "t": "text", "l": "categories", "d": "time"}
-    seen = []
-
-    def keep(frame):
-        seen.append(frame.dtypes.astype(str).to_dict())
-        return even(frame)
-
-    read = load(data, kinds, keep=keep, max_bad_rows=1)
-    assert all(types == seen[0] | {"d": types["d"]} for types in seen)
-    assert seen[0] | {"d": ""} == {
-        "n": "float64", "c": "category", "t": "category", "l": "list<item: string>[pyarrow]", "d": "",
-    }  # fmt: skip
-    assert (read.rows, read.rows_read, read.bad_rows) == (30, 61, 1)
+    read = load(data, kinds, max_bad_rows=1, identity=key, share=0.5)
+    assert (read.rows, read.rows_read, read.bad_rows) == (len(expected), 61, 1)
     assert [shard.rows for shard in read.shards] == [60, 1]
-    assert read.frame["n"].tolist() == list(range(0, 60, 2))
-    assert read.frame["t"].cat.categories.tolist() == [f"title {n}" for n in range(0, 60, 2)]
-    whole = load(data, kinds, max_bad_rows=1).frame
+    np.testing.assert_array_equal(read.draws, whole.draws[expected])
+    np.testing.assert_array_equal(read.hashes, whole.hashes[expected])
     for name in kinds:
-        assert plain(read.frame[name]) == plain(whole[name])[:60:2]
+        assert plain(read.frame[name]) == plain(whole.frame[name].iloc[expected])
+    assert len(read.frame["t"].cat.categories) == len(expected)
 
 
-def test_no_row_kept_is_refused(tmp_path):
+def test_no_row_in_the_share_is_refused(tmp_path):
     write(tmp_path, {"n": 1}, {"n": 3})
-    assert "0 of 2 rows" in refusal(tmp_path, {"n": "number"}, keep=even)
+    assert "subsample keeps 0 of 2 rows" in refusal(tmp_path, {"n": "number"}, identity=(), share=1e-9)
 
 
 # Where the shards are.

@@ -13,8 +13,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from data.make_sample import make_rows
-from trainer.data import split as split_module
-from trainer.data.split import Split, describe_split, row_hashes, split_rows
+from trainer.data.column_hash import row_hashes
+from trainer.data.draws import EqualRows
+from trainer.data.split import Split, components_of, links_of, split_rows
+from trainer.data.split_facts import describe_split, fingerprint
 from trainer.runtime.errors import DataError
 
 PROPERTY = hypothesis_settings(max_examples=50, deadline=None)
@@ -44,6 +46,14 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return frame.assign(**{name: pd.Series(frame[name].tolist(), dtype=dtype) for name, dtype in dtypes.items()})
 
 
+def cut(frame: pd.DataFrame, *, method: str, columns: Sequence[str], **arguments: Any) -> Split:
+    """The split of rows that are identified by these columns, or none for all; a stored row is all of a frame here."""
+    key = columns if method == "random" else ()
+    hashes = row_hashes(frame, key)
+    draws = hashes if key else EqualRows().draws(hashes)
+    return split_rows(frame, method=method, columns=columns, draws=draws, **arguments)
+
+
 def sides_of(frame: pd.DataFrame, split: Split) -> np.ndarray:
     """The number of the side of each row; each row is on exactly one."""
     sides = np.full(len(frame), -1)
@@ -59,9 +69,14 @@ def sides_of(frame: pd.DataFrame, split: Split) -> np.ndarray:
 def sides_or_nothing(frame: pd.DataFrame, **arguments: Any) -> np.ndarray | None:
     """Small tables often leave a side empty, which is refused."""
     try:
-        return sides_of(frame, split_rows(frame, test_fraction=0.3, validation_fraction=0.3, **arguments))
+        return sides_of(frame, cut(frame, test_fraction=0.3, validation_fraction=0.3, **arguments))
     except DataError:
         return None
+
+
+def bag(frame: pd.DataFrame, sides: np.ndarray) -> list[tuple[int, int]]:
+    """The rows of each side, whatever their order."""
+    return sorted(zip(row_hashes(frame, ()).tolist(), sides.tolist(), strict=True))
 
 
 # Random
@@ -78,7 +93,7 @@ def test_random_sides_depend_neither_on_order_nor_on_shards(
     there = sides_or_nothing(table([rows[i] for i in order]), method="random", columns=columns, seed=seed)
     assert (here is None) == (there is None)
     if here is not None and there is not None:
-        np.testing.assert_array_equal(here[order], there)
+        assert bag(table(rows), here) == bag(table([rows[i] for i in order]), there)
 
 
 @PROPERTY
@@ -93,8 +108,8 @@ def test_adding_rows_moves_no_other_row(rows: list[dict[str, Any]], more: list[d
 
 @PROPERTY
 @given(rows=ROWS, seed=st.integers(0, 2**31 - 1))
-def test_D50_equal_rows_land_on_one_side(rows: list[dict[str, Any]], seed: int) -> None:
-    doubled = sides_or_nothing(table(rows + rows), method="random", columns=(), seed=seed)
+def test_D50_rows_of_one_key_land_on_one_side(rows: list[dict[str, Any]], seed: int) -> None:
+    doubled = sides_or_nothing(table(rows + rows), method="random", columns=("key",), seed=seed)
     if doubled is not None:
         np.testing.assert_array_equal(doubled[: len(rows)], doubled[len(rows) :])
 
@@ -102,7 +117,7 @@ def test_D50_equal_rows_land_on_one_side(rows: list[dict[str, Any]], seed: int) 
 def test_larger_fractions_only_add_rows() -> None:
     frame = make_rows(2000)
     small, large = (
-        split_rows(frame, method="random", columns=(), test_fraction=f, validation_fraction=0.1, seed=3).test
+        cut(frame, method="random", columns=(), test_fraction=f, validation_fraction=0.1, seed=3).test
         for f in (0.1, 0.2)
     )
     assert set(small) < set(large)
@@ -117,8 +132,8 @@ def test_sides_depend_on_values_not_on_how_they_are_held() -> None:
     )[["publisher", "row_id", "age", "item"]]
     for columns in ((), ("item", "publisher"), ("publisher", "item")):
         arguments: dict[str, Any] = {"method": "random", "test_fraction": 0.2, "validation_fraction": 0.2, "seed": 0}
-        here = split_rows(frame, columns=columns, **arguments)
-        there = split_rows(as_category, columns=columns, **arguments)
+        here = cut(frame, columns=columns, **arguments)
+        there = cut(as_category, columns=columns, **arguments)
         np.testing.assert_array_equal(sides_of(frame, here), sides_of(frame, there))
 
 
@@ -139,7 +154,7 @@ def test_sides_are_the_same_for_ever() -> None:
 def test_another_seed_is_another_independent_split() -> None:
     frame = make_rows(20_000)
     arguments: dict[str, Any] = {"method": "random", "columns": (), "test_fraction": 0.2, "validation_fraction": 0}
-    first, second = (split_rows(frame, seed=seed, **arguments).test for seed in (0, 1))
+    first, second = (cut(frame, seed=seed, **arguments).test for seed in (0, 1))
     assert len(np.intersect1d(first, second)) == pytest.approx(20_000 * 0.04, abs=4 * np.sqrt(20_000 * 0.04))
 
 
@@ -147,9 +162,7 @@ def test_another_seed_is_another_independent_split() -> None:
 def test_random_fractions_hold_within_sampling_error(columns: tuple[str, ...]) -> None:
     frame = make_rows(20_000)
     for seed in range(5):
-        split = split_rows(
-            frame, method="random", columns=columns, test_fraction=0.1, validation_fraction=0.25, seed=seed
-        )
+        split = cut(frame, method="random", columns=columns, test_fraction=0.1, validation_fraction=0.25, seed=seed)
         for rows, fraction in ((split.test, 0.1), (split.validation, 0.25)):
             assert abs(len(rows) / 20_000 - fraction) < 4.5 * np.sqrt(fraction * (1 - fraction) / 20_000)
 
@@ -157,11 +170,11 @@ def test_random_fractions_hold_within_sampling_error(columns: tuple[str, ...]) -
 def test_side_given_separately_is_empty() -> None:
     frame = make_rows(1000)
     for method, columns in (("random", ()), ("group", ("title",)), ("time", ("row_id",))):
-        split = split_rows(frame, method=method, columns=columns, test_fraction=0, validation_fraction=0.2, seed=0)
+        split = cut(frame, method=method, columns=columns, test_fraction=0, validation_fraction=0.2, seed=0)
         assert len(split.test) == 0 < len(split.validation) < len(split.train)
-        split = split_rows(frame, method=method, columns=columns, test_fraction=0.2, validation_fraction=0, seed=0)
+        split = cut(frame, method=method, columns=columns, test_fraction=0.2, validation_fraction=0, seed=0)
         assert len(split.validation) == 0 < len(split.test) < len(split.train)
-        split = split_rows(frame, method=method, columns=columns, test_fraction=0, validation_fraction=0, seed=0)
+        split = cut(frame, method=method, columns=columns, test_fraction=0, validation_fraction=0, seed=0)
         np.testing.assert_array_equal(split.train, np.arange(1000))
 
 
@@ -193,7 +206,7 @@ def test_time_of_each_dtype_splits_alike_and_exactly(dtype: str) -> None:
     times = pd.Series(microseconds, dtype="Int64")
     if dtype != "Int64":
         times = pd.to_datetime(pd.Series(microseconds), unit="us", utc="UTC" in dtype).astype(dtype)
-    split = split_rows(
+    split = cut(
         pd.DataFrame({"at": times}), method="time", columns=("at",), test_fraction=0.1, validation_fraction=0.2, seed=0
     )
     assert set(microseconds[split.test]) == set(range(2**53 + 900, 2**53 + 1000))
@@ -204,7 +217,7 @@ def test_time_of_each_dtype_splits_alike_and_exactly(dtype: str) -> None:
 def test_missing_times_are_refused_with_their_number(dtype: str) -> None:
     frame = pd.DataFrame({"at": pd.Series([1, None, 3, None], dtype="Int64").astype(dtype)})
     with pytest.raises(DataError, match="Column 'at': 2 of 4 rows have no time, which split=time needs"):
-        split_rows(frame, method="time", columns=("at",), test_fraction=0.1, validation_fraction=0.1, seed=0)
+        cut(frame, method="time", columns=("at",), test_fraction=0.1, validation_fraction=0.1, seed=0)
 
 
 # Group
@@ -223,7 +236,7 @@ def test_no_group_value_is_on_two_sides_whatever_the_order(
     assert (sides is None) == (shuffled is None)
     if sides is None or shuffled is None:
         return
-    np.testing.assert_array_equal(sides[order], shuffled)
+    assert bag(frame, sides) == bag(frame.iloc[order], shuffled)
     for name in frame:
         known = frame[name].notna()
         assert pd.Series(sides[known]).groupby(frame.loc[known, name].to_numpy()).nunique().le(1).all()
@@ -245,19 +258,19 @@ def test_components_agree_with_union_find(rows: list[tuple[str | None, ...]]) ->
                 parent[find(i)] = find(j)
     expected = [find(i) for i in range(len(rows))]
     frame = pd.DataFrame(rows, columns=["a", "b"], dtype="str")
-    found = split_module._components(*split_module._links(frame, ("a", "b")), len(frame))
+    found = components_of(*links_of(frame, ("a", "b")), len(frame))
     assert len(set(zip(expected, found, strict=True))) == len(set(expected)) == len(set(found))
 
 
 def test_missing_and_empty_values_link_nothing_and_columns_are_kept_apart() -> None:
     frame = pd.DataFrame({"a": [None, None, "", "", "x", "y"], "b": ["1", "2", "3", "4", "y", "x"]}, dtype="str")
-    rows, links = split_module._links(frame, ("a", "b"))
-    assert len(set(split_module._components(rows, links, 6))) == 6
+    rows, links = links_of(frame, ("a", "b"))
+    assert len(set(components_of(rows, links, 6))) == 6
 
 
 def test_each_element_of_a_list_links() -> None:
     frame = pd.DataFrame({"topics": pd.Series([["a", "b"], ["b", "c"], ["c"], ["d"], [], None, []], dtype=LISTS)})
-    component = split_module._components(*split_module._links(frame, ("topics",)), 7)
+    component = components_of(*links_of(frame, ("topics",)), 7)
     assert component[0] == component[1] == component[2]
     assert len(set(component)) == 5
 
@@ -276,9 +289,7 @@ def test_components_are_drawn_uniformly_whatever_their_size() -> None:
     drawn = np.zeros(len(sizes))
     seeds, columns = 300, ("title", "thumbnail")
     for seed in range(seeds):
-        split = split_rows(
-            frame, method="group", columns=columns, test_fraction=0.15, validation_fraction=0.1, seed=seed
-        )
+        split = cut(frame, method="group", columns=columns, test_fraction=0.15, validation_fraction=0.1, seed=seed)
         sides = sides_of(frame, split)
         drawn += np.bincount(group[split.test], minlength=len(sizes)) > 0
         assert np.unique(group[sides == 2]).size + np.unique(group[sides != 2]).size == len(sizes)
@@ -294,7 +305,7 @@ def test_sample_has_many_small_groups_that_need_both_columns() -> None:
     frame = make_rows(20_000)
     groups = {}
     for columns in (("title",), ("thumbnail",), ("title", "thumbnail")):
-        component = split_module._components(*split_module._links(frame, columns), len(frame))
+        component = components_of(*links_of(frame, columns), len(frame))
         groups[columns] = len(set(component))
         assert np.bincount(component).max() < 0.1 * len(frame)
     assert 100 < groups[("title", "thumbnail")] < min(groups[("title",)], groups[("thumbnail",)]) / 1.3
@@ -305,12 +316,17 @@ def test_sample_has_many_small_groups_that_need_both_columns() -> None:
 
 @pytest.mark.parametrize(
     ("method", "columns", "units"),
-    [("random", (), "keys"), ("group", ("item",), "groups"), ("time", ("hour",), "times")],
+    [
+        ("random", (), "rows"),
+        ("random", ("item",), "keys"),
+        ("group", ("item",), "groups"),
+        ("time", ("hour",), "times"),
+    ],
 )
 def test_D51_empty_side_is_refused_with_figures_and_advice(method: str, columns: tuple[str, ...], units: str) -> None:
-    frame = make_rows(400).assign(item="one", hour=7).head(1 if method == "random" else 400)
+    frame = make_rows(400).assign(item="one", hour=7).head(400 if columns else 1)
     with pytest.raises(DataError) as caught:
-        split_rows(frame, method=method, columns=columns, test_fraction=0.2, validation_fraction=0.1, seed=0)
+        cut(frame, method=method, columns=columns, test_fraction=0.2, validation_fraction=0.1, seed=0)
     by = ", ".join(map(repr, columns)) or "all columns"
     assert f"split={method} by {by} of {len(frame)} rows with 1 distinct {units}" in str(caught.value)
     assert "test_fraction=0.2, validation_fraction=0.1" in str(caught.value)
@@ -320,9 +336,7 @@ def test_D51_empty_side_is_refused_with_figures_and_advice(method: str, columns:
 @pytest.mark.parametrize(("test", "validation", "side"), [(0.999, 0.001, "train"), (0.2, 1e-12, "validation")])
 def test_C34_fractions_that_leave_a_side_empty_are_refused(test: float, validation: float, side: str) -> None:
     with pytest.raises(DataError, match=f"No rows are left for the {side} set: "):
-        split_rows(
-            make_rows(50), method="random", columns=(), test_fraction=test, validation_fraction=validation, seed=0
-        )
+        cut(make_rows(50), method="random", columns=(), test_fraction=test, validation_fraction=validation, seed=0)
 
 
 # Description
@@ -343,10 +357,13 @@ def test_description_counts_rows_groups_duplicates_and_unseen_values() -> None:
     report = describe_split(
         sides, categorical_columns=["item", "topics"], group_columns=["item", "topics"],
         hashes={name: row_hashes(frame, ["key"]) for name, frame in sides.items()},
+        draws={name: row_hashes(frame, ["key"]) for name, frame in sides.items()},
     )  # fmt: skip
     assert json.loads(json.dumps(report)) == report
     assert report["rows"] == {"train": 3, "validation": 1, "test": 4}
     assert report["also_in_train"] == {"validation": 0, "test": 1}
+    assert report["fingerprints"]["test"] == fingerprint(row_hashes(sides["test"].iloc[::-1], ["key"]))
+    assert len(set(report["fingerprints"].values())) == 3
     assert report["unseen"] == {"validation": {"item": 0.0, "topics": 0.0}, "test": {"item": 0.5, "topics": 0.5}}
     # One component holds the training rows a and b with the test rows a, c, c; three rows stand alone.
     spread = {"rows_min": 1.0, "rows_median": 3.0, "rows_mean": 3.0, "rows_max": 5.0}
@@ -359,10 +376,10 @@ def test_description_counts_rows_groups_duplicates_and_unseen_values() -> None:
 def test_description_of_a_group_split_finds_no_group_elsewhere() -> None:
     frame = make_rows(5000)
     columns = ("title", "thumbnail")
-    split = split_rows(frame, method="group", columns=columns, test_fraction=0.2, validation_fraction=0.2, seed=1)
+    split = cut(frame, method="group", columns=columns, test_fraction=0.2, validation_fraction=0.2, seed=1)
     sides = {name: frame.iloc[rows] for name, rows in split._asdict().items()}
     hashes = {name: row_hashes(frame, ["row_id"]) for name, frame in sides.items()}
-    report = describe_split(sides, categorical_columns=["item"], group_columns=columns, hashes=hashes)
+    report = describe_split(sides, categorical_columns=["item"], group_columns=columns, hashes=hashes, draws=hashes)
     assert sum(report["rows"].values()) == 5000
     assert {side["also_elsewhere"] for side in report["groups"].values()} == {0}
     assert 0 < report["unseen"]["test"]["item"] < 0.5
@@ -374,6 +391,6 @@ def test_description_of_an_empty_side_is_all_zero() -> None:
     frame = make_rows(100)
     sides = {"train": frame, "test": frame.head(0)}
     hashes = {name: row_hashes(frame, ()) for name, frame in sides.items()}
-    report = describe_split(sides, categorical_columns=["item"], group_columns=["title"], hashes=hashes)
+    report = describe_split(sides, categorical_columns=["item"], group_columns=["title"], hashes=hashes, draws=hashes)
     assert report["rows"]["test"] == report["also_in_train"]["test"] == report["unseen"]["test"]["item"] == 0
     assert report["groups"]["test"] == {"groups": 0, "also_elsewhere": 0}

@@ -13,11 +13,10 @@ import pytest
 from data.make_sample import write_sample
 from networks.deep_v1 import Config
 from tests.commands import ROOT, SAMPLE, trainer
-from trainer.config import roles
 from trainer.config.net_config import NetConfig
-from trainer.data import dataset, split
 from trainer.features import encoded, pipeline, preprocessing
 from trainer.features.pipeline import Prepared, encoding_settings, prepare
+from trainer.features.sides import split_sides
 from trainer.package.archive import read_package
 from trainer.runtime import cache
 from trainer.runtime.errors import DataError, ResourceError, StorageError
@@ -84,8 +83,8 @@ def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch:
     monkeypatch.setattr(encoded, "CHUNK_ROWS", 100)
     config = Config(cache_gb=0)
     cached, _ = prepared(config)
-    frame = dataset.load(SAMPLE, roles.column_kinds(config)).frame
-    for side, (of, rows) in pipeline.split_sides(config, {"train": frame}).items():
+    read = pipeline.read(config, str(SAMPLE), "train")
+    for side, (of, rows) in split_sides(config, {"train": read}).items():
         expected = encoded.to_encoded_rows(
             preprocessing.transform(cached.preprocessing, of.take(rows)), cached.preprocessing.shapes()
         )
@@ -248,10 +247,9 @@ def test_a_subsample_is_split_as_it_would_be_without(tmp_path: Path) -> None:
     write_sample(tmp_path / "rows.json", 20_000)
 
     def sides(share: float) -> dict[str, set[int]]:
-        frame = pipeline.read(Config(subsample=share), str(tmp_path / "rows.json"), "rows").frame
-        cut = pipeline.split_sides(Config(), {"train": frame})
-        hashes = split.row_hashes(frame, ())
-        return {side: set(hashes[rows].tolist()) for side, (_, rows) in cut.items()}
+        read = pipeline.read(Config(subsample=share), str(tmp_path / "rows.json"), "rows")
+        cut = split_sides(Config(), {"train": read})
+        return {side: set(read.draws[rows].tolist()) for side, (_, rows) in cut.items()}
 
     whole, part = sides(1.0), sides(0.2)
     for side, share in {"train": 0.8, "validation": 0.1, "test": 0.1}.items():

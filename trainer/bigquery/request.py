@@ -44,8 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="YYYY-MM-DD", help="value of @until in the SQL, a DATE")
     parser.add_argument("--to", required=True, help="gs://bucket/prefix or a folder, for this export alone")
     parser.add_argument("--staging", help="gs://bucket/prefix by way of which a folder is filled; emptied again")
-    parser.add_argument("--limit", type=int, help="maximum number of rows, chosen by the hash of their values")
-    parser.add_argument("--sample", type=float, help="share of the rows, chosen by the hash of their values")
+    parser.add_argument("--limit", type=int, help="maximum number of rows, chosen at random, the same every time")
+    parser.add_argument("--sample", type=float, help="share of the rows, chosen at random, the same every time")
     parser.add_argument("--dry-run", action="store_true", help="print what would be read, and do nothing")
 
 
@@ -143,11 +143,20 @@ def query_text(path: str, parameters: Mapping[str, list[str]]) -> str:
 
 
 def sample_query(sql: str, limit: int, sample: float) -> str:
-    """A query for some rows of another query, chosen by their fingerprints: the same rows every time."""
+    """A query for some rows of another query: the same rows every time.
+
+    Each row is drawn by the fingerprint of its content and its number among equal rows, so that these are drawn one by
+    one, and no value makes a row more likely.
+    """
     if not (limit or sample):
         return sql
-    fingerprint = "FARM_FINGERPRINT(TO_JSON_STRING(flatfab_row))"
-    query = f"SELECT * FROM (\n{sql.strip().rstrip(';')}\n) AS flatfab_row"  # noqa: S608 (it is the user's own)
+    content = "TO_JSON_STRING(flatfab_row)"
+    number = f"ROW_NUMBER() OVER (PARTITION BY {content})"
+    query = (
+        "SELECT * EXCEPT (flatfab_draw) FROM (\n"  # noqa: S608 (it is the user's own)
+        f"SELECT *, FARM_FINGERPRINT(CONCAT({content}, CAST({number} AS STRING))) AS flatfab_draw\n"
+        f"FROM (\n{sql.strip().rstrip(';')}\n) AS flatfab_row)"
+    )
     if sample:
-        query += f"\nWHERE ABS(MOD({fingerprint}, {PARTS})) < {round(sample * PARTS)}"
-    return query + (f"\nORDER BY {fingerprint} LIMIT {limit}" if limit else "")
+        query += f"\nWHERE ABS(MOD(flatfab_draw, {PARTS})) < {round(sample * PARTS)}"
+    return query + (f"\nORDER BY flatfab_draw LIMIT {limit}" if limit else "")

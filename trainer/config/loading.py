@@ -115,6 +115,8 @@ def check_choices(configuration: Configuration) -> None:
         raise ConfigError(f"{description('split')} needs a time_column, the column that orders the rows.")
     if config.split == "group" and not config.group_columns:
         raise ConfigError(f"{description('split')} needs group_columns, the columns whose values keep rows together.")
+    if config.stratify_column is not None and config.split != "random":
+        raise ConfigError(f"{description('stratify_column')} needs split = random, not {description('split')}.")
     if config.test_fraction + config.validation_fraction >= 1:
         fractions = f"{description('test_fraction')} and {description('validation_fraction')}"
         raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")

@@ -42,7 +42,8 @@ class NetConfig:
         "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
     )
     key_columns: tuple[str, ...] = setting(
-        (), "columns that identify a row; a random split hashes them; empty: all columns with a role"
+        (),
+        "columns that identify a row, by which it is drawn; empty: all columns of the files",
     )
     objective: str = setting(
         "binary",
@@ -65,10 +66,13 @@ class NetConfig:
     group_columns: tuple[str, ...] = setting(
         (), "split=group: rows that share a value in any of these columns stay together"
     )
+    stratify_column: str | None = setting(
+        None, "split=random: column of whose values each set has the same shares, for rare labels; null: none"
+    )
     split_seed: int = setting(0, "random seed of the split", low=0, high=2**31 - 1)
     max_bad_rows: int = setting(0, "bad rows to skip; one more stops the run", low=0, high=10**9)
     subsample: float = setting(
-        1.0, "share of the rows to use, chosen by their hash: the same rows in every run", above=0, high=1
+        1.0, "share of the rows to use, chosen at random: the same rows in every run", above=0, high=1
     )
 
     # Preprocessing, fitted to training rows only.

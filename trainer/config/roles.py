@@ -19,7 +19,7 @@ FEATURE_SETTINGS = {
 }
 # A network takes this many columns in reasonable time: its graph has several operations for each.
 MOST_COLUMNS = {tuple(FEATURE_SETTINGS): 1000, ("text_columns", "multi_categorical_columns"): 50}
-KEY_KINDS = {"key_columns": "key", "group_columns": "key", "time_column": "time"}
+KEY_KINDS = {"stratify_column": "key", "key_columns": "key", "group_columns": "key", "time_column": "time"}
 LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
 
 
@@ -37,7 +37,7 @@ def feature_roles(config: "NetConfig") -> dict[str, str]:
 def column_kinds(config: "NetConfig", *, labelled: bool = True) -> dict[str, str]:
     """Column -> kind in `trainer.data`, for all columns with a role; label and weight only if `labelled`.
 
-    A key or group column that is also a feature has the kind of the feature.
+    A key, group or stratify column that has another role, too, has the kind of that.
     """
     kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
     if labelled:
@@ -55,10 +55,11 @@ def check_columns(config: "NetConfig", sources: Mapping[str, str]) -> None:
         for column in columns_of(config, setting_name):
             roles.setdefault(column, []).append(setting_name)
     for column, names in roles.items():
-        others = [name for name in names if name not in ("key_columns", "group_columns")]
-        shared = len(set(names)) == len(names) and others in ([], ["categorical_columns"], ["text_columns"])
-        if len(names) > 1 and not shared:
-            places = " and ".join(f"{name} ({sources[name]})" for name in names)
+        roles_of = [name for name in names if name != "stratify_column"]  # any column can be that one, too
+        others = [name for name in roles_of if name not in ("key_columns", "group_columns")]
+        shared = len(set(roles_of)) == len(roles_of) and others in ([], ["categorical_columns"], ["text_columns"])
+        if len(roles_of) > 1 and not shared:
+            places = " and ".join(f"{name} ({sources[name]})" for name in roles_of)
             raise ConfigError(
                 f"Column {shown(column)} is named in {places}. A column can have one role; a key or group column can "
                 "also be categorical or text."

@@ -9,15 +9,16 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
 from numpy.typing import NDArray
 
+from trainer.data import row_hash
 from trainer.data.columns import convert, json_type
 from trainer.data.json_values import EXACT
 from trainer.data.schema import NUMERIC_KINDS, Column
@@ -34,8 +35,19 @@ AHEAD = THREADS + 1  # blocks read ahead of the next result
 # Rows with more brackets than this are left to the strict reader, which knows how deep JSON may be.
 MAX_BRACKETS = 500
 
+PIECE_BYTES = 2**18  # of a block that are searched at a time
+
 BARE_CONSTANT = re.compile(rb"[:,\[ \t\r-](NaN|Inf(inity)?)[ \t\r\n,}\]]")
 BARE_MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}\]]")
+BARE_LARGE_INTEGER = re.compile(rb"[:,\[ \t\r-][0-9]{16,}[ \t\r\n,}\]]")
+
+
+class BlockRows(NamedTuple):
+    """The rows of a block: their number, their columns, and the hashes of the stored rows where they are wanted."""
+
+    rows: int
+    arrays: dict[str, pa.Array]
+    hashes: row_hash.Hashes | None
 
 
 def in_order(
@@ -64,9 +76,12 @@ def in_order(
             return
 
 
-def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, pa.Array]] | None:
-    """The number of rows in complete lines, and their columns by name as `columns.convert` returns them.
+def read_block(
+    text: bytes, columns: Sequence[Column], others: Mapping[str, pa.DataType] | None = None
+) -> BlockRows | None:
+    """The rows in complete lines, and their columns by name as `columns.convert` returns them.
 
+    others: the JSON types of all other columns, to hash the stored rows; None: no hashes.
     None for anything out of the ordinary; the strict reader then reads the lines.
     """
     if not text.endswith(b"\n"):
@@ -78,13 +93,18 @@ def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, p
     constants = _constants(codes)
     if any(BARE_CONSTANT.match(text, at - 1) for at in constants.tolist()):
         return None
-    schema = pa.schema([(column.name, json_type(column)) for column in columns])
-    plain = _without_quotes(text, constants, columns) if len(constants) else text
+    types = {column.name: json_type(column) for column in columns} | dict(others or {})
+    numbers = [column.name for column in _fractions(columns)]
+    numbers += [name for name, kind in (others or {}).items() if pa.types.is_floating(kind)]
+    plain = _without_quotes(text, constants, numbers) if len(constants) else text
     try:
         table = pa.json.read_json(
             pa.BufferReader(plain),
             pa.json.ReadOptions(use_threads=False, block_size=len(plain) + 1),
-            pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            pa.json.ParseOptions(
+                explicit_schema=pa.schema(types.items()),
+                unexpected_field_behavior="ignore" if others is None else "error",
+            ),
         )
         if table.num_rows != rows:
             return None
@@ -97,7 +117,12 @@ def read_block(text: bytes, columns: Sequence[Column]) -> tuple[int, dict[str, p
     fractions = [arrays[column.name] for column in _fractions(columns)]
     if any(map(_has_minus_zero, fractions)) and BARE_MINUS_ZERO.search(text):
         return None
-    return rows, arrays
+    if others is None:
+        return BlockRows(rows, arrays, None)
+    stored = table.to_batches()[0]  # it has one chunk
+    if any(map(row_hash.has_large_fractions, stored.columns)) and BARE_LARGE_INTEGER.search(text):
+        return None
+    return BlockRows(rows, arrays, row_hash.of_batch(stored))
 
 
 def _count_objects(codes: Bytes) -> int:
@@ -105,7 +130,7 @@ def _count_objects(codes: Bytes) -> int:
 
     A newline between } and { is never inside a JSON value, so each line is at least one complete value.
     """
-    ends = np.flatnonzero(codes == ord("\n"))
+    ends = _positions(codes, b"\n")
     starts = np.concatenate([[0], ends[:-1] + 1])
     last = codes[ends - 1]
     last = np.where(last == ord("\r"), codes[ends - 2], last)
@@ -130,18 +155,30 @@ def _is_utf8(text: bytes) -> bool:
 
 def _constants(codes: Bytes) -> Positions:
     """Positions of NaN and Inf, inside strings too."""
-    at = np.flatnonzero((codes[:-2] == ord("N")) | (codes[:-2] == ord("I")))
+    at = _positions(codes[:-2], b"NI")
     nan = (codes[at + 1] == ord("a")) & (codes[at + 2] == ord("N"))
     infinity = (codes[at + 1] == ord("n")) & (codes[at + 2] == ord("f"))
     return at[nan | infinity]
 
 
-def _without_quotes(text: bytes, constants: Positions, columns: Sequence[Column]) -> bytes:
+def _positions(codes: Bytes, wanted: bytes) -> Positions:
+    """The positions of some bytes; a piece at a time, which the processor's cache holds."""
+    found = []
+    for begin in range(0, len(codes), PIECE_BYTES):
+        piece = codes[begin : begin + PIECE_BYTES]
+        hits = piece == wanted[0]
+        for code in wanted[1:]:
+            hits |= piece == code
+        found.append(np.flatnonzero(hits) + begin)
+    return np.concatenate(found)
+
+
+def _without_quotes(text: bytes, constants: Positions, columns: Sequence[str]) -> bytes:
     """The text with "NaN", as BigQuery writes it, made a bare NaN in columns of bare numbers.
 
     Such a column's key in quotes with a colon is a key wherever the text is JSON, and if it is none, it stays none.
     """
-    names = [json.dumps(column.name, ensure_ascii=False).encode() for column in _fractions(columns)]
+    names = [json.dumps(name, ensure_ascii=False).encode() for name in columns]
     keys = (*(name + b':"' for name in names), *(name + b': "' for name in names))
     parts = []
     begin = 0

@@ -10,7 +10,7 @@ which decides the forms of the columns, are read line by line here. Both ways gi
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import compress, islice
@@ -20,18 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from trainer.cloud.transfer import encoded
-from trainer.data.arrow_reader import THREADS, in_order, read_block
+from trainer.data import row_hash
+from trainer.data.arrow_reader import THREADS, BlockRows, in_order, read_block
 from trainer.data.columns import join, refused_values, to_arrow, to_pandas
+from trainer.data.draws import DrawnRows
+from trainer.data.identity import Identity
 from trainer.data.loaded import BadRow, Dataset, Shard
 from trainer.data.schema import LIST_KINDS, Column, Field, plan_columns, read_schema
 from trainer.data.shards import Block, Tally, find_shards, read_blocks
 from trainer.data.strict_reader import parse_row, short
 from trainer.runtime.errors import DataError, did_you_mean
 
-Keep = Callable[[pd.DataFrame], NDArray[np.bool_]]
 Arrays = dict[str, pa.Array]
 
 JOIN = 32  # blocks whose columns are joined: a text that is in all of them is held once then
@@ -53,20 +54,14 @@ class _Part(NamedTuple):
     block: Block
 
 
-class _BlockRows(NamedTuple):
-    """The good rows of a block: their number, how many of them are kept, and the columns of the kept rows."""
-
-    rows: int
-    kept: int
-    arrays: Arrays
-
-
 class _Rows(NamedTuple):
-    """The values of some rows of a shard by column, the rows' line numbers, and the reasons for refused lines."""
+    """The values of some rows of a shard by column, the rows' line numbers, and the reasons for refused lines; the
+    hashes of the stored rows, where they are wanted."""
 
     columns: dict[str, list[Any]]
     lines: list[int]
     faults: dict[int, _Fault]
+    hashes: list[row_hash.Hashes]
 
 
 def load(
@@ -74,7 +69,8 @@ def load(
     kinds: Mapping[str, str],
     *,
     max_bad_rows: int = 0,
-    keep: Keep | None = None,
+    identity: Sequence[str] | None = None,
+    share: float = 1.0,
     name: str | None = None,
 ) -> Dataset:
     """Read the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
@@ -84,31 +80,36 @@ def load(
     shards, for a field in the first lines of a shard that is not in schema.json, and if there are no rows;
     StorageError for an unreadable file.
 
-    `keep` chooses the rows that stay, so that a sample needs no memory for all rows. It is called with the good rows
-    of a block at a time, in several threads, as a frame of the columns as documented (a time column without a schema
-    is Int64 until its first value), and returns whether each row stays, bool [rows], by that row alone.
-    `name` stands for the path in messages.
+    identity: the columns that identify a row, to draw it by: its key, or none for the stored row, all columns of the
+    file whatever their roles; None: rows are not drawn. share: of the rows, chosen by their draws while reading, so
+    that a sample needs no memory for all rows; it needs an `identity`. `name` stands for the path in messages.
     """
     paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
     folder = Path(os.path.commonpath([shard.parent for shard in paths]))
     fields = read_schema(folder)
     columns = plan_columns(kinds, fields)
-    table = _Table(columns, fields, max_bad_rows, keep)
+    table = _Table(columns, fields, max_bad_rows, None if identity is None else Identity(identity, {}), share)
     shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
     frame = table.frame(name or str(path), sum(shard.rows for shard in shards))
-    return Dataset(frame, shards, tuple(table.bad_rows))
+    return Dataset(frame, shards, tuple(table.bad_rows), *table.drawn.hashes_and_draws())
 
 
 class _Table:
     """The columns of the rows read so far, and the rows left out of them."""
 
     def __init__(
-        self, columns: list[Column], fields: Mapping[str, Field] | None, max_bad_rows: int, keep: Keep | None
+        self,
+        columns: list[Column],
+        fields: Mapping[str, Field] | None,
+        max_bad_rows: int,
+        identity: Identity | None,
+        share: float,
     ) -> None:
         self.columns = columns
         self.fields = fields
         self.max_bad_rows = max_bad_rows
-        self.keep = keep
+        self.identity = identity
+        self.drawn = DrawnRows(share, one_by_one=identity is not None and not identity.key_columns)
         self.bad_rows: list[BadRow] = []
         self.recent: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
         self.joining: dict[str, list[Future[list[pa.Array]]]] = {column.name: [] for column in columns}
@@ -122,22 +123,34 @@ class _Table:
         rows = [0] * len(shards)
         with ThreadPoolExecutor(THREADS) as pool:
 
-            def start(part: _Part) -> Future[_BlockRows | None] | None:
+            def start(part: _Part) -> Future[BlockRows | None] | None:
                 if part.head and not self.names:
                     return None  # it has to settle the forms before any block is read by them
-                return pool.submit(_read_part, part, [replace(column) for column in self.columns], self.keep)
+                return pool.submit(_read_part, part, [replace(column) for column in self.columns], self.identity)
 
             for part, read in in_order(_parts(shards, tallies), start):
                 block_rows = read or self._read_strictly(part, shards[part.shard][1])
                 rows[part.shard] += block_rows.rows
-                self.rows += block_rows.kept
-                self._add(block_rows.arrays, pool)
+                self._add(self._kept(block_rows), pool)
         for name, joining in self.joining.items():
             self.arrays[name] = [array for arrays in joining for array in arrays.result()] + self.recent[name]
         return tuple(
             Shard(name, tally.bytes, count, encoded(tally.crc32c))
             for (_, name), tally, count in zip(shards, tallies, rows, strict=True)
         )
+
+    def _kept(self, block: BlockRows) -> Arrays:
+        """The columns of the rows of a block that are kept, without the categories that only other rows have."""
+        stays = None if block.hashes is None else self.drawn.add(block.hashes)
+        if stays is None:
+            self.rows += block.rows
+            return block.arrays
+        self.rows += int(stays.sum())
+        arrays = {name: array.filter(pa.array(stays)) for name, array in block.arrays.items()}
+        for name, array in arrays.items():
+            if pa.types.is_dictionary(array.type):
+                arrays[name] = array.dictionary_decode().dictionary_encode()
+        return arrays
 
     def _add(self, arrays: Arrays, pool: ThreadPoolExecutor) -> None:
         for column in self.columns:
@@ -147,9 +160,9 @@ class _Table:
                 self.joining[column.name].append(pool.submit(join, recent, column))
                 self.recent[column.name] = []
 
-    def _read_strictly(self, part: _Part, shard: str) -> _BlockRows:
+    def _read_strictly(self, part: _Part, shard: str) -> BlockRows:
         """The good rows of a block, read line by line."""
-        rows = _Rows({column.name: [] for column in self.columns}, [], {})
+        rows = _Rows({column.name: [] for column in self.columns}, [], {}, [])
         lines = part.block.text.split(b"\n")
         for begin in range(0, len(lines), LINES):
             self._parse(lines[begin : begin + LINES], part.block.lines_before + begin, rows, shard if part.head else "")
@@ -159,8 +172,10 @@ class _Table:
         good = [line not in faults for line in rows.lines]
         if not all(good):
             columns = {name: list(compress(values, good)) for name, values in rows.columns.items()}
-            arrays, _ = self._convert(_Rows(columns, [], {}))
-        return _choose(sum(good), arrays, self.columns, self.keep)
+            arrays, _ = self._convert(_Rows(columns, [], {}, []))
+        hashes = np.concatenate(rows.hashes)[good] if rows.hashes else None
+        block = BlockRows(sum(good), arrays, hashes)
+        return self.identity.with_hashes(block, self.columns) if self.identity else block
 
     def _parse(self, lines: list[bytes], done: int, into: _Rows, head_of: str) -> None:
         """Add the rows of some lines; keeping only their values halves time and memory."""
@@ -173,6 +188,9 @@ class _Table:
                 into.lines.append(number)
             except ValueError as error:
                 into.faults[number] = _Fault(str(error))
+        if self.identity and not self.identity.key_columns:
+            into.hashes.append(row_hash.of_rows(rows))
+            self.identity = self.identity.with_types_of(rows, into.columns)
         if head_of:
             self._check_fields(rows, into.lines[len(into.lines) - len(rows) :], head_of)
         by_column = zip(*[map(row.get, into.columns) for row in rows], strict=True)  # the fastest way to turn rows
@@ -251,20 +269,7 @@ def _parts(shards: Sequence[tuple[Path, str]], tallies: Sequence[Tally]) -> Iter
             yield _Part(shard, number == 0, block)
 
 
-def _read_part(part: _Part, columns: Sequence[Column], keep: Keep | None) -> _BlockRows | None:
+def _read_part(part: _Part, columns: Sequence[Column], identity: Identity | None) -> BlockRows | None:
     """The rows of a block at once, or None if it has to be read line by line."""
-    rows = None if part.head else read_block(part.block.text, columns)
-    return None if rows is None else _choose(*rows, columns, keep)
-
-
-def _choose(rows: int, arrays: Arrays, columns: Sequence[Column], keep: Keep | None) -> _BlockRows:
-    """The rows that `keep` selects, without the categories that only other rows have."""
-    if keep is None:
-        return _BlockRows(rows, rows, arrays)
-    frame = pd.DataFrame({column.name: to_pandas([arrays[column.name]], column) for column in columns}, range(rows))
-    stays = pa.array(np.asarray(keep(frame), dtype=np.bool_))
-    arrays = {name: array.filter(stays) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        if pa.types.is_dictionary(array.type):
-            arrays[name] = array.dictionary_decode().dictionary_encode()
-    return _BlockRows(rows, stays.true_count, arrays)
+    block = None if part.head else read_block(part.block.text, columns, identity and identity.types_to_read)
+    return identity.with_hashes(block, columns) if block and identity else block

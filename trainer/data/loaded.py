@@ -1,10 +1,17 @@
 """The result of reading a dataset: its rows, the shards they come from, and the rows left out."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+
+def no_hashes() -> NDArray[np.uint64]:
+    """Of rows that are not drawn."""
+    return np.empty(0, dtype=np.uint64)
 
 
 class Shard(NamedTuple):
@@ -27,11 +34,17 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows in the order of shards and lines, the shards they come from, and the rows left out."""
+    """Rows in the order of shards and lines, the shards they come from, and the rows left out.
+
+    hashes: uint64 [rows], of what identifies each row: its key, or the stored row. draws: uint64 [rows], by which the
+    row is drawn: different for equal stored rows. Both are empty where they were not asked for.
+    """
 
     frame: pd.DataFrame
     shards: tuple[Shard, ...]
     left_out: tuple[BadRow, ...]
+    hashes: NDArray[np.uint64] = field(default_factory=no_hashes)
+    draws: NDArray[np.uint64] = field(default_factory=no_hashes)
 
     @property
     def bad_rows(self) -> int:

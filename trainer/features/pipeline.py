@@ -1,7 +1,6 @@
 """Read, split and encode the rows of a run, or take the encoded rows of an earlier run from the cache."""
 
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -15,7 +14,7 @@ from pyarrow import feather
 
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity, dataset, sources, split
+from trainer.data import capacity, dataset, sources
 from trainer.data.loaded import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.sources import Source
@@ -24,6 +23,7 @@ from trainer.features.labels import unseen_by_set
 from trainer.features.preprocessing import Preprocessing, truncated_shares, with_values
 from trainer.features.rules import fit_preprocessing, text_rules
 from trainer.features.sentinels import KINDS, sentinels
+from trainer.features.sides import split_and_describe
 from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
 from trainer.runtime.command import amount, say
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
     """The data that training needs, and the facts about it for the package."""
 
     sets: dict[str, dict[str, Any]]  # facts about each dataset: path, rows, rows_read, bad_rows, fingerprint, shards
-    split: dict[str, Any]  # facts about the split: see `split.describe_split`
+    split: dict[str, Any]  # facts about the split: see `sides.split_and_describe`
     preprocessing: Preprocessing
     encoded: dict[str, EncodedRows]  # by side: train, validation, test where there is one
     held_out: pd.DataFrame  # raw features of some rows of the last side
@@ -81,7 +81,7 @@ def prepare(
     with local_paths(config, located, timings) as paths:
         datasets = read_all(config, located, paths, timings)
     with timings.stage("split"):
-        sides, facts = split_and_describe(config, {side: read.frame for side, read in datasets.items()})
+        sides, facts = split_and_describe(config, datasets)
     with timings.stage("preprocess"):
         sets = {side: dataset_facts(located[side], read) for side, read in datasets.items()}
         prepared = encode(config, key, sets, facts, sides)
@@ -130,10 +130,9 @@ def read_all(
 
 def read(config: NetConfig, path: str, name: str) -> Dataset:
     """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
-    keep = functools.partial(split.subsample, columns=config.key_columns, fraction=config.subsample)
     loaded = dataset.load(
-        path, roles.column_kinds(config), max_bad_rows=config.max_bad_rows,
-        keep=keep if config.subsample < 1 else None, name=name,
+        path, roles.column_kinds(config), max_bad_rows=config.max_bad_rows, identity=config.key_columns,
+        share=config.subsample, name=name,
     )  # fmt: skip
     files = "1 file" if len(loaded.shards) == 1 else f"{len(loaded.shards)} files"
     bad = f", {loaded.bad_rows:,} bad rows left out" if loaded.bad_rows else ""
@@ -147,46 +146,6 @@ def read(config: NetConfig, path: str, name: str) -> Dataset:
 def duplicate_keys(frame: pd.DataFrame, key_columns: Iterable[str]) -> int:
     """How many rows share their key, the values of all `key_columns`, with another row."""
     return int(frame.duplicated(list(key_columns), keep=False).sum())
-
-
-def split_sides(
-    config: NetConfig, frames: Mapping[str, pd.DataFrame], hashes: Mapping[int, np.ndarray] | None = None
-) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
-    """The training, validation and test set by name: a frame and the positions of its rows, int64 [rows].
-
-    Sets without a separate dataset are cut from "train". hashes: the `split.row_hashes` of the key columns by id of
-    the frame, if already computed. DataError where a set would be empty.
-    """
-    columns = {"random": config.key_columns, "time": (config.time_column,), "group": config.group_columns}
-    cut = split.split_rows(
-        frames["train"],
-        method=config.split,
-        columns=[column for column in columns[config.split] if column],
-        test_fraction=0.0 if "test" in frames else config.test_fraction,
-        validation_fraction=0.0 if "validation" in frames else config.validation_fraction,
-        seed=config.split_seed,
-        hashes=hashes[id(frames["train"])] if hashes and config.split == "random" else None,
-    )
-    sides = {side: (frames["train"], rows) for side, rows in cut._asdict().items()}
-    sides |= {side: (frame, np.arange(len(frame))) for side, frame in frames.items() if side != "train"}
-    say("split", ", ".join(f"{side} {len(rows):,}" for side, (_, rows) in sides.items()) + f" rows, {config.split}")
-    return {side: (frame, rows) for side, (frame, rows) in sides.items() if len(rows)}
-
-
-def split_and_describe(
-    config: NetConfig, frames: Mapping[str, pd.DataFrame]
-) -> tuple[dict[str, tuple[pd.DataFrame, np.ndarray]], dict[str, Any]]:
-    """The sets from `split_sides`, and the facts about them from `split.describe_split`."""
-    hashes = {id(frame): split.row_hashes(frame, config.key_columns) for frame in frames.values()}
-    sides = split_sides(config, frames, hashes)
-    compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
-    facts = split.describe_split(
-        {side: frame[compared].take(rows) for side, (frame, rows) in sides.items()},
-        categorical_columns=config.categorical_columns,
-        group_columns=config.group_columns,
-        hashes={side: hashes[id(frame)][rows] for side, (frame, rows) in sides.items()},
-    )
-    return sides, facts
 
 
 def dataset_facts(source: Source, read: Dataset) -> dict[str, Any]:

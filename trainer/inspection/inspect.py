@@ -32,12 +32,13 @@ from trainer.data.columns import NUMBER
 from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
 from trainer.data.shards import find_shards
-from trainer.features import pipeline
+from trainer.features import pipeline, sides
 from trainer.features.labels import fit_label, unseen_by_set, unseen_classes_warning
 from trainer.features.preprocessing import NUMERIC_ROLES, kept_values
 from trainer.features.rules import text_rules, vocabulary_rules
 from trainer.features.scale import numbers_of
 from trainer.inspection.columns import Column, column_values
+from trainer.inspection.keys import key_advice
 from trainer.inspection.leakage import fingerprint, leakage
 from trainer.inspection.page import page
 from trainer.inspection.profile import Inspection, Profile, profile_column
@@ -54,7 +55,7 @@ SAMPLED_SHARDS, SAMPLED_BYTES = 16, 2**18  # to see column types without a schem
 # setting -> role of its columns, features first
 ROLES = {name: role for name, (role, _) in roles.FEATURE_SETTINGS.items()} | {
     "label_column": "label", "weight_column": "weight", "time_column": "time", "group_columns": "group",
-    "key_columns": "key",
+    "key_columns": "key", "stratify_column": "stratify",
 }  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -66,9 +67,9 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
 
     data: place of each dataset. DataError for what a run refuses.
     """
-    datasets, types = read(config, data)
+    datasets, types, advice = read(config, data)
     frames = {side: dataset.frame for side, dataset in datasets.items()}
-    sets, split_facts = pipeline.split_and_describe(config, frames)
+    sets, split_facts = sides.split_and_describe(config, datasets)
     frame, label_kind = frames["train"], roles.LABEL_KINDS[config.objective]
     label = column_values(frame[config.label_column], label_kind, text_rules(config))
     labels_and_weights = (label.comparable, row_weights(config, frame))
@@ -83,18 +84,22 @@ def inspect(config: NetConfig, data: Mapping[str, str]) -> Inspection:
         labels=labels,
         split=split_facts,
         warnings=dataset_warnings(config, profiles, labels, split_facts, sources=data) + class_warnings,
+        key_advice=advice,
     )
 
 
-def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """All datasets, and the type of every column in the files of "train"."""
+def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset], dict[str, str], str]:
+    """All datasets, and of the files of "train" the type of every column and advice about a key."""
     located = {side: sources.look_up(path) for side, path in data.items()}
     schema, timings = sources.fields_of(located["train"]), Timings()
     with pipeline.local_paths(config, located, timings) as paths:
         datasets = pipeline.read_all(config, located, paths, timings)
+        shards = find_shards(paths["train"])
+        advice = key_advice(config, shards)
         if schema is None:
-            return datasets, json_types(find_shards(paths["train"]))
-    return datasets, {name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}" for name, field in schema.items()}
+            return datasets, json_types(shards), advice
+    types = {name: f"{'REPEATED ' * (field.mode == 'REPEATED')}{field.type}" for name, field in schema.items()}
+    return datasets, types, advice
 
 
 def json_types(shards: Sequence[Path]) -> dict[str, str]:

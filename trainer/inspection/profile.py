@@ -68,6 +68,7 @@ class Inspection(NamedTuple):
     labels: dict[str, dict[str, float]]  # by set: rows, weight; of numeric labels mean, error and zero
     split: dict[str, Any]  # see `trainer.data.split.describe_split`
     warnings: list[str]
+    key_advice: str = ""  # about a column that can be the key
 
 
 def profile_column(

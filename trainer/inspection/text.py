@@ -37,6 +37,8 @@ def print_inspection(inspection: Inspection) -> None:
         say(side, f"{facts['rows']:,.0f} rows, weight {number_text(facts['weight'])}{mean}{zero}")
     if inspection.unused:
         say("unused", ", ".join(f"{printable(name)} ({type_})" for name, type_ in inspection.unused.items()))
+    if inspection.key_advice:
+        say("key", inspection.key_advice)
     for warning in inspection.warnings:
         say("warning", warning)
     if not inspection.warnings:

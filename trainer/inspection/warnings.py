@@ -239,10 +239,8 @@ def split_warnings(config: NetConfig, split: Mapping[str, Any], sources: Mapping
     split, sources: as in `dataset_warnings`.
     """
     rows = split["rows"]
-    same = f"the same {', '.join(config.key_columns)}" if config.key_columns else "the same values"
-    advice = "Remove them." if config.key_columns else "Remove them, or name key_columns if they are different rows."
     warnings = [
-        f"{count:,} {side} rows have {same} as a training row, so {side} metrics may be too good. {advice}"
+        f"{count:,} {side} rows {same_row(config, separate=len(sources) > 1).format(side=side)}"
         for side, count in split["also_in_train"].items()
         if count
     ]
@@ -263,6 +261,19 @@ def split_warnings(config: NetConfig, split: Mapping[str, Any], sources: Mapping
                 f"or times of uneven size. Use more rows, or change {side}_fraction."
             )
     return warnings
+
+
+def same_row(config: NetConfig, *, separate: bool) -> str:
+    """What is wrong with rows of a side that are in the training set, too. separate: sets have data of their own."""
+    good = "so {side} metrics may be too good."
+    if config.key_columns:
+        return f"have the same {', '.join(config.key_columns)} as a training row, {good} Remove them."
+    if separate:
+        return f"have the same values as a training row, {good} Remove them, or name key_columns if they are others."
+    return (
+        f"equal a training row in all columns of the files. If they are the same row, stored twice, {good} Then remove "
+        "them, or name key_columns, which keeps rows with the same key in one set."
+    )
 
 
 def by_set(shares: Mapping[str, float]) -> str:

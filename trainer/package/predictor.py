@@ -238,7 +238,8 @@ def described(predictor: Predictor, score: Any) -> dict[str, Any]:
 
 def needed_columns(config: NetConfig, *, labelled: bool) -> dict[str, str]:
     """Column -> kind, without the columns that only decided the split."""
-    decided = {*config.group_columns, config.time_column} - {*roles.feature_roles(config), *config.key_columns}
+    needed = {*roles.feature_roles(config), *config.key_columns, config.label_column, config.weight_column}
+    decided = {*config.group_columns, config.time_column, config.stratify_column} - needed
     kinds = roles.column_kinds(config, labelled=labelled)
     return {column: kind for column, kind in kinds.items() if column not in decided}
 
