@@ -122,7 +122,7 @@ def test_package_holds_every_setting_with_its_value_and_source(members: dict[str
 def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path, members: dict[str, bytes]) -> None:
     metrics = metrics_of(members)
     assert metrics["epoch"].tolist() == [1, 2, 3]
-    for side, rows in {"train": 1561, "validation": 229, "test": 210}.items():
+    for side, rows in {"train": 1604, "validation": 186, "test": 210}.items():
         for metric in ("loss", "auc", "log_loss", "calibration", "mse", "mae", "normalised_entropy"):
             assert np.isfinite(metrics[f"{side}_{metric}"]).all()
         assert (metrics[f"{side}_rows"] == rows).all()
@@ -174,7 +174,7 @@ def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> No
     checksum = base64.b64encode(google_crc32c.value(SAMPLE.read_bytes()).to_bytes(4)).decode()
     assert [shard["crc32c"] for shard in rows["shards"]] == [checksum]
     assert facts["columns"] == roles.column_kinds(Config())
-    assert facts["split"]["rows"] == {"train": 1561, "validation": 229, "test": 210}
+    assert facts["split"]["rows"] == {"train": 1604, "validation": 186, "test": 210}
     assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
 
 
@@ -186,7 +186,7 @@ def test_package_tells_where_and_how_fast_it_was_made(members: dict[str, bytes])
     stages = timings["stages"]
     assert {"read", "split", "preprocess", "build graph", "train"} <= stages.keys()
     assert all(stage["seconds"] > 0 and stage["passes"] == 1 for stage in stages.values())
-    assert (stages["read"]["rows"], stages["train"]["rows"]) == (2000, 3 * 1561)
+    assert (stages["read"]["rows"], stages["train"]["rows"]) == (2000, 3 * 1604)
     assert timings["peak_memory_bytes"] > 100e6
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -133,7 +134,10 @@ def test_a_split_by_time_puts_the_latest_rows_into_the_test_set(tmp_path: Path, 
     at = [write(BASE + timedelta(hours=i), i) for i in range(200)]
     order = random.Random(5).sample(range(200), 200)
     frame = pd.DataFrame({"at": read(tmp_path, [at[i] for i in order])})
-    cut = split_rows(frame, method="time", columns=["at"], test_fraction=0.1, validation_fraction=0.1, seed=0)
+    draws = np.arange(200, dtype=np.uint64)
+    cut = split_rows(
+        frame, method="time", columns=["at"], draws=draws, test_fraction=0.1, validation_fraction=0.1, seed=0
+    )
     assert sorted(order[row] for row in cut.test) == list(range(180, 200))
     assert sorted(order[row] for row in cut.validation) == list(range(160, 180))
 
