@@ -25,7 +25,7 @@ from trainer.features.tables import Rows, rows_of
 from trainer.inspection import run_warnings
 from trainer.machines import gpu
 from trainer.model import replicas
-from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.model.ops_wrapper import Gain, OpsWrapper, build_model_graph
 from trainer.model.threads import use_threads
 from trainer.package import publish
 from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
@@ -81,6 +81,7 @@ def run(
         side, table = list(tables.items())[-1]
         best, constant = history.best_metrics(side), ops.evaluate_constant(table)
         gain = ops.gain_over_constant(table)
+        check_worth(config, ops, tables, history, gain)
         warnings += warn(run_warnings.after_training(side, history.best_metrics("train"), best, constant, gain))
         trained = TrainedRun(settings, data, prepared, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, trained, ROOT)
@@ -99,6 +100,18 @@ def check_devices(config: NetConfig) -> None:
     if gpu.required():
         gpu.say_gpus(gpu.require_gpu())
     replicas.say_devices(config.batch_size)
+
+
+def check_worth(
+    config: NetConfig, ops: OpsWrapper, tables: Mapping[str, Rows], history: loop.History, gain: Gain
+) -> None:
+    """DivergedError if the model is far worse than a constant prediction on each set."""
+    if gain.mean >= 0:
+        return
+    sets = {side: rows.evenly_spaced(loop.MAX_TRAIN_METRIC_ROWS) if side == "train" else rows
+            for side, rows in tables.items()}  # fmt: skip
+    constants = {side: ops.evaluate_constant(rows) for side, rows in sets.items()}
+    run_warnings.check_worth(config, {side: history.best_metrics(side) for side in sets}, constants, gain)
 
 
 def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> None:

@@ -134,6 +134,9 @@ class NetConfig:
     patience: int | None = setting(
         3, "epochs without a better stopping_metric before training stops; null: no early stopping", low=1, high=100_000
     )
+    allow_worse: bool = setting(
+        False, "package a model even if its loss is more than twice that of the baseline on every set"
+    )
     seed: int = setting(0, "random seed of weights, shuffling and dropout", low=0, high=2**31 - 1)
     deterministic: bool | None = setting(None, "same bits in every run; null: true on a CPU, false on a GPU")
     threads: int | None = setting(

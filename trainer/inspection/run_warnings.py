@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trainer.config.net_config import NetConfig
+from trainer.config.net_config import STOPPING_METRICS, NetConfig
 from trainer.features.encoded import constant_column_warnings, single_token_shares
 from trainer.features.labels import unseen_classes_warning
 from trainer.features.pipeline import Prepared
@@ -17,8 +17,11 @@ from trainer.inspection.warnings import (
     truncation_warnings,
 )
 from trainer.model.ops_wrapper import Gain
+from trainer.runtime.errors import DivergedError
 
 STANDARD_ERRORS = 2.0  # a smaller gain over the baseline is chance in one of 40 runs
+FAR_WORSE = 2.0  # a loss so many times that of the baseline is no model
+LEAST_WORSE = 0.01  # where the baseline's loss is almost 0, the loss must be higher by this
 MEMORISED = 0.05  # a loss on training rows that is lower than the baseline by this share
 
 
@@ -79,3 +82,32 @@ def after_training(
         f"The model may be no better than the same prediction for every row: {side} loss {loss:.5f} against "
         f"{baseline:.5f}, a gain of {gain.mean:.2g} with a standard error of {gain.error:.2g}. {advice}"
     ]
+
+
+def check_worth(
+    config: NetConfig,
+    best: Mapping[str, Mapping[str, float]],
+    constants: Mapping[str, Mapping[str, float]],
+    gain: Gain,
+) -> None:
+    """DivergedError if the best epoch is far worse than the best constant prediction, which training began with.
+
+    best, constants: metrics by set. Far worse means: on every set, the training set included, the loss is more than
+    FAR_WORSE times that of the constant; on the last set this is no chance (`gain`); and the stopping metric is no
+    better either. An overfitted model has a low loss on training rows, and a model chosen by its ranking may rank well.
+    """
+    metric, last = config.stopping_metric, list(best)[-1]
+    higher_is_better = STOPPING_METRICS[config.objective][metric] == "max"
+    better = best[last][metric] > constants[last][metric] if higher_is_better else False
+    far = [
+        best[side]["loss"] > max(FAR_WORSE * constants[side]["loss"], constants[side]["loss"] + LEAST_WORSE)
+        for side in best
+    ]
+    if config.allow_worse or better or not all(far) or gain.mean > -STANDARD_ERRORS * gain.error:
+        return
+    losses = ", ".join(f"{side} {best[side]['loss']:.4g} against {constants[side]['loss']:.4g}" for side in best)
+    raise DivergedError(
+        f"Training diverged: the best epoch is far worse than the same prediction for every row. Loss: {losses}. Lower "
+        f"learning_rate, which is {config.learning_rate:g}, and start again with --restart; or set allow_worse=true to "
+        "package the model as it is."
+    )

@@ -4,7 +4,7 @@
     ├── ConfigError    2   a setting, a variant, an argument
     ├── DataError      3   rows, columns, labels
     ├── StorageError   4   a path that is missing, taken, unreadable or unwritable
-    ├── DivergedError  5   NaN or infinity in loss or weights
+    ├── DivergedError  5   NaN or infinity in loss or weights, or a loss far above the baseline's
     └── ResourceError  6   memory or disk used up, device missing
 
     Interrupted       75   stopped by a signal; like KeyboardInterrupt, not an Exception

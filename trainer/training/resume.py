@@ -23,7 +23,12 @@ from trainer.training.loop import History, check_finite
 
 CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
 THREADS = "threads"  # of these, the identity holds the number, not the setting
-IGNORED_SETTINGS = ("cache_gb", "checkpoint_minutes", THREADS)  # may differ, since they do not change the result
+IGNORED_SETTINGS = (
+    "allow_worse",
+    "cache_gb",
+    "checkpoint_minutes",
+    THREADS,
+)  # may differ, since they do not change the result
 # The code that determines the trained weights. The other folders move bytes and show results; what they load is
 # compared directly, by the fingerprints of the data and the hash of the preprocessing.
 TRAINING_CODE = ("__main__.py", "config", "data", "features", "model", "training")
