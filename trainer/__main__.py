@@ -80,8 +80,7 @@ def run(
     with timings.stage("report"):
         side, table = list(tables.items())[-1]
         best, constant = history.best_metrics(side), ops.evaluate_constant(table)
-        gain = ops.gain_over_constant(table)
-        check_worth(config, ops, tables, history, gain)
+        check_worth(config, ops, tables, history, gain := ops.gain_over_constant(table))
         warnings += warn(run_warnings.after_training(side, history.best_metrics("train"), best, constant, gain))
         trained = TrainedRun(settings, data, prepared, ops, tables, history, constant, timings, warnings)
         members = write_artefacts(folder, trained, ROOT)
