@@ -12,6 +12,8 @@ from types import ModuleType
 from fabric import Connection, task
 from invoke.exceptions import Exit
 
+from trainer.runtime.signals import ending_with_parent
+
 ROOT = Path(__file__).parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
 PATH_HELP = "rows: a file, a folder of shards, or a quoted pattern, local or gs://; .json or .json.gz"
@@ -20,9 +22,16 @@ PORT_HELP = "port of 127.0.0.1; default: a free one"
 
 
 def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
-    """Run a command on this terminal and pass stop signals on to it; if it fails, exit with its exit code."""
+    """Run a command on this terminal, which gets stop signals, and ends with this process; if it fails, exit with its
+    exit code."""
     env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # so that it works from any folder
-    child = subprocess.Popen(list(command), cwd=cwd, env=env, process_group=0)
+    child = subprocess.Popen(  # no other thread runs that could disturb preexec_fn
+        list(command),
+        cwd=cwd,
+        env=env,
+        process_group=0,
+        preexec_fn=ending_with_parent(),  # noqa: PLW1509
+    )
     handlers_before = {
         number: signal.signal(number, lambda received, _: child.send_signal(received))
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -1,14 +1,19 @@
 """The real commands under attack: places that are no files, processes that work on one file, and hostile names."""
 
+import contextlib
 import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
-from tests.commands import SAMPLE, finished, start, trainer
+import pytest
+
+from tests.commands import ROOT, SAMPLE, finished, start, trainer
 
 PREDICTOR = "trainer.package.predictor"
 
@@ -78,3 +83,46 @@ def test_names_of_files_and_columns_are_shown_and_not_obeyed(tmp_path: Path) -> 
             assert done.code in (0, 3)
             assert "\x1b" not in done.out + done.err
             assert not [line for line in (done.out + done.err).splitlines() if line.startswith("error: fake")]
+
+
+def is_running(process: int) -> bool:
+    """Whether a process exists and has not ended; nobody may have waited for one whose parent was killed."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def descendants(process: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [*children, *(other for child in children for other in descendants(child))]
+
+
+COMMANDS = {
+    "train": ("train", "--run=it"),
+    "tensorboard": ("tensorboard", "--run=it"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+@pytest.mark.parametrize("task", COMMANDS)
+def test_what_a_killed_fab_has_started_ends_as_well(tmp_path: Path, task: str) -> None:
+    if task == "tensorboard":
+        (tmp_path / "runs" / "it").mkdir(parents=True)
+    settings = {"NET_EPOCHS": "100000", "NET_PATIENCE": "null", "NET_TOKENIZER": "regex", "NET_HIDDEN_UNITS": "[8]"}
+    command = [Path(sys.executable).with_name("fab"), "-r", str(ROOT), *COMMANDS[task]]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout
+    assert any(line.startswith(("epoch", "TensorBoard")) for line in process.stdout)
+    started = descendants(process.pid)
+    assert len(started) >= {"train": 1, "tensorboard": 2}[task]
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 120
+    while any(map(is_running, started)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [child for child in started if is_running(child)]
+    process.stdout.close()
+    if task == "train":
+        assert list((tmp_path / "runs" / "it" / "checkpoints").iterdir())

@@ -24,7 +24,7 @@ from trainer.config import names
 from trainer.data import sources
 from trainer.package import archive
 from trainer.package.publish import RUNS
-from trainer.runtime import system
+from trainer.runtime import signals, system
 from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError, StorageError
 
@@ -108,6 +108,7 @@ def serve(command: list[str], name: str, url: str, *, until_stdin_closes: bool, 
     with tempfile.TemporaryFile() as output:
         server = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=signals.ending_with_parent(),  # noqa: PLW1509 - no other thread runs yet
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"} | variables,
         )  # fmt: skip
         try:

@@ -1,11 +1,16 @@
 """Turn SIGTERM and SIGINT into a request to stop, which a run obeys at a safe moment."""
 
 import contextlib
+import ctypes
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from trainer.runtime.errors import Interrupted
+
+SET_PARENT_DEATH_SIGNAL = 1  # of prctl, Linux
 
 
 class StopRequest:
@@ -70,3 +75,21 @@ def deferred_stop() -> Iterator[StopRequest]:
         yield _stop_request
     finally:
         _stop_request.deferred = False
+
+
+def ending_with_parent() -> Callable[[], None] | None:
+    """The `preexec_fn` of a child process that must not outlive this one: it gets SIGTERM when this process ends, also
+    by SIGKILL. None where the system cannot do that: only Linux can.
+
+    Start the child in the main thread: the signal comes when the thread ends that started it.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def before_exec() -> None:
+        prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # which has ended already
+            os._exit(128 + signal.SIGTERM)
+
+    return before_exec
