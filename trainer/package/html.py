@@ -25,7 +25,8 @@ def render(template: Path, **content: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"figure": figure, "number": number, "percent": percent}
-    return environment.get_template(template.name).render(content)
+    page = environment.get_template(template.name).render(content)
+    return page.encode(errors="backslashreplace").decode()  # file names may hold bytes that are not UTF-8
 
 
 def figure(value: object) -> str:
