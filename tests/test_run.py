@@ -94,7 +94,7 @@ def test_sentinels_cost_nothing_and_are_named_by_the_run_its_report_and_check_da
 
 def test_a_run_ends_with_a_verified_package_and_nothing_half_written(sample_run: Path) -> None:
     folder = sample_run
-    assert "verified on 210 rows" in (folder / "stdout").read_text()
+    assert "verified on 206 rows" in (folder / "stdout").read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "out", "runs", "sample.json", "stderr", "stdout"]
     assert [path.name for path in (folder / "out").iterdir()] == ["it.zip"]
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
@@ -122,7 +122,7 @@ def test_package_holds_every_setting_with_its_value_and_source(members: dict[str
 def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path, members: dict[str, bytes]) -> None:
     metrics = metrics_of(members)
     assert metrics["epoch"].tolist() == [1, 2, 3]
-    for side, rows in {"train": 1604, "validation": 186, "test": 210}.items():
+    for side, rows in {"train": 1604, "validation": 190, "test": 206}.items():
         for metric in ("loss", "auc", "log_loss", "calibration", "mse", "mae", "normalised_entropy"):
             assert np.isfinite(metrics[f"{side}_{metric}"]).all()
         assert (metrics[f"{side}_rows"] == rows).all()
@@ -174,7 +174,7 @@ def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> No
     checksum = base64.b64encode(google_crc32c.value(SAMPLE.read_bytes()).to_bytes(4)).decode()
     assert [shard["crc32c"] for shard in rows["shards"]] == [checksum]
     assert facts["columns"] == roles.column_kinds(Config())
-    assert facts["split"]["rows"] == {"train": 1604, "validation": 186, "test": 210}
+    assert facts["split"]["rows"] == {"train": 1604, "validation": 190, "test": 206}
     assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
 
 

@@ -90,27 +90,18 @@ def read_block(
     rows = _count_objects(codes) if len(codes) > 2 else 0
     if not rows or not _is_utf8(text):
         return None
-    constants = _constants(codes)
-    if any(BARE_CONSTANT.match(text, at - 1) for at in constants.tolist()):
-        return None
     types = {column.name: json_type(column) for column in columns} | dict(others or {})
-    numbers = [column.name for column in _fractions(columns)]
-    numbers += [name for name, kind in (others or {}).items() if pa.types.is_floating(kind)]
-    plain = _without_quotes(text, constants, numbers) if len(constants) else text
+    batch = None if others is None else _parsed(text, types, unexpected="error")
+    if batch is None:
+        batch = _parsed_with_nan(text, codes, columns, others)
+    elif not all(np.isfinite(numbers).all() for numbers in row_hash.fractions_in(batch)):
+        return None  # all fields were read, so that a bare NaN or Infinity became a number
+    if batch is None or batch.num_rows != rows:
+        return None
+    stored = {column.name: batch.column(column.name) for column in columns}
+    if any(column.kind not in NUMERIC_KINDS and _may_round(stored[column.name]) for column in columns):
+        return None
     try:
-        table = pa.json.read_json(
-            pa.BufferReader(plain),
-            pa.json.ReadOptions(use_threads=False, block_size=len(plain) + 1),
-            pa.json.ParseOptions(
-                explicit_schema=pa.schema(types.items()),
-                unexpected_field_behavior="ignore" if others is None else "error",
-            ),
-        )
-        if table.num_rows != rows:
-            return None
-        stored = {column.name: table.column(column.name).combine_chunks() for column in columns}
-        if any(column.kind not in NUMERIC_KINDS and _may_round(stored[column.name]) for column in columns):
-            return None
         arrays = {column.name: convert(stored[column.name], column) for column in columns}
     except (pa.ArrowException, ValueError):
         return None
@@ -119,10 +110,39 @@ def read_block(
         return None
     if others is None:
         return BlockRows(rows, arrays, None)
-    stored = table.to_batches()[0]  # it has one chunk
-    if any(map(row_hash.has_large_fractions, stored.columns)) and BARE_LARGE_INTEGER.search(text):
+    large = any((np.abs(numbers) >= EXACT).any() for numbers in row_hash.fractions_in(batch))
+    if large and BARE_LARGE_INTEGER.search(text):
         return None
-    return BlockRows(rows, arrays, row_hash.of_batch(stored))
+    return BlockRows(rows, arrays, row_hash.of_batch(batch))
+
+
+def _parsed(text: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> pa.RecordBatch | None:
+    """The fields of these types; None if Arrow refuses the text. unexpected: what to do about other fields."""
+    try:
+        table = pa.json.read_json(
+            pa.BufferReader(text),
+            pa.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            pa.json.ParseOptions(explicit_schema=pa.schema(types.items()), unexpected_field_behavior=unexpected),
+        )
+    except pa.ArrowException:
+        return None
+    return table.combine_chunks().to_batches()[0]
+
+
+def _parsed_with_nan(
+    text: bytes, codes: Bytes, columns: Sequence[Column], others: Mapping[str, pa.DataType] | None
+) -> pa.RecordBatch | None:
+    """The fields of a text with "NaN" in quotes among its bare numbers; None for bare constants."""
+    constants = _constants(codes)
+    if any(BARE_CONSTANT.match(text, at - 1) for at in constants.tolist()):
+        return None
+    numbers = [column.name for column in _fractions(columns)]
+    numbers += [name for name, kind in (others or {}).items() if pa.types.is_floating(kind)]
+    plain = _without_quotes(text, constants, numbers) if len(constants) else text
+    if others is not None and plain is text:
+        return None  # it was parsed before
+    types = {column.name: json_type(column) for column in columns} | dict(others or {})
+    return _parsed(plain, types, "ignore" if others is None else "error")
 
 
 def _count_objects(codes: Bytes) -> int:
@@ -136,8 +156,7 @@ def _count_objects(codes: Bytes) -> int:
     last = np.where(last == ord("\r"), codes[ends - 2], last)
     if not (codes[starts] == ord("{")).all() or not (last == ord("}")).all():
         return 0
-    brackets = np.count_nonzero(codes == ord("{")) + np.count_nonzero(codes == ord("["))
-    if brackets > len(ends) + MAX_BRACKETS:
+    if sum(map(np.count_nonzero, _hits(codes, b"{["))) > len(ends) + MAX_BRACKETS:
         opening = (codes == ord("{")) | (codes == ord("["))
         if np.add.reduceat(opening, starts, dtype=np.int32).max() > MAX_BRACKETS:
             return 0
@@ -162,15 +181,19 @@ def _constants(codes: Bytes) -> Positions:
 
 
 def _positions(codes: Bytes, wanted: bytes) -> Positions:
-    """The positions of some bytes; a piece at a time, which the processor's cache holds."""
-    found = []
+    """The positions of some bytes."""
+    hits = enumerate(_hits(codes, wanted))
+    return np.concatenate([np.flatnonzero(piece) + number * PIECE_BYTES for number, piece in hits])
+
+
+def _hits(codes: Bytes, wanted: bytes) -> Iterator[NDArray[np.bool_]]:
+    """Whether each byte is one of those wanted, a piece at a time, which the processor's cache holds."""
     for begin in range(0, len(codes), PIECE_BYTES):
         piece = codes[begin : begin + PIECE_BYTES]
         hits = piece == wanted[0]
         for code in wanted[1:]:
             hits |= piece == code
-        found.append(np.flatnonzero(hits) + begin)
-    return np.concatenate(found)
+        yield hits
 
 
 def _without_quotes(text: bytes, constants: Positions, columns: Sequence[str]) -> bytes:

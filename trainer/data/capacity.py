@@ -24,6 +24,7 @@ HEAD_BYTES = 2**24  # of all files together, to estimate the length of rows and 
 PREPARING_BYTES = 120_000_000  # blocks of the reader, tokenizer: whatever the number of rows
 WORKING = 1.7  # measured: what is read is there almost twice while parts become columns, and these are encoded
 SURE = 1.1  # by so much an estimate must exceed a limit that the real number of rows decides later
+DRAW_BYTES = 24  # of a row: its hash, which is sorted
 TRAINING_BYTES = 500_000_000  # graphs, weights, pictures
 
 
@@ -43,7 +44,7 @@ def check_before_reading(config: NetConfig, data: Iterable[str]) -> None:
     used = math.ceil(rows * config.subsample)
     check_cache(config, used)
     frame = sum(cell_bytes(kind, heads[column], used) for column, kind in kinds.items())
-    preparing = PREPARING_BYTES + used * (WORKING * frame + (0 if config.cache_gb else row_bytes(config)))
+    preparing = PREPARING_BYTES + used * (WORKING * frame + DRAW_BYTES + (0 if config.cache_gb else row_bytes(config)))
     check_memory(config, used, preparing)
 
 

@@ -32,7 +32,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 SIZES = (8, 16, 32, 64, 128)  # bytes of a text that are read at once
 FIRST_BYTES = np.array([2 ** (8 * length) - 1 for length in range(8)], dtype=np.uint64)  # of a little-endian word
 DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)$"
-EXACT = 2.0**53  # below which a float64 holds every integer
+SCANNED = 16  # bytes of a text, up to which it is faster to look at all of them than at the first one
 
 
 def mix(hashes: Hashes) -> Hashes:
@@ -101,17 +101,20 @@ def of_array(array: pa.Array) -> Hashes:
     return np.zeros(len(array), dtype=np.uint64)
 
 
-def has_large_fractions(array: pa.Array) -> bool:
-    """Whether the array holds a float64 that may stand for an integer which it does not hold exactly."""
-    kind = array.type
-    if pa.types.is_struct(kind):
-        return any(map(has_large_fractions, array.flatten()))
-    if pa.types.is_list(kind):
-        return has_large_fractions(array.flatten())
-    if not pa.types.is_floating(kind) or array.null_count == len(array):
-        return False
-    bounds = pc.min_max(array).as_py()
-    return not -EXACT < bounds["min"] <= bounds["max"] < EXACT
+def fractions_in(data: pa.RecordBatch | pa.Array) -> Iterator[NDArray[np.float64]]:
+    """All numbers with a fraction, also those in lists and objects, without missing ones."""
+    if isinstance(data, pa.RecordBatch):
+        arrays = data.columns
+    elif pa.types.is_struct(data.type):
+        arrays = data.flatten()
+    elif pa.types.is_list(data.type):
+        arrays = [data.flatten()]
+    else:
+        if pa.types.is_floating(data.type):
+            yield data.drop_null().to_numpy()
+        return
+    for array in arrays:
+        yield from fractions_in(array)
 
 
 def _of_one_type(values: list[Any], type_: type) -> Hashes:
@@ -131,7 +134,7 @@ def _of_one_type(values: list[Any], type_: type) -> Hashes:
 def _of_fields(fields: Iterable[tuple[str, Hashes]], rows: int) -> Hashes:
     total = np.zeros(rows, dtype=np.uint64)
     for name, hashes in fields:
-        total += mix(hashes * (_name_hash(name) | np.uint64(1)))  # of nothing: 0
+        total += hashes * (_name_hash(name) | np.uint64(1))  # of nothing: 0
     return mix(total)
 
 
@@ -145,7 +148,7 @@ def _of_lists(hashes: Hashes, lengths: Integers) -> Hashes:
     ends = np.cumsum(lengths)
     position = (np.arange(len(hashes)) - np.repeat(ends - lengths, lengths)).astype(np.uint64)
     sums = np.zeros(len(hashes) + 1, dtype=np.uint64)
-    np.cumsum(mix(hashes * (mix(position + GOLDEN) | np.uint64(1))), out=sums[1:])
+    np.cumsum(hashes * (mix(position + GOLDEN) | np.uint64(1)), out=sums[1:])
     return mix(sums[ends] - sums[ends - lengths])
 
 
@@ -164,11 +167,11 @@ def _of_texts(texts: pa.StringArray) -> Hashes:
     hashes = _of_plain_texts(texts)
     hashes[hashes == _name_hash("NaN")] = 0
     starts, lengths, codes = _parts(texts)
-    if not len(codes):
+    if not len(codes) or (len(codes) < SCANNED * len(texts) and not _has_decimal_signs(codes)):
         return hashes
     first = codes[np.minimum(starts, len(codes) - 1)]
     like_numbers = np.flatnonzero(((first - ord("0") < 10) | (first == ord("-"))) & (lengths > 2))
-    if not len(like_numbers) or not ((codes == ord(".")) | (codes == ord("e")) | (codes == ord("E"))).any():
+    if not len(like_numbers) or not _has_decimal_signs(codes):
         return hashes
     candidates = texts.take(pa.array(like_numbers))
     is_number = pc.match_substring_regex(candidates, DECIMAL).fill_null(False)
@@ -176,6 +179,10 @@ def _of_texts(texts: pa.StringArray) -> Hashes:
     rows, finite = like_numbers[is_number.to_numpy(zero_copy_only=False)], np.isfinite(numbers)
     hashes[rows[finite]] = _of_fractions(numbers[finite])
     return hashes
+
+
+def _has_decimal_signs(codes: Bytes) -> bool:
+    return any((codes == ord(sign)).any() for sign in ".eE")
 
 
 def _of_plain_texts(texts: pa.StringArray) -> Hashes:
@@ -223,7 +230,7 @@ def _of_chunks(codes: Bytes, starts: Integers, lengths: Integers) -> Hashes:
     """Hashes of long texts, chunk by chunk; the last chunk ends where the text does and overlaps the one before it."""
     size = SIZES[-1]
     counts = -(-lengths // size)
-    order = np.argsort(counts, kind="stable")
+    order = np.argsort(counts.astype(np.min_scalar_type(counts.max())), kind="stable")  # fast for small types
     at, last = starts[order], (starts + lengths - size)[order]
     state = np.zeros(len(counts), dtype=np.uint64)
     for begin in np.cumsum(np.bincount(counts))[:-1].tolist():  # where the texts with one chunk more begin
@@ -236,8 +243,9 @@ def _of_chunks(codes: Bytes, starts: Integers, lengths: Integers) -> Hashes:
 
 def _sums(codes: Bytes, at: Integers, size: int, factors: Hashes) -> Hashes:
     """The sum of the words in the `size` bytes at each position, times a factor for each word."""
-    words = np.ndarray((len(codes) - size + 1,), f"V{size}", codes, strides=(1,))[at].view("<u8")
-    words ^= words >> np.uint64(32)  # the highest bits count, too
+    halves = np.ndarray((len(codes) - size + 1,), f"V{size}", codes, strides=(1,))[at].view("<u4")
+    halves[::2] ^= halves[1::2]  # so that the highest bits of a word count, too; without large temporary arrays
+    words = halves.view("<u8")
     factors = factors[: size // 8]
     return words * factors if size == 8 else words.reshape(len(at), size // 8) @ factors
 
