@@ -10,7 +10,7 @@ import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ import networks
 from tests.scale import MEMORY, many
 from trainer.config import loading as config
 from trainer.config import show, strict_json
-from trainer.config.levels import Level, allowed, resolve, value_from_json
+from trainer.config.levels import COUNT_OR_SHARE, Level, allowed, resolve, value_from_json
 from trainer.config.loading import Configuration, load_config
 from trainer.config.names import check_name
 from trainer.config.net_config import STOPPING_METRICS
-from trainer.config.record import from_json, to_json
+from trainer.config.record import for_reading, from_json, to_json
 from trainer.config.roles import FEATURE_SETTINGS, column_kinds, feature_roles
 from trainer.model.metrics import Metrics
 from trainer.runtime.errors import ConfigError
@@ -655,6 +655,8 @@ COLUMN = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min
 def values_of(kind: Any, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
     """JSON values that a setting accepts."""
     inner = [member for member in typing.get_args(kind) if member is not type(None)]
+    if kind == COUNT_OR_SHARE:
+        return values_of(int, limits) | st.floats(0, 99.9).map("{:.3f}%".format)
     if type(None) in typing.get_args(kind):
         return st.none() | values_of(inner[0], limits)
     if typing.get_origin(kind) is tuple:
@@ -662,6 +664,8 @@ def values_of(kind: Any, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
     if limits["choices"]:
         return st.sampled_from(limits["choices"])
     low, high = limits["low"], limits["high"]
+    if kind is str:
+        return COLUMN
     if kind is int:
         return st.integers(low, high)
     open_ends = {"exclude_min": low is None, "exclude_max": high is None}
@@ -689,6 +693,7 @@ def variants_of(draw: st.DrawFn) -> dict[str, Any]:
     }
     settings |= {"stratify_column": names[0] if settings["split"] == "random" else None}
     settings |= {"stopping_metric": draw(st.sampled_from(sorted(STOPPING_METRICS[settings["objective"]])))}
+    settings["positive_label"] = settings["positive_label"] if settings["objective"] == "binary" else None
     settings["test_fraction"] = min(settings["test_fraction"], 0.9)
     settings["validation_fraction"] = (
         min(settings["validation_fraction"], (1 - settings["test_fraction"]) / 2) or 5e-324
@@ -824,12 +829,14 @@ def test_a_key_or_group_may_be_a_category_or_text_and_keeps_the_kind_of_the_feat
 def test_roles_decide_the_kinds_of_the_columns(load: Load) -> None:
     named = {"categorical_columns": ["c"], "multi_categorical_columns": ["m"], "text_columns": ["t"]}
     named |= {"numeric_columns": ["n"], "log_numeric_columns": ["l"], "time_column": "at", "key_columns": ["k"]}
-    expected = {"k": "key", "at": "time", "c": "category", "m": "categories", "t": "text", "n": "number", "l": "number"}
+    expected = {"k": "key", "at": "time", "c": "category", "m": "categories", "t": "text", "n": "number", "l": "amount"}
     labels = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
     for objective, kind in labels.items():
         settings = load({**named, "objective": objective, "label_column": "y", "weight_column": "w"}).config
         assert column_kinds(settings) == {**expected, "y": kind, "w": "weight"}
         assert column_kinds(settings, labelled=False) == expected
+    positive = load({**named, "label_column": "y", "weight_column": None, "positive_label": "yes"}).config
+    assert column_kinds(positive) == {**expected, "y": "outcome"}
     roles = {"c": "categorical", "m": "multi_categorical", "t": "text", "n": "numeric", "l": "log_numeric"}
     assert list(feature_roles(settings).items()) == list(roles.items())
     assert "w" not in column_kinds(load({**named, "weight_column": None}).config).values()
@@ -844,6 +851,39 @@ def test_no_feature_at_all_is_refused(load: Load) -> None:
 def test_a_reserved_column_name_is_refused(load: Load) -> None:
     with refused('"__label__"', "reserved"):
         load({"text_columns": ["__label__"]})
+
+
+@pytest.mark.parametrize("value", [0, 12, "0%", "0.1%", "5%", "99.95%", "100%", "100.0%"])
+def test_a_limit_is_a_count_or_a_share(load: Load, value: Any) -> None:
+    assert load({"max_bad_rows": value}).config.max_bad_rows == value
+    assert load(NET_MAX_BAD_ROWS=str(value)).config.max_bad_rows == value
+
+
+@pytest.mark.parametrize("value", ["5", "%", "-1%", "101%", "0,1%", "1 %", "1%%", ".5%", "1e-1%", 0.1, True, None])
+def test_what_is_neither_is_refused_with_both_forms(load: Load, value: Any) -> None:
+    with pytest.raises(ConfigError, match='Allowed: whole number, or share from "0%" to "100%"'):
+        load({"max_bad_rows": value})
+    if isinstance(value, str) and value != "5":
+        with pytest.raises(ConfigError, match="MAX_BAD_ROWS"):
+            load(NET_MAX_BAD_ROWS=value)
+
+
+def test_a_positive_label_goes_with_a_binary_label(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r'positive_label = "yes" .* goes with objective=binary alone'):
+        load({"objective": "multiclass", "positive_label": "yes", "stopping_metric": "loss"})
+
+
+def test_the_environment_changes_how_a_package_reads_rows_and_nothing_else(load: Load) -> None:
+    packaged = from_json(to_json(load({"max_bad_rows": 3, "epochs": 5})))
+    environ = {"NET_MAX_BAD_ROWS": "1%", "NET_SKIP_UNLABELLED": "yes", "NET_EPOCHS": "9", "HOME": "/root"}
+    changed = for_reading(packaged, environ)
+    assert changed.config == replace(packaged.config, max_bad_rows="1%", skip_unlabelled=True)
+    assert changed.sources["max_bad_rows"] == "environment NET_MAX_BAD_ROWS"
+    assert for_reading(packaged, {}) == packaged
+    with pytest.raises(ConfigError, match="Did you mean 'NET_MAX_BAD_ROWS'"):
+        for_reading(packaged, {"NET_MAX_BAD_ROW": "1"})
+    with pytest.raises(ConfigError, match="NET_EPOCHS"):
+        for_reading(packaged, {"NET_EPOCHS": "many"})
 
 
 def test_a_split_needs_its_columns(load: Load) -> None:

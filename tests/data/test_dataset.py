@@ -26,7 +26,7 @@ from tests.scale import MEMORY, many
 from trainer.data import arrow_reader, dataset, draws, shards
 from trainer.data.columns import to_arrow
 from trainer.data.dataset import load
-from trainer.data.schema import Column
+from trainer.data.schema import Column, RowRules
 from trainer.data.shards import find_shards
 from trainer.data.strict_reader import parse_row
 from trainer.features.pipeline import duplicate_keys
@@ -315,7 +315,7 @@ def test_D17_a_field_that_the_schema_does_not_have_is_refused(tmp_path, monkeypa
     monkeypatch.setattr(shards, "HEAD_BYTES", 20)
     write(tmp_path, {"x": "1"}, name="a.json")
     write(tmp_path, b"{", {"x": "1", "new": 1}, {"y": 1}, schema={"x": "STRING"}, name="b.json")
-    message = refusal(tmp_path, {"x": "category"}, max_bad_rows=9)
+    message = refusal(tmp_path, {"x": "category"}, rules=RowRules(9))
     assert "b.json, line 2: field 'new' is not in schema.json" in message
     write(tmp_path, {"x": "1" * 20}, {"x": "1", "new": 1}, name="b.json")  # no longer among the first lines
     assert load(tmp_path, {"x": "category"}).rows == 3
@@ -416,7 +416,7 @@ def test_D21_to_D53_a_line_that_is_no_row_is_refused_by_shard_and_line(tmp_path,
     message = refusal(tmp_path, {"x": "text"})
     assert message.startswith("part-7.json, line 3: ")
     assert reason in message
-    assert load(tmp_path, {"x": "text"}, max_bad_rows=1).frame["x"].tolist() == ["a"]
+    assert load(tmp_path, {"x": "text"}, rules=RowRules(1)).frame["x"].tolist() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_D24_an_empty_shard_is_fine_where_others_have_rows(tmp_path):
 @pytest.mark.parametrize("rows", [(), (b"", b" \t\r"), ({"x": 5},)])
 def test_D25_no_row_at_all_is_refused(tmp_path, rows):
     write(tmp_path, *rows, schema={"x": "STRING"})
-    assert "0 rows" in refusal(tmp_path, {"x": "key"}, max_bad_rows=1)
+    assert "0 rows" in refusal(tmp_path, {"x": "key"}, rules=RowRules(1))
 
 
 WAYS = {
@@ -542,7 +542,7 @@ PACKED = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS
 )
 def test_D41_damaged_gzip_is_refused_by_name(tmp_path, data, reason):
     (tmp_path / "part-3.json.gz").write_bytes(data)
-    message = refusal(tmp_path, {"x": "key"}, max_bad_rows=10**6)
+    message = refusal(tmp_path, {"x": "key"}, rules=RowRules(10**6))
     assert message.startswith("part-3.json.gz")
     assert reason in message
 
@@ -609,7 +609,7 @@ def test_D45_bad_rows_are_left_out_counted_and_listed_up_to_a_limit(tmp_path):
     }
     data = write(tmp_path / "data", *[bad.get(line, {"x": str(line), "n": line}) for line in range(1, 11)])
     kinds = {"x": "category", "n": "number"}
-    read = load(data, kinds, max_bad_rows=5)
+    read = load(data, kinds, rules=RowRules(5))
     good = [1, 4, 5, 8, 10]
     assert read.frame["n"].tolist() == good
     assert read.frame["x"].cat.categories.tolist() == sorted(str(line) for line in good)
@@ -617,7 +617,7 @@ def test_D45_bad_rows_are_left_out_counted_and_listed_up_to_a_limit(tmp_path):
     assert [(row.shard, row.line) for row in read.left_out] == [("rows.json", line) for line in bad]
     assert all(row.reason for row in read.left_out)
     assert secret not in str(read.left_out)
-    message = refusal(data, kinds, max_bad_rows=4)
+    message = refusal(data, kinds, rules=RowRules(4))
     assert message.startswith("rows.json, line 9: ")
     assert "max_bad_rows = 4" in message
     assert refusal(data, kinds).startswith("rows.json, line 2: ")
@@ -681,8 +681,8 @@ def test_D55_where_the_text_is_cut_changes_neither_rows_nor_refusals(tmp_path, m
     write(data, b"", *rows, *bad[::-1], name="b.json")
 
     def outcome():
-        read = load(data, kinds, max_bad_rows=12)
-        refusals = [refusal(data, kinds, max_bad_rows=limit) for limit in range(12)]
+        read = load(data, kinds, rules=RowRules(12))
+        refusals = [refusal(data, kinds, rules=RowRules(limit)) for limit in range(12)]
         return read.frame, read.fingerprint, read.left_out, refusals
 
     monkeypatch.setattr(shards, "HEAD_BYTES", 40)
@@ -706,10 +706,10 @@ def test_D56_a_bad_row_is_reported_before_damage_that_comes_after_it(tmp_path, m
     monkeypatch.setattr(shards, "BLOCK_BYTES", 2**10)
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b'{"x":"1"}\n{"x":"one"}\n' + b'{"x":"1"}\n' * 4_000)[:-1])
     assert refusal(tmp_path, {"x": "number"}).startswith("a.json.gz, line 2: ")
-    assert "cut off" in refusal(tmp_path, {"x": "number"}, max_bad_rows=1)
+    assert "cut off" in refusal(tmp_path, {"x": "number"}, rules=RowRules(1))
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b'{"x":"1"}\n{"x":"one"}\n' + b" " * (shards.MAX_LINE + 1)))
     assert refusal(tmp_path, {"x": "number"}).startswith("a.json.gz, line 2: ")
-    assert "line 3: longer" in refusal(tmp_path, {"x": "number"}, max_bad_rows=1)
+    assert "line 3: longer" in refusal(tmp_path, {"x": "number"}, rules=RowRules(1))
 
 
 @pytest.mark.parametrize(
@@ -828,9 +828,9 @@ def test_both_readers_give_the_same(tmp_path_factory, text, block_bytes, max_bad
         patch.setattr(shards, "HEAD_BYTES", 1)
         patch.setattr(shards, "BLOCK_BYTES", block_bytes)
         patch.setattr(dataset, "read_block", arrow_reader.read_block)
-        at_once = outcome(path, kinds, max_bad_rows=max_bad_rows)
+        at_once = outcome(path, kinds, rules=RowRules(max_bad_rows))
         patch.setattr(dataset, "read_block", read_nothing_at_once)
-        assert at_once == outcome(path, kinds, max_bad_rows=max_bad_rows)
+        assert at_once == outcome(path, kinds, rules=RowRules(max_bad_rows))
 
 
 def settled_columns():
@@ -927,12 +927,12 @@ def test_a_share_is_the_same_rows_however_the_text_is_cut(tmp_path, monkeypatch,
     data = write(tmp_path / "data", *rows[:20], b"{", *rows[20:], name="a.json")
     write(data, {"n": 61, "c": "x", "d": "2024-01-01", "t": "z", "l": []}, name="b.json")
     kinds = {"n": "number", "c": "category", "t": "text", "l": "categories", "d": "time"}
-    whole = load(data, kinds, max_bad_rows=1, identity=key)
+    whole = load(data, kinds, rules=RowRules(1), identity=key)
     expected = np.flatnonzero(draws.uniform(whole.draws, draws.SUBSAMPLE) < 0.5)
     assert 0 < len(expected) < 61
     monkeypatch.setattr(shards, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(dataset, "JOIN", 3)
-    read = load(data, kinds, max_bad_rows=1, identity=key, share=0.5)
+    read = load(data, kinds, rules=RowRules(1), identity=key, share=0.5)
     assert (read.rows, read.rows_read, read.bad_rows) == (len(expected), 61, 1)
     assert [shard.rows for shard in read.shards] == [60, 1]
     np.testing.assert_array_equal(read.draws, whole.draws[expected])
@@ -1227,7 +1227,7 @@ def test_whatever_bytes_change_there_is_a_result_or_a_clear_refusal(file_in_memo
     for _ in range(inputs):
         file_in_memory.write_bytes(with_changed_bytes(data, chance))
         try:
-            load(file_in_memory, FUZZ_KINDS, max_bad_rows=chance.choice([0, 0, 2]))
+            load(file_in_memory, FUZZ_KINDS, rules=RowRules(chance.choice([0, 0, 2])))
         except TrainerError as error:
             refusals.add(str(error))
     assert refusals
@@ -1242,7 +1242,7 @@ def test_whatever_bytes_change_in_a_row_the_others_are_read(file_in_memory, part
     while inputs < many(5_000, 50_000):
         changed = [line if n % 5 == 0 else with_changed_bytes(line, chance) for n, line in enumerate(lines)]
         file_in_memory.write_bytes(b"\n".join(changed) + b"\n")
-        read = load(file_in_memory, FUZZ_KINDS, max_bad_rows=10**6)
+        read = load(file_in_memory, FUZZ_KINDS, rules=RowRules(10**6))
         assert 10 <= read.rows <= read.rows + read.bad_rows <= file_in_memory.read_bytes().count(b"\n")
         keys = set(plain(read.frame["k"]))
         assert {str(n) for n in range(0, 100, 5)} <= keys

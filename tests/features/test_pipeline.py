@@ -1,7 +1,9 @@
 """From files to encoded rows, with the cache and without: the same rows, whichever way they come."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from trainer.features import encoded, pipeline, preprocessing
 from trainer.features.pipeline import Prepared, encoding_settings, prepare
 from trainer.features.sides import split_sides
 from trainer.package.archive import read_package
-from trainer.runtime import cache
+from trainer.runtime import cache, system
 from trainer.runtime.errors import DataError, ResourceError, StorageError
 from trainer.runtime.timing import Timings
 
@@ -159,16 +161,18 @@ def test_a_damaged_entry_is_named_and_encoded_again(capsys: pytest.CaptureFixtur
     assert prepared(Config())[1] == {"cache"}
 
 
-def test_a_fault_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
-    rows = [{"views": 1, "y": 0, "c": "a"}, {"views": 2, "y": 1, "c": "b"}] * 50
-    (tmp_path / "rows.json").write_text("".join(json.dumps(row | {"k": i}) + "\n" for i, row in enumerate(rows)))
-    (tmp_path / "test.json").write_text('{"views": -1, "y": 0, "c": "a", "k": -1}\n')
-    config = Config(
-        categorical_columns=("c",), text_columns=(), numeric_columns=(), log_numeric_columns=("views",),
-        label_column="y", weight_column=None, key_columns=("k",),
-    )  # fmt: skip
-    with pytest.raises(DataError, match="'views' is log_numeric"):
-        prepared(config, train="rows.json", test="test.json")
+def test_a_fault_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def full_at_the_end(path: Path) -> None:
+        written.append(path.name)
+        if pipeline.HELD_OUT in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(system, "fail_point", full_at_the_end)
+    with pytest.raises(ResourceError, match="No space left"):
+        prepared(Config())
+    assert len(written) > 1
     assert list(cache.FOLDER.iterdir()) == []
 
 

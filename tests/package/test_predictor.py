@@ -21,9 +21,10 @@ from trainer.features import preprocessing
 from trainer.features.rules import fit_preprocessing
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package import archive as packaging
+from trainer.package import prediction_rows
 from trainer.package import predictor as prediction
 from trainer.package import saved_model as serving
-from trainer.package.predictor import get_weights, load_predictor, needed_columns, prediction_rows
+from trainer.package.predictor import get_weights, load_predictor, needed_columns
 from trainer.package.weights import weights_from_bytes, weights_to_bytes
 from trainer.runtime.errors import ConfigError, DataError, StorageError, TrainerError
 
@@ -165,12 +166,12 @@ def test_a_saved_model_of_other_weights_does_not_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("objective", LABELS)
 def test_scored_rows_keep_their_order_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
-    monkeypatch.setattr(prediction, "BLOCK", 7)
+    monkeypatch.setattr(prediction_rows, "BLOCK", 7)
     members, _ = packed(tmp_path, config_of(objective))
     predictor = load_predictor(members)
     rows = rows_of(objective, 3) + HOSTILE
     frame = loaded(tmp_path, rows, predictor.settings.config)
-    lines = list(prediction_rows(predictor, frame))
+    lines = list(prediction_rows.prediction_rows(predictor, frame))
     scored = [json.loads(line) for line in lines]
     assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
     assert [(row["id"], row["shop"]) for row in scored] == [(row["id"], row.get("shop")) for row in rows]
@@ -192,7 +193,7 @@ def test_scored_rows_keep_their_order_and_keys(tmp_path: Path, monkeypatch: pyte
 
 def test_columns_that_only_decided_the_split_are_not_asked_for() -> None:
     config = config_of(split="time", time_column="day", group_columns=("author", "item", "id"))
-    kinds = {"item": "category", "tags": "categories", "title": "text", "age": "number", "price": "number"}
+    kinds = {"item": "category", "tags": "categories", "title": "text", "age": "number", "price": "amount"}
     assert needed_columns(config, labelled=False) == kinds | {"id": "key", "shop": "key"}
     assert needed_columns(config, labelled=True) == kinds | {"id": "key", "shop": "key", "label": "probability"}
 

@@ -1,7 +1,7 @@
 """Declare settings, and check values from JSON, environment variables and Python against their types and ranges.
 
 A level is the variant, the environment or the arguments of a call. Types: bool, int, float, str,
-tuple[str, ...], tuple[int, ...], each also with `| None`.
+tuple[str, ...], tuple[int, ...], each also with `| None`; and int | str, a number or a share such as "0.1%".
 """
 
 import json
@@ -18,11 +18,16 @@ from typing import Any, NamedTuple
 from trainer.config import strict_json
 from trainer.runtime.errors import ConfigError, did_you_mean
 
-_TYPES: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+COUNT_OR_SHARE: Any = int | str
+_TYPES: dict[Any, str] = {
+    bool: "true or false", int: "whole number", float: "number", str: "text",
+    COUNT_OR_SHARE: 'whole number, or share from "0%" to "100%"',
+}  # fmt: skip
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _COMPARISONS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 MOST_NUMBERS = 100  # in a list of numbers, such as the widths of layers
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
+_SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%")
 _FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -93,6 +98,8 @@ def value_from_json(value: Any, kind: Any) -> Any:
         return tuple(value_from_json(item, typing.get_args(kind)[0]) for item in value)
     if kind is float and type(value) is int:
         return float(value)
+    if kind == COUNT_OR_SHARE and (type(value) is int or (type(value) is str and _SHARE.fullmatch(value))):
+        return value
     if type(value) is dict:
         raise ValueError("is an object, but the configuration is flat")
     if type(value) is not kind:
@@ -115,8 +122,10 @@ def value_from_text(text: str, kind: Any) -> Any:
         return None
     if kind is bool and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if kind is int and _INTEGER.fullmatch(text):
+    if kind in (int, COUNT_OR_SHARE) and _INTEGER.fullmatch(text):
         return int(text)
+    if kind == COUNT_OR_SHARE and _SHARE.fullmatch(text):
+        return text
     if kind is float and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
     if kind is str:
@@ -158,7 +167,7 @@ def _unknown(level: Level, spelt: str, names: Mapping[str, str], owner: str) -> 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:
     """(int, True) for `int | None`, (int, False) for `int`."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union) and kind != COUNT_OR_SHARE:
         (inner,) = (member for member in typing.get_args(kind) if member is not type(None))
         return inner, True
     return kind, False

@@ -46,14 +46,19 @@ def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: M
     in_file = variants(path)
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
-    variables = {variable(item.name) for item in fields(NetConfig)}
-    in_env = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
     in_variant = f"variant {variant}"
     return (
         Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
-        Level(in_env, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}"),
+        environment(environ),
         Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
     )
+
+
+def environment(environ: Mapping[str, str]) -> Level:
+    """The level of the environment: the variables that name a setting, or begin as if they did."""
+    variables = {variable(item.name) for item in fields(NetConfig)}
+    in_env = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
+    return Level(in_env, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}")
 
 
 def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
@@ -120,6 +125,8 @@ def check_choices(configuration: Configuration) -> None:
     if config.test_fraction + config.validation_fraction >= 1:
         fractions = f"{description('test_fraction')} and {description('validation_fraction')}"
         raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")
+    if config.positive_label is not None and config.objective != "binary":
+        raise ConfigError(f"{description('positive_label')} goes with objective=binary alone. Set it to null.")
     metrics = STOPPING_METRICS[config.objective]
     if config.stopping_metric not in metrics:
         raise ConfigError(

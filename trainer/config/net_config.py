@@ -38,6 +38,11 @@ class NetConfig:
     numeric_columns: tuple[str, ...] = setting(("position", "age"), "columns with numbers, scaled")
     log_numeric_columns: tuple[str, ...] = setting((), "columns with numbers >= 0, scaled after log(1 + x)")
     label_column: str = setting("ctr", "column to predict")
+    positive_label: str | None = setting(
+        None,
+        "objective=binary: the value of the label that counts as 1, all others as 0; null: the label is a number from "
+        "0 to 1, true or false",
+    )
     weight_column: str | None = setting(
         "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
     )
@@ -70,7 +75,11 @@ class NetConfig:
         None, "split=random: column of whose values each set has the same shares, for rare labels; null: none"
     )
     split_seed: int = setting(0, "random seed of the split", low=0, high=2**31 - 1)
-    max_bad_rows: int = setting(0, "bad rows to skip; one more stops the run", low=0, high=10**9)
+    max_bad_rows: int | str = setting(
+        0, 'bad rows to skip, as a number or as a share of all rows such as "0.1%"; more stop the command', low=0,
+        high=10**9,
+    )  # fmt: skip
+    skip_unlabelled: bool = setting(False, "leave out rows without a label; false: they are bad rows")
     subsample: float = setting(
         1.0, "share of the rows to use, chosen at random: the same rows in every run", above=0, high=1
     )

@@ -1,17 +1,19 @@
 """Write and read the configuration in a package: config.json."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 
 from trainer.config import strict_json
-from trainer.config.levels import Level, shown, value_from_json
-from trainer.config.loading import Configuration, settle
+from trainer.config.levels import Level, resolve, shown, value_from_json
+from trainer.config.loading import Configuration, environment, settle
 from trainer.config.names import check_name
 from trainer.runtime.errors import ConfigError
 
 NAME = "config.json"  # of the file in a package
 BEFORE = {"split_characters": False}  # what files without these settings mean, where the default is something else
 FORMAT_VERSION = 1
+OF_READING = ("max_bad_rows", "skip_unlabelled", "positive_label", "cache_gb")  # may differ each time rows are read
 
 
 def to_json(configuration: Configuration) -> str:
@@ -44,3 +46,17 @@ def from_json(data: bytes | str) -> Configuration:
         raise ConfigError(f"{NAME} is damaged: it must hold {parts}.") from None
     check_name(variant, "variant")
     return settle(variant, (Level(values, NAME, str, value_from_json, sources.__getitem__),))
+
+
+def for_reading(configuration: Configuration, environ: Mapping[str, str]) -> Configuration:
+    """The configuration of a package with those settings of the environment that are about reading rows.
+
+    A package has settled the others. ConfigError for a name that is no setting, or a value out of range.
+    """
+    level = environment(environ)
+    values, sources = resolve(type(configuration.config), (level,), f"network {configuration.config.network}")
+    chosen = {name: value for name, value in values.items() if name in OF_READING}
+    config = replace(configuration.config, **chosen)
+    return configuration._replace(
+        config=config, sources=configuration.sources | {name: sources[name] for name in chosen}
+    )

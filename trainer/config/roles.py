@@ -15,7 +15,7 @@ FEATURE_SETTINGS = {
     "multi_categorical_columns": ("multi_categorical", "categories"),
     "text_columns": ("text", "text"),
     "numeric_columns": ("numeric", "number"),
-    "log_numeric_columns": ("log_numeric", "number"),
+    "log_numeric_columns": ("log_numeric", "amount"),
 }
 # A network takes this many columns in reasonable time: its graph has several operations for each.
 MOST_COLUMNS = {tuple(FEATURE_SETTINGS): 1000, ("text_columns", "multi_categorical_columns"): 50}
@@ -41,7 +41,8 @@ def column_kinds(config: "NetConfig", *, labelled: bool = True) -> dict[str, str
     """
     kinds = KEY_KINDS | {name: kind for name, (_, kind) in FEATURE_SETTINGS.items()}
     if labelled:
-        kinds |= {"label_column": LABEL_KINDS[config.objective], "weight_column": "weight"}
+        label = "outcome" if config.positive_label is not None else LABEL_KINDS[config.objective]
+        kinds |= {"label_column": label, "weight_column": "weight"}
     return {column: kind for name, kind in kinds.items() for column in columns_of(config, name)}
 
 

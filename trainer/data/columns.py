@@ -5,9 +5,11 @@
     categories    a list of such values                               ArrowDtype(list<string>)
     text          string of at most MAX_TEXT characters               category of str; missing: NaN
     number        number, or in quotes: "12", "1.5", "NaN"            float64; missing: NaN
+    amount        as number; >= 0                                     float64; missing: NaN
     key           as category                                         str, the exact text
     time          number, or text (see `trainer.data.times`)          Int64, datetime64[us], datetime64[us, UTC]
     probability   as number, or boolean; in [0, 1], required          float64
+    outcome       as category, required                               float64: 1 for the positive value, else 0
     target        as number; required                                 float64
     class         as category; required                               as category
     classes       as categories; required, [] allowed                 as categories
@@ -20,6 +22,7 @@ Whole numbers may be written with a fraction of 0, and are 1021 then, not 1021.0
 If the table has a schema, it decides which kinds a column can have, and values must have its type.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +40,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 # Grammars, ASCII only. Numbers are those of JSON: no "+1", "007", "1_000", " 5 ", "0x10".
 NUMBER = r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|NaN|-?Infinity)"
+TRUE, FALSE = "^(true|True|TRUE)$", "^(false|False|FALSE)$"
 BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 
 DICTIONARY_KINDS = {"category", "class", "text"}  # values repeat, and are held once
@@ -179,25 +183,47 @@ def _texts(array: pa.Array, column: Column) -> pa.Array:
 
 
 def _numbers(array: pa.Array, column: Column) -> np.ndarray:
+    if column.kind == "outcome":
+        array = _outcomes(array, column.positive)
     if pa.types.is_string(array.type):
         distinct = array.dictionary_encode()
         texts = distinct.dictionary
         if column.type == "INTEGER":
             _int64(texts)
-        array = _cast(_matched(texts, NUMBER, "a number"), pa.float64(), "a number").take(distinct.indices)
+        what = "a number"
+        if column.kind == "probability":
+            what = "a number from 0 to 1, true or false (positive_label sets another value that counts as 1)"
+            for words, number in ((TRUE, "1"), (FALSE, "0")):
+                texts = pc.replace_substring_regex(texts, words, number)
+        array = _cast(_matched(texts, NUMBER, what), pa.float64(), what).take(distinct.indices)
     numbers = array.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
     _check_range(numbers, column)
     return numbers
 
 
+def _outcomes(array: pa.Array, positive: str) -> pa.Array:
+    """1 where the value is the positive one, as text or as the number that it means, else 0; null where missing."""
+    number = float(positive) if re.fullmatch(NUMBER, positive) else np.nan
+    if pa.types.is_string(array.type):
+        distinct = array.dictionary_encode()
+        texts = distinct.dictionary.to_pylist()
+        same = [text == positive or bool(re.fullmatch(NUMBER, text) and float(text) == number) for text in texts]
+        return pa.array(same, pa.bool_()).take(distinct.indices)
+    if pa.types.is_boolean(array.type):
+        return pc.equal(array, positive == "true") if positive in ("true", "false") else pc.and_(array, False)
+    return pc.equal(array, number)
+
+
 def _check_range(numbers: np.ndarray, column: Column) -> None:
-    if column.kind in LABEL_KINDS and np.isnan(numbers).any():
+    if column.kind in LABEL_KINDS and not column.optional and np.isnan(numbers).any():
         raise ValueError("is NaN, but every row needs a number")
     if np.isinf(numbers).any():
         raise ValueError("is infinite")
     if (np.abs(numbers) > FLOAT32_MAX).any():
         raise ValueError(f"is beyond what float32 holds ({FLOAT32_MAX:.7g})")
-    if column.kind == "probability" and not ((numbers >= 0) & (numbers <= 1)).all():
-        raise ValueError("is a binary label outside [0, 1]")
+    if column.kind == "probability" and ((numbers < 0) | (numbers > 1)).any():
+        raise ValueError("is a binary label outside [0, 1] (positive_label sets another value that counts as 1)")
+    if column.kind == "amount" and (numbers < 0).any():
+        raise ValueError("is negative, so that it has no log(1 + x): make the column numeric")
     if column.kind == "weight" and (numbers < 0).any():
         raise ValueError("is a negative weight")

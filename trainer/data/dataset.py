@@ -23,27 +23,22 @@ import pyarrow as pa
 
 from trainer.cloud.transfer import encoded
 from trainer.data import row_hash
+from trainer.data.absent import check_absent
 from trainer.data.arrow_reader import THREADS, BlockRows, in_order, read_block
+from trainer.data.bad_rows import BadRows
 from trainer.data.columns import join, refused_values, to_arrow, to_pandas
 from trainer.data.draws import DrawnRows
 from trainer.data.identity import Identity
-from trainer.data.loaded import BadRow, Dataset, Shard
-from trainer.data.schema import LIST_KINDS, Column, Field, plan_columns, read_schema
+from trainer.data.loaded import Dataset, Shard
+from trainer.data.schema import DEFAULT, LABEL_KINDS, LIST_KINDS, Column, Field, RowRules, plan_columns, read_schema
 from trainer.data.shards import Block, Tally, find_shards, read_blocks
-from trainer.data.strict_reader import parse_row, short
+from trainer.data.strict_reader import Fault, Rows, parse_row, short
 from trainer.runtime.errors import DataError, did_you_mean
 
 Arrays = dict[str, pa.Array]
 
 JOIN = 32  # blocks whose columns are joined: a text that is in all of them is held once then
 LINES = 256  # that the strict reader parses at a time: their rows fit the processor's cache
-
-
-class _Fault(NamedTuple):
-    """Why a row is refused, and the wrong value, shortened."""
-
-    reason: str
-    value: str = ""
 
 
 class _Part(NamedTuple):
@@ -54,29 +49,19 @@ class _Part(NamedTuple):
     block: Block
 
 
-class _Rows(NamedTuple):
-    """The values of some rows of a shard by column, the rows' line numbers, and the reasons for refused lines; the
-    hashes of the stored rows, where they are wanted."""
-
-    columns: dict[str, list[Any]]
-    lines: list[int]
-    faults: dict[int, _Fault]
-    hashes: list[row_hash.Hashes]
-
-
 def load(
     path: str | Path,
     kinds: Mapping[str, str],
     *,
-    max_bad_rows: int = 0,
+    rules: RowRules = DEFAULT,
     identity: Sequence[str] | None = None,
     share: float = 1.0,
     name: str | None = None,
 ) -> Dataset:
     """Read the columns in `kinds` (name -> kind, see `trainer.data.columns`) of a file, a folder of shards or a glob.
 
-    Up to `max_bad_rows` rows that are not strict JSON, or have an invalid value or a column twice, are left out and
-    listed. Raises DataError naming shard, line and column for the first one beyond that, for damaged
+    Rows that are not strict JSON, or have an invalid value or a column twice, are left out and listed, as many as the
+    rules allow. Raises DataError naming shard, line and column for the first one beyond that, for damaged
     shards, for a field in the first lines of a shard that is not in schema.json, and if there are no rows;
     StorageError for an unreadable file.
 
@@ -87,11 +72,13 @@ def load(
     paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
     folder = Path(os.path.commonpath([shard.parent for shard in paths]))
     fields = read_schema(folder)
-    columns = plan_columns(kinds, fields)
-    table = _Table(columns, fields, max_bad_rows, None if identity is None else Identity(identity, {}), share)
+    columns = plan_columns(kinds, fields, rules)
+    table = _Table(columns, fields, rules, None if identity is None else Identity(identity, {}), share)
     shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
-    frame = table.frame(name or str(path), sum(shard.rows for shard in shards))
-    return Dataset(frame, shards, tuple(table.bad_rows), *table.drawn.hashes_and_draws())
+    table.bad.check_share(name or str(path), table.good + len(table.bad.rows))
+    frame = table.frame(name or str(path))
+    hashes, draws = table.drawn.hashes_and_draws()
+    return Dataset(frame, shards, tuple(table.bad.rows), hashes, draws, table.unlabelled, tuple(table.absent))
 
 
 class _Table:
@@ -101,24 +88,25 @@ class _Table:
         self,
         columns: list[Column],
         fields: Mapping[str, Field] | None,
-        max_bad_rows: int,
+        rules: RowRules,
         identity: Identity | None,
         share: float,
     ) -> None:
         self.columns = columns
         self.fields = fields
-        self.max_bad_rows = max_bad_rows
+        self.rules = rules
+        self.bad = BadRows(rules.max_bad_rows, rules.keys)
         self.identity = identity
         self.drawn = DrawnRows(share, one_by_one=identity is not None and not identity.key_columns)
-        self.bad_rows: list[BadRow] = []
         self.recent: dict[str, list[pa.Array]] = {column.name: [] for column in columns}
         self.joining: dict[str, list[Future[list[pa.Array]]]] = {column.name: [] for column in columns}
         self.arrays: dict[str, list[pa.Array]] = {}  # complete after `read`
         self.names: set[str] = set()  # of the fields in the heads of the shards
-        self.rows = 0
+        self.absent: list[str] = []  # columns that no row has
+        self.rows = self.good = self.unlabelled = 0  # in the frame; good ones; those left out without a label
 
     def read(self, shards: Sequence[tuple[Path, str]]) -> tuple[Shard, ...]:
-        """Read all shards, pairs of path and name; DataError for more than `max_bad_rows` bad rows."""
+        """Read all shards, pairs of path and name; DataError for too many bad rows."""
         tallies = [Tally() for _ in shards]
         rows = [0] * len(shards)
         with ThreadPoolExecutor(THREADS) as pool:
@@ -131,6 +119,7 @@ class _Table:
             for part, read in in_order(_parts(shards, tallies), start):
                 block_rows = read or self._read_strictly(part, shards[part.shard][1])
                 rows[part.shard] += block_rows.rows
+                self.good += block_rows.rows
                 self._add(self._kept(block_rows), pool)
         for name, joining in self.joining.items():
             self.arrays[name] = [array for arrays in joining for array in arrays.result()] + self.recent[name]
@@ -141,11 +130,18 @@ class _Table:
 
     def _kept(self, block: BlockRows) -> Arrays:
         """The columns of the rows of a block that are kept, without the categories that only other rows have."""
-        stays = None if block.hashes is None else self.drawn.add(block.hashes)
-        if stays is None:
-            self.rows += block.rows
-            return block.arrays
+        stays = np.ones(block.rows, dtype=np.bool_)
+        for column in self.columns:
+            if column.optional:
+                stays = ~block.arrays[column.name].is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        labelled = int(stays.sum())
+        self.unlabelled += block.rows - labelled
+        drawn = None if block.hashes is None else self.drawn.add(block.hashes[stays])
+        if drawn is not None:
+            stays[stays] = drawn
         self.rows += int(stays.sum())
+        if drawn is None and labelled == block.rows:
+            return block.arrays
         arrays = {name: array.filter(pa.array(stays)) for name, array in block.arrays.items()}
         for name, array in arrays.items():
             if pa.types.is_dictionary(array.type):
@@ -162,22 +158,21 @@ class _Table:
 
     def _read_strictly(self, part: _Part, shard: str) -> BlockRows:
         """The good rows of a block, read line by line."""
-        rows = _Rows({column.name: [] for column in self.columns}, [], {}, [])
+        rows = Rows({column.name: [] for column in self.columns}, [], {}, [])
         lines = part.block.text.split(b"\n")
         for begin in range(0, len(lines), LINES):
             self._parse(lines[begin : begin + LINES], part.block.lines_before + begin, rows, shard if part.head else "")
         arrays, faults = self._convert(rows)
-        for line in sorted(faults):
-            self._leave_out(shard, line, faults[line])
+        self.bad.leave_out(shard, rows, faults, self.good)
         good = [line not in faults for line in rows.lines]
         if not all(good):
             columns = {name: list(compress(values, good)) for name, values in rows.columns.items()}
-            arrays, _ = self._convert(_Rows(columns, [], {}, []))
+            arrays, _ = self._convert(Rows(columns, [], {}, []))
         hashes = np.concatenate(rows.hashes)[good] if rows.hashes else None
         block = BlockRows(sum(good), arrays, hashes)
         return self.identity.with_hashes(block, self.columns) if self.identity else block
 
-    def _parse(self, lines: list[bytes], done: int, into: _Rows, head_of: str) -> None:
+    def _parse(self, lines: list[bytes], done: int, into: Rows, head_of: str) -> None:
         """Add the rows of some lines; keeping only their values halves time and memory."""
         rows = []
         for number, line in enumerate(lines, start=done + 1):
@@ -187,7 +182,7 @@ class _Table:
                 rows.append(parse_row(line, into.columns))
                 into.lines.append(number)
             except ValueError as error:
-                into.faults[number] = _Fault(str(error))
+                into.faults[number] = Fault(str(error))
         if self.identity and not self.identity.key_columns:
             into.hashes.append(row_hash.of_rows(rows))
             self.identity = self.identity.with_types_of(rows, into.columns)
@@ -208,11 +203,11 @@ class _Table:
                     "table or another day. Export both again."
                 )
 
-    def _convert(self, rows: _Rows) -> tuple[Arrays, dict[int, _Fault]]:
+    def _convert(self, rows: Rows) -> tuple[Arrays, dict[int, Fault]]:
         """The columns of some rows, without columns that have an invalid value; and the faults by line."""
         arrays: Arrays = {}
         faults = dict(rows.faults)
-        most = self.max_bad_rows - len(self.bad_rows) + 1
+        most = None if self.bad.room is None else self.bad.room + 1
         for column in self.columns:
             values = rows.columns[column.name]
             try:
@@ -220,37 +215,29 @@ class _Table:
             except ValueError:
                 unseen = self.fields is None and column.name not in self.names
                 hint = f" ({did_you_mean(column.name, self.names)})" if unseen else ""
+                label = column.required and column.kind in LABEL_KINDS - {"weight"}
                 for index, reason in islice(refused_values(values, column), most):
                     value = "" if values[index] is None else short(values[index])
-                    fault = _Fault(f"column {column.name!r} {reason}{hint}", value)
+                    advice = hint or (" (skip_unlabelled leaves out such rows)" if label and not value else "")
+                    fault = Fault(f"column {column.name!r} {reason}{advice}", value)
                     faults.setdefault(rows.lines[index], fault)
         return arrays, faults
 
-    def _leave_out(self, shard: str, line: int, fault: _Fault) -> None:
-        self.bad_rows.append(BadRow(shard, line, fault.reason))
-        if len(self.bad_rows) <= self.max_bad_rows:
-            return
-        first = self.bad_rows[0]
-        value = f": {fault.value}" if fault.value else ""
-        advice = (
-            f"max_bad_rows = {self.max_bad_rows} were skipped before it, the first in {first.shard}, line {first.line}."
-            if self.max_bad_rows
-            else "Correct the export, or set max_bad_rows to skip such rows."
-        )
-        raise DataError(f"{shard}, line {line}: {fault.reason}{value}. {advice}")
-
-    def frame(self, path: str, rows_read: int) -> pd.DataFrame:
+    def frame(self, path: str) -> pd.DataFrame:
         """All columns as a DataFrame, in the order of their kinds; empties the table, which keeps memory low."""
-        bad = f" and {len(self.bad_rows)} bad rows" if self.bad_rows else ""
-        if not self.rows and rows_read:
-            raise DataError(f"subsample keeps 0 of {rows_read} rows in {path!r}. Raise it.")
-        if not self.rows:
+        if not self.rows and self.good > self.unlabelled:
+            raise DataError(f"subsample keeps 0 of {self.good} rows in {path!r}. Raise it.")
+        if not self.good and not (self.rules.keys is not None and self.bad.rows):
+            bad = f" and {len(self.bad.rows)} bad rows" if self.bad.rows else ""
             raise DataError(f"{path!r} has 0 rows{bad}. Export the table again.")
         for column in self.columns:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
-            if self.fields is None and column.name not in self.names and not self._has_values(column):
-                hint = did_you_mean(column.name, self.names)
-                raise DataError(f"No row of {path!r} has the column {column.name!r}. {hint}")
+            if self.good and not self.fields and column.name not in self.names and not self._has_values(column):
+                with_role = {column.name for column in self.columns}
+                check_absent(path, column, self.names, with_role, scoring=self.rules.absent_is_missing)
+                self.absent.append(column.name)
+        if not self.rows and self.unlabelled:
+            raise DataError(f"None of the {self.unlabelled:,} rows of {path!r} has a label.")
         data = {}
         for column in self.columns:
             data[column.name] = to_pandas(self.arrays.pop(column.name), column)

@@ -9,18 +9,22 @@ import numpy as np
 import pandas as pd
 
 from trainer.data.columns import refused_values, to_arrow, to_pandas
-from trainer.data.schema import Column, plan_columns
+from trainer.data.schema import DEFAULT, Column, RowRules, plan_columns
 from trainer.runtime.errors import DataError, did_you_mean
 
 
-def typed_frame(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
+def typed_frame(frame: pd.DataFrame, kinds: Mapping[str, str], rules: RowRules = DEFAULT) -> pd.DataFrame:
     """The columns in `kinds` (name -> kind, see `trainer.data.columns`) as the loader gives them; others are dropped.
 
     Values mean what they mean in JSON: numbers, text, booleans, lists, times; None, NaN, NA and NaT are missing. A
-    missing column raises DataError, as does a value that the loader would refuse, with its row and column.
+    missing column raises DataError, as does a value that the loader would refuse, with its row and column. The rules
+    for bad rows do not apply.
     """
-    columns = {column.name: typed_column(frame, column) for column in plan_columns(kinds, None)}
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
+    planned = plan_columns(kinds, None, rules)
+    columns = {column.name: typed_column(frame, column) for column in planned}
+    typed = pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
+    labels = [column.name for column in planned if column.optional]
+    return typed.dropna(subset=labels, ignore_index=True) if labels else typed
 
 
 def typed_column(frame: pd.DataFrame, column: Column) -> Any:

@@ -92,8 +92,8 @@ def _typed_times(values: list[Any], column: Column) -> pa.Array:
 def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
     allowed: set[type] = {int, float, str}
     if column.type in ("INTEGER", "BOOLEAN"):
-        allowed = {int, str} if column.type == "INTEGER" else {bool}
-    if column.kind == "probability" and not column.type:
+        allowed = {int, float, str} if column.type == "INTEGER" else {bool}
+    if column.kind == "outcome" or (column.kind == "probability" and not column.type):
         allowed = allowed | {bool}
     types = set(map(type, values)) - {NoneType}
     for wrong in types - allowed:
@@ -101,12 +101,13 @@ def _typed_numbers(values: list[Any], column: Column) -> pa.Array:
     if not types:
         return pa.nulls(len(values))
     column.form = _commonest_form(values, column) or column.form or "string"
-    if str in types:  # the texts of bare numbers are read back to the same bits
-        return pa.array([None if value is None else _number_text(value) for value in values], pa.string())
+    if str in types or (column.kind == "outcome" and len(types) > 1):
+        as_text = json_text if column.kind == "outcome" else _number_text
+        return pa.array([None if value is None else as_text(value) for value in values], pa.string())
     if types == {bool}:
         return pa.array(values, pa.bool_())
     if column.type == "INTEGER":
-        return _bare_int64(values)
+        return _bare_int64([_whole(value, column) if type(value) is float else value for value in values])
     return pa.array(np.array(values, dtype=np.float64), from_pandas=True)  # None is NaN is null
 
 
@@ -122,7 +123,12 @@ def _commonest_form(values: list[Any], column: Column) -> str:
     return max(forms, key=forms.__getitem__) if +forms else ""
 
 
-def _number_text(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A text, a number or a boolean as JSON has it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else repr(value)
+
+
+def _number_text(value: Any) -> str:  # read back to the same bits
     return value if isinstance(value, str) else repr(float(value) if isinstance(value, bool) else value)
 
 

@@ -11,9 +11,9 @@ import orjson
 from trainer.runtime.errors import DataError, did_you_mean
 from trainer.runtime.system import disk_errors
 
-NUMERIC_KINDS = {"number", "probability", "target", "weight"}
+NUMERIC_KINDS = {"number", "amount", "probability", "outcome", "target", "weight"}
 LIST_KINDS = {"categories", "classes"}
-LABEL_KINDS = {"probability", "target", "class", "classes", "weight"}  # required in every row
+LABEL_KINDS = {"probability", "outcome", "target", "class", "classes", "weight"}  # required in every row
 
 ALIASES = {
     "INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "DECIMAL": "NUMERIC",
@@ -23,9 +23,10 @@ DISCRETE_TYPES = {"STRING", "INTEGER", "BOOLEAN", "BYTES", "DATE", "TIME", "DATE
 NUMBER_TYPES = {"INTEGER", "FLOAT", "NUMERIC", "BIGNUMERIC"}
 TYPES_OF_KIND = {
     **dict.fromkeys(("category", "categories", "key", "class", "classes"), DISCRETE_TYPES),
-    **dict.fromkeys(("number", "target", "weight"), NUMBER_TYPES),
+    **dict.fromkeys(("number", "amount", "target", "weight"), NUMBER_TYPES),
     "text": {"STRING"},
     "probability": NUMBER_TYPES | {"BOOLEAN"},
+    "outcome": NUMBER_TYPES | DISCRETE_TYPES,
     "time": NUMBER_TYPES | {"DATE", "DATETIME", "TIMESTAMP"},
 }
 
@@ -39,12 +40,32 @@ class Field(NamedTuple):
     inner: tuple[str, ...] = ()
 
 
+class RowRules(NamedTuple):
+    """Which rows are left out, and what their values mean.
+
+    max_bad_rows: how many may be bad, as a number or as a share of all rows such as "0.1%". skip_unlabelled: leave out
+    rows without a label. positive_label: the value of an "outcome" that counts as 1. absent_is_missing: a feature that
+    no row has is missing, unless they have a name that is nearly the same. keys: the columns that identify bad rows,
+    where someone asks for these; then all rows may be bad.
+    """
+
+    max_bad_rows: int | str = 0
+    skip_unlabelled: bool = False
+    positive_label: str | None = None
+    absent_is_missing: bool = False
+    keys: tuple[str, ...] | None = None
+
+
+DEFAULT = RowRules()
+
+
 @dataclass
 class Column:
     """A column to read.
 
     `form` is the JSON type of all its values, decided by the first one ("": no value so far). Numbers may have
-    two forms; theirs is the more frequent one of the last block.
+    two forms; theirs is the more frequent one of the last block. `optional`: rows without a value are left out, though
+    the kind requires one. `positive`: the value of an "outcome" that is 1; all others are 0.
     """
 
     name: str
@@ -52,6 +73,8 @@ class Column:
     type: str = ""
     required: bool = False
     form: str = ""
+    optional: bool = False
+    positive: str = ""
 
 
 def read_schema(folder: Path) -> dict[str, Field] | None:
@@ -87,7 +110,9 @@ def _field(entry: dict[str, Any]) -> Field:
     return Field(ALIASES.get(field_type, field_type), (entry.get("mode") or "NULLABLE").upper(), inner)
 
 
-def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -> list[Column]:
+def plan_columns(
+    kinds: Mapping[str, str], fields: Mapping[str, Field] | None, rules: RowRules = DEFAULT
+) -> list[Column]:
     """The columns to read; one DataError for all columns that `plan_column` refuses."""
     columns, faults = [], []
     for name, kind in kinds.items():
@@ -99,6 +124,10 @@ def plan_columns(kinds: Mapping[str, str], fields: Mapping[str, Field] | None) -
         raise DataError(faults[0])
     if faults:
         raise DataError(f"{len(faults)} columns do not fit schema.json:", *faults)
+    for label in (column for column in columns if column.kind in LABEL_KINDS - {"weight"}):
+        label.positive = rules.positive_label or ""
+        label.optional = rules.skip_unlabelled and label.required
+        label.required = label.required and not label.optional
     return columns
 
 

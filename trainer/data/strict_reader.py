@@ -5,11 +5,30 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from trainer.data.row_hash import Hashes
+
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')  # a string or a number
+
+
+class Fault(NamedTuple):
+    """Why a row is refused, and the wrong value, shortened."""
+
+    reason: str
+    value: str = ""
+
+
+class Rows(NamedTuple):
+    """The values of some rows of a shard by column, the rows' line numbers, and the reasons for refused lines; the
+    hashes of the stored rows, where they are wanted."""
+
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    faults: dict[int, Fault]
+    hashes: list[Hashes]
 
 
 def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:

@@ -15,19 +15,20 @@ from pyarrow import feather
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources
+from trainer.data.bad_rows import counted
 from trainer.data.loaded import Dataset
 from trainer.data.schema import plan_columns
 from trainer.data.sources import Source
 from trainer.features.encoded import EncodedRows, encode_rows
 from trainer.features.labels import unseen_by_set
 from trainer.features.preprocessing import Preprocessing, truncated_shares, with_values
-from trainer.features.rules import fit_preprocessing, text_rules
+from trainer.features.rules import fit_preprocessing, row_rules, text_rules
 from trainer.features.sentinels import KINDS, sentinels
 from trainer.features.sides import split_and_describe
 from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
 from trainer.runtime.command import amount, say
-from trainer.runtime.errors import ResourceError
+from trainer.runtime.errors import DataError, ResourceError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.runtime.timing import Timings
 
@@ -121,23 +122,30 @@ def read_all(
 ) -> dict[str, Dataset]:
     """Read all datasets from their local paths. DataError where rows differ from their dataset.json."""
     with timings.stage("read"):
-        datasets = {side: read(config, path, located[side].path) for side, path in paths.items()}
+        datasets = {side: read(config, path, located[side].path, side=side) for side, path in paths.items()}
     for side, read_rows in datasets.items():
         sources.check_rows(located[side], read_rows)
     timings.count_rows("read", sum(read_rows.rows for read_rows in datasets.values()))
     return datasets
 
 
-def read(config: NetConfig, path: str, name: str) -> Dataset:
+def read(config: NetConfig, path: str, name: str, *, side: str = "train") -> Dataset:
     """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
     loaded = dataset.load(
-        path, roles.column_kinds(config), max_bad_rows=config.max_bad_rows, identity=config.key_columns,
-        share=config.subsample, name=name,
+        path, roles.column_kinds(config), rules=row_rules(config)._replace(absent_is_missing=side != "train"),
+        identity=config.key_columns, share=config.subsample, name=name,
     )  # fmt: skip
     files = "1 file" if len(loaded.shards) == 1 else f"{len(loaded.shards)} files"
-    bad = f", {loaded.bad_rows:,} bad rows left out" if loaded.bad_rows else ""
+    left_out = counted(loaded.bad_rows, loaded.unlabelled)
     used = f", {loaded.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
-    say("data", f"{name}: {loaded.rows_read:,} rows in {files}{bad}{used}")
+    say("data", f"{name}: {loaded.rows_read:,} rows in {files}{left_out}{used}")
+    for warning in loaded.warnings(name):
+        say("warning", warning)
+    if side == "train" and config.positive_label is not None and not loaded.frame[config.label_column].any():
+        raise DataError(
+            f"No row of {name!r} has positive_label = {config.positive_label!r} in column {config.label_column!r}. "
+            "Write it exactly as in the rows."
+        )
     if config.key_columns and (shared := duplicate_keys(loaded.frame, config.key_columns)):
         say("warning", f"{shared:,} rows of {name} share their key with another ({', '.join(config.key_columns)}).")
     return loaded
@@ -154,8 +162,11 @@ def dataset_facts(source: Source, read: Dataset) -> dict[str, Any]:
     if source.remote:
         for shard, stored in zip(shards, source.shards, strict=True):
             shard["generation"] = str(stored.generation)  # beyond what some readers of JSON keep exact
-    counts = {"rows": read.rows, "rows_read": read.rows_read, "bad_rows": read.bad_rows}
-    listed = {"left_out": [row._asdict() for row in read.left_out[:MOST_LISTED]]} if read.left_out else {}
+    counts = {
+        "rows": read.rows, "rows_read": read.rows_read, "bad_rows": read.bad_rows, "unlabelled_rows": read.unlabelled,
+    }  # fmt: skip
+    rows = [{"shard": row.shard, "line": row.line, "reason": row.reason} for row in read.left_out[:MOST_LISTED]]
+    listed = {"left_out": rows} if rows else {}
     return {"path": source.path, **counts, **listed, "fingerprint": read.fingerprint, "shards": shards}
 
 

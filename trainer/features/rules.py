@@ -2,6 +2,7 @@
 
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
+from trainer.data.schema import RowRules
 from trainer.features.preprocessing import Columns, Preprocessing, Rows, Rules, fit
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import VocabularyRules
@@ -18,6 +19,11 @@ def fit_preprocessing(config: NetConfig, train: Columns, rows: Rows = slice(None
         rules=Rules(vocabulary_rules(config), text_rules(config), config.outlier_limit),
         rows=rows,
     )
+
+
+def row_rules(config: NetConfig) -> RowRules:
+    """Which rows are left out, and what the label means, as configured."""
+    return RowRules(config.max_bad_rows, config.skip_unlabelled, config.positive_label)
 
 
 def text_rules(config: NetConfig) -> TextRules:

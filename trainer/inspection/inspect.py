@@ -28,6 +28,7 @@ from trainer.cloud import output
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, sources
+from trainer.data.bad_rows import counted
 from trainer.data.columns import NUMBER
 from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
@@ -205,7 +206,10 @@ def label_facts(config: NetConfig, frame: pd.DataFrame, rows: Array) -> dict[str
 def dataset_facts(path: str, dataset: Dataset) -> dict[str, Any]:
     """Place, files, bytes and row counts of a dataset."""
     size = sum(shard.bytes for shard in dataset.shards)
-    counts = {"rows": dataset.rows, "rows_read": dataset.rows_read, "bad_rows": dataset.bad_rows}
+    counts = {
+        "rows": dataset.rows, "rows_read": dataset.rows_read, "bad_rows": dataset.bad_rows,
+        "left_out": counted(dataset.bad_rows, dataset.unlabelled),
+    }  # fmt: skip
     return {"path": path, "files": len(dataset.shards), "bytes": size, **counts}
 
 

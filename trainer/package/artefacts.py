@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from trainer.config import record, roles
 from trainer.config.loading import Configuration
 from trainer.config.show import config_rows
+from trainer.data.bad_rows import counted
 from trainer.features.pipeline import Prepared
 from trainer.features.preprocessing import transform
 from trainer.features.tables import Rows
@@ -117,12 +118,14 @@ def write_plots(folder: Path, run: TrainedRun) -> dict[str, Path]:
 def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machine: dict[str, Any]) -> Report:
     """The content of report.html."""
     settings, history = run.settings, run.history
+    sets = run.prepared.sets.values()
+    rows, *left_out = (sum(facts[name] for facts in sets) for name in ("rows", "bad_rows", "unlabelled_rows"))
     facts = {
         "Variant": settings.variant,
         "Network": f"{settings.config.network}, {run.ops.model.count_params():,} weights",
         "Objective": f"{settings.config.objective}: {settings.config.label_column}",
         "Data": ", ".join(run.data.values()),
-        "Rows": sum(dataset["rows"] for dataset in run.prepared.sets.values()),
+        "Rows": f"{rows:,}{counted(*left_out)}",
         "Features": ", ".join(run.prepared.preprocessing.features),
         "Commit": f"{(machine['commit'] or 'none')[:12]}{' with changes' if machine['uncommitted_changes'] else ''}",
     }

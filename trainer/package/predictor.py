@@ -6,11 +6,12 @@ from a package is run.
 
 import contextlib
 import dataclasses
+import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command
 
@@ -27,13 +28,16 @@ from trainer.cloud import output
 from trainer.config import loading, record, roles
 from trainer.config.net_config import NetConfig
 from trainer.data import dataset, sources
+from trainer.data.bad_rows import counted
 from trainer.data.frames import typed_frame
+from trainer.data.loaded import Dataset
 from trainer.features import labels
 from trainer.features.preprocessing import Preprocessing, transform
-from trainer.features.rules import text_rules, vocabulary_rules
+from trainer.features.rules import row_rules, text_rules, vocabulary_rules
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import EVALUATION_BATCH, OpsWrapper, build_model_graph, outline_of
 from trainer.package import archive, saved_model
+from trainer.package.prediction_rows import BLOCK, prediction_rows
 from trainer.package.weights import weights_from_bytes
 from trainer.runtime import cache
 from trainer.runtime.command import amount, printable
@@ -44,7 +48,6 @@ PARITY = 1e-6  # largest difference between two predictions of one row that coun
 RESERVED = ("(padding)", "(missing)", "(out of vocabulary)")  # the values of ids 0, 1 and 2, for people
 PARTS = ("config.json", "preprocessing.json", "weights.npz")  # of a package, that a predictor is made from
 MOST_VALUES, MOST_LISTS = 2_000_000, 100_000  # in a preprocessing.json, beside values that have weights of their own
-BLOCK = 65_536  # rows turned into JSON at a time
 
 
 class Predictor(NamedTuple):
@@ -67,7 +70,8 @@ class Predictor(NamedTuple):
 
     def evaluate(self, frame: pd.DataFrame) -> dict[str, float]:
         """The objective's metrics on the rows of a DataFrame that has the feature, label and weight columns."""
-        return self.measure(typed_frame(frame, needed_columns(self.settings.config, labelled=True)))
+        config = self.settings.config
+        return self.measure(typed_frame(frame, needed_columns(config, labelled=True), row_rules(config)))
 
     def embeddings(self, column: str) -> pd.DataFrame:
         """The embedding of each value of a categorical, multi-categorical or text column: float32 [values, width].
@@ -211,31 +215,6 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
     return max(worst.values())
 
 
-def prediction_rows(predictor: Predictor, frame: pd.DataFrame) -> Iterator[bytes]:
-    """One JSON line per row: its key columns, then its prediction.
-
-    binary and regression: `prediction`, a number. multiclass: `prediction`, the likeliest class, and `probabilities`
-    by class. multilabel: `prediction`, the classes above 0.5, and `probabilities` by class.
-    """
-    keys = list(predictor.settings.config.key_columns)
-    for start in range(0, len(frame), BLOCK):
-        block = frame.iloc[start : start + BLOCK]
-        scores = predictor.scores(block).astype(np.float64)
-        for key, score in zip(block[keys].itertuples(index=False, name=None), scores, strict=True):
-            named = {name: None if pd.isna(value) else value for name, value in zip(keys, key, strict=True)}
-            yield orjson.dumps(named | described(predictor, score), option=orjson.OPT_APPEND_NEWLINE)
-
-
-def described(predictor: Predictor, score: Any) -> dict[str, Any]:
-    objective = predictor.settings.config.objective
-    if objective in ("binary", "regression"):
-        return {"prediction": float(score)}
-    probabilities = dict(zip(predictor.preprocessing.label.classes, score.tolist(), strict=True))
-    likely = [name for name, probability in probabilities.items() if probability > 0.5]
-    best = max(probabilities, key=probabilities.__getitem__)
-    return {"prediction": best if objective == "multiclass" else likely, "probabilities": probabilities}
-
-
 def needed_columns(config: NetConfig, *, labelled: bool) -> dict[str, str]:
     """Column -> kind, without the columns that only decided the split."""
     needed = {*roles.feature_roles(config), *config.key_columns, config.label_column, config.weight_column}
@@ -265,30 +244,45 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate_dataset(package: str, data: str) -> None:
     """Print the metrics of a package on labelled rows, as JSON."""
     predictor = load_package(package)
-    frame = load_rows(predictor.settings.config, data, labelled=True)
+    config = record.for_reading(predictor.settings, os.environ).config
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the metrics alone
+        loaded = load_rows(config, data, labelled=True)
+    if left_out := counted(loaded.bad_rows, loaded.unlabelled):
+        warn(f"{loaded.rows:,} rows of {data} are evaluated{left_out}.")
     label = predictor.preprocessing.label
-    if unseen := labels.unseen_classes(label, frame[label.column]):
-        print(f"warning: {labels.unseen_classes_warning(label, 'evaluation', unseen)}", file=sys.stderr)
-    print(orjson.dumps(predictor.measure(frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
+    if unseen := labels.unseen_classes(label, loaded.frame[label.column]):
+        warn(labels.unseen_classes_warning(label, "evaluation", unseen))
+    print(orjson.dumps(predictor.measure(loaded.frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
 
 
 def predict_dataset(package: str, data: str, out: str) -> None:
     """Write the predictions of rows; a place that cannot be written is refused before anything is read."""
     with output.new_file(out) as temporary:
         predictor = load_package(package)
-        frame = load_rows(predictor.settings.config, data, labelled=False)
+        config = record.for_reading(predictor.settings, os.environ).config
+        loaded = load_rows(config, data, labelled=False)
         with temporary.open("wb") as file:
-            file.writelines(prediction_rows(predictor, frame))
-    print(printable(f"{len(frame):,} predictions in {out}"))
+            file.writelines(prediction_rows(predictor, loaded.frame, loaded.left_out))
+    without = f", {loaded.bad_rows:,} bad rows without a prediction" if loaded.bad_rows else ""
+    print(printable(f"{loaded.rows:,} predictions in {out}{without}"))
 
 
-def load_rows(config: NetConfig, data: str, *, labelled: bool) -> pd.DataFrame:
-    """The columns of a dataset that a package needs."""
+def load_rows(config: NetConfig, data: str, *, labelled: bool) -> Dataset:
+    """The columns of a dataset that a package needs; warns where one is absent."""
+    keys = None if labelled else config.key_columns
+    rules = row_rules(config)._replace(absent_is_missing=True, keys=keys)
     source = sources.look_up(data)
     with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
-        loaded = dataset.load(path, needed_columns(config, labelled=labelled), name=data)
+        loaded = dataset.load(path, needed_columns(config, labelled=labelled), rules=rules, name=data)
     sources.check_rows(source, loaded)
-    return loaded.frame
+    for warning in loaded.warnings(data):
+        warn(warning)
+    return loaded
+
+
+def warn(text: str) -> None:
+    """Print a warning for people to stderr."""
+    print(printable(f"warning: {text}"), file=sys.stderr)
 
 
 if __name__ == "__main__":
