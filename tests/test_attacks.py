@@ -71,22 +71,31 @@ def test_a_run_goes_on_when_its_cache_is_emptied(tmp_path: Path) -> None:
 
 
 def test_names_of_files_and_columns_are_shown_and_not_obeyed(tmp_path: Path) -> None:
-    """What `fab check-data` says about a folder with hostile names, and about columns that a schema names so."""
+    """Files, and a column that no role needs, with line breaks, escape sequences and bytes that are not UTF-8."""
     name = "x\x1b[2J\nerror: fake"
-    for folder in (tmp_path / name, tmp_path / os.fsdecode(b"not utf-8 \xff")):
-        folder.mkdir()
-        row = json.loads(SAMPLE.read_bytes().splitlines()[0]) | {name: "1"}
-        (folder / f"{name}.json").write_text("".join(f"{json.dumps(row | {'ctr': n % 2})}\n" for n in range(40)))
-        (folder / "bad.json").write_text("{broken\n")
-        for arguments in ((f"--data={folder}",), (f"--data={folder}/x*", f"--out={tmp_path}/check.html")):
-            done = trainer(tmp_path, *arguments, module="trainer.inspection.inspect")
-            assert done.code in (0, 3), done.err
-            assert "\x1b" not in done.out + done.err
-            assert not [line for line in (done.out + done.err).splitlines() if line.startswith("error: fake")]
-        done = trainer(
-            tmp_path, f"--data={folder}/x*", f"--run=r{len(folder.name)}", NET_EPOCHS="1", NET_TOKENIZER="regex"
-        )
-        assert done.code == 0, done.err
+    folder = tmp_path / f"{name} {os.fsdecode(bytes([255]))}"
+    folder.mkdir()
+    row = json.loads(SAMPLE.read_bytes().splitlines()[0]) | {name: "1"}
+    (folder / f"{name}.json").write_text("".join(f"{json.dumps(row | {'ctr': n % 2})}\n" for n in range(40)))
+    (folder / f"bad {name}.json").write_text("{broken\n")
+    inspect = "trainer.inspection.inspect"
+    all_done = [
+        trainer(tmp_path, f"--data={folder}", module=inspect),
+        trainer(tmp_path, f"--data={folder}/x*", module=inspect),
+        trainer(tmp_path, f"--data={folder}/x*", "--run=it", NET_EPOCHS="1", NET_TOKENIZER="regex"),
+    ]
+    assert [done.code for done in all_done] == [3, 0, 0]
+    for done in all_done:
+        assert "\x1b" not in done.out + done.err
+        assert r"x\x1b[2J\nerror: fake" in done.out + done.err
+        assert not [line for line in (done.out + done.err).splitlines() if line.startswith("error: fake")]
+
+
+def test_a_package_whose_place_is_a_pipe_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    os.mkfifo(tmp_path / "packages" / "it.zip")
+    done = trainer(tmp_path, f"--data={SAMPLE}", "--run=it")
+    assert (done.code, "packages/it.zip is not a file" in done.err, "split" in done.out) == (4, True, False)
 
 
 def is_running(process: int) -> bool:

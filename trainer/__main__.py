@@ -117,6 +117,10 @@ def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> No
     """StorageError if another run has written the package, or if files cannot be written to the folders."""
     if not is_own and storage.find(package):
         raise StorageError(f"{package} belongs to another run. Choose another --run, or replace it with --restart.")
+    if not storage.is_remote(output) and Path(package).exists() and not Path(package).is_file():
+        raise StorageError(
+            f"{package} is not a file, so the package cannot be written. Remove it, or choose another --run."
+        )
     if not storage.is_remote(output):  # a bucket has shown it: the run holds its name there
         storage.probe(output)
     system.check_writable(folder.parent)

@@ -23,6 +23,7 @@ from trainer.machines import container_options, images
 from trainer.machines.remote_docker import ConnectionLostError, Machine, connected, reconnect
 from trainer.package import archive
 from trainer.runtime import system
+from trainer.runtime.command import printable
 from trainer.runtime.errors import ResourceError, StorageError
 
 FOLDER = "/work"  # in the container: ~/flatfab of the machine
@@ -141,7 +142,7 @@ def follow(connection: Connection, run: str, prefix: str) -> int:
                     raise ResourceError(f"{run} ran out of memory and was killed. Use fewer rows, or another machine.")
                 return code
         except ConnectionLostError as error:
-            print(f"{prefix}{error} {run} continues there; connecting again.", flush=True)
+            print(printable(f"{prefix}{error} {run} continues there; connecting again."), flush=True)
             reconnect(connection, error)
 
 

@@ -90,14 +90,17 @@ class Predictor(NamedTuple):
             single = config.objective in ("binary", "regression")
             return np.zeros((0,) if single else (0, self.ops.shapes.outputs), np.float32)
         features = frame[list(roles.feature_roles(config))]
-        at_once = self.rows_at_once()
+        at_once = self.rows_at_once(len(features))
         parts = [features.iloc[start : start + at_once] for start in range(0, len(features), at_once)]
         return np.concatenate([self.ops.predict(self.ops.table(transform(self.preprocessing, part))) for part in parts])
 
-    def rows_at_once(self) -> int:
-        """How many rows fit in free memory. ResourceError if not even one does."""
+    def rows_at_once(self, rows: int) -> int:
+        """How many rows to score together: all, unless a batch of them does not fit in free memory. ResourceError if
+        not even one row does."""
+        if 2 * self.row_bytes * min(rows, EVALUATION_BATCH) <= available_memory():
+            return rows
         check_memory(2 * self.row_bytes)
-        return int(available_memory() // (2 * self.row_bytes)) if self.row_bytes else BLOCK
+        return int(available_memory() // (2 * self.row_bytes))
 
     def measure(self, frame: pd.DataFrame) -> dict[str, float]:
         """As `evaluate`, of rows that the loader has typed."""
