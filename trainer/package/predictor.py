@@ -37,7 +37,7 @@ from trainer.features.rules import row_rules, text_rules, vocabulary_rules
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import EVALUATION_BATCH, OpsWrapper, build_model_graph, outline_of
 from trainer.package import archive, saved_model
-from trainer.package.prediction_rows import BLOCK, prediction_rows
+from trainer.package.prediction_rows import prediction_rows
 from trainer.package.weights import weights_from_bytes
 from trainer.runtime import cache
 from trainer.runtime.command import amount, printable
