@@ -876,7 +876,7 @@ def test_a_line_that_is_no_object_is_not_read_at_once():
 def test_what_is_plain_is_read_at_once():
     columns = settled_columns()
     values = [PLAIN, PLAIN | {"n": '"NaN"', "t": '"In \u00e9"', "l": "[]"}, PLAIN | {"n": "null", "c": '"\\u0041"'}]
-    count, arrays, _ = arrow_reader.read_block(
+    count, arrays, *_ = arrow_reader.read_block(
         "".join(row_of(each.items()) + "\r\n" for each in values).encode(), columns
     )
     assert count == 3

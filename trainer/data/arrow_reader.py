@@ -43,11 +43,15 @@ BARE_LARGE_INTEGER = re.compile(rb"[:,\[ \t\r-][0-9]{16,}[ \t\r\n,}\]]")
 
 
 class BlockRows(NamedTuple):
-    """The rows of a block: their number, their columns, and the hashes of the stored rows where they are wanted."""
+    """The rows of a block: their number, their columns, and the hashes of the stored rows where they are wanted.
+
+    others: the JSON types of columns without a role that were not known before.
+    """
 
     rows: int
     arrays: dict[str, pa.Array]
     hashes: row_hash.Hashes | None
+    others: Mapping[str, pa.DataType] = {}
 
 
 def in_order(
@@ -91,7 +95,12 @@ def read_block(
     if not rows or not _is_utf8(text):
         return None
     types = {column.name: json_type(column) for column in columns} | dict(others or {})
-    batch = None if others is None else _parsed(text, types, unexpected="error")
+    batch, new = None, {}
+    if others is not None:
+        batch = _parsed(text, types, unexpected="error")
+        if batch is None and (new := _other_types(text, types)):
+            others = {**others, **new}
+            batch = _parsed(text, types | new, unexpected="error")
     if batch is None:
         batch = _parsed_with_nan(text, codes, columns, others)
     elif not all(np.isfinite(numbers).all() for numbers in row_hash.fractions_in(batch)):
@@ -113,7 +122,14 @@ def read_block(
     large = any((np.abs(numbers) >= EXACT).any() for numbers in row_hash.fractions_in(batch))
     if large and BARE_LARGE_INTEGER.search(text):
         return None
-    return BlockRows(rows, arrays, row_hash.of_batch(batch))
+    return BlockRows(rows, arrays, row_hash.of_batch(batch), new)
+
+
+def _other_types(text: bytes, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """The types of all other fields, and of objects that have other fields, as far as Arrow can infer them."""
+    batch = _parsed(text, types, unexpected="infer")
+    inferred = {} if batch is None else {field.name: row_hash.json_type(field.type) for field in batch.schema}
+    return {name: kind for name, kind in inferred.items() if kind != types.get(name)}
 
 
 def _parsed(text: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> pa.RecordBatch | None:

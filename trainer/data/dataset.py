@@ -130,6 +130,8 @@ class _Table:
 
     def _kept(self, block: BlockRows) -> Arrays:
         """The columns of the rows of a block that are kept, without the categories that only other rows have."""
+        if self.identity and block.others:
+            self.identity = self.identity.with_types(block.others)
         stays = np.ones(block.rows, dtype=np.bool_)
         for column in self.columns:
             if column.optional:

@@ -26,10 +26,13 @@ class Identity(NamedTuple):
 
     def with_types_of(self, rows: Sequence[Mapping[str, Any]], names: Collection[str]) -> "Identity":
         """The identity with the JSON types of some rows learned. names: the columns with a role."""
+        return self.with_types({name: kind for name, kind in row_hash.types_of(rows).items() if name not in names})
+
+    def with_types(self, types: Mapping[str, pa.DataType]) -> "Identity":
+        """The identity with the JSON types of some columns without a role learned."""
         others = dict(self.others)
-        for name, kind in row_hash.types_of(rows).items():
-            if name not in names:
-                others[name] = _common_type(others.get(name, kind), kind)
+        for name, kind in types.items():
+            others[name] = _common_type(others.get(name, kind), kind)
         return self if others == self.others else self._replace(others=others)
 
     def with_hashes(self, block: BlockRows, columns: Sequence[Column]) -> BlockRows:

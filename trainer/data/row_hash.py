@@ -65,6 +65,17 @@ def types_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, pa.DataType]:
     return types
 
 
+def json_type(kind: pa.DataType) -> pa.DataType:
+    """A type as Arrow infers it, but texts that look like times are texts."""
+    if pa.types.is_struct(kind):
+        return pa.struct(
+            [(kind.field(number).name, json_type(kind.field(number).type)) for number in range(kind.num_fields)]
+        )
+    if pa.types.is_list(kind):
+        return pa.list_(json_type(kind.value_type))
+    return pa.string() if pa.types.is_temporal(kind) else kind
+
+
 def fields_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
     """Each field of some JSON objects with its values, None where it is missing."""
     for name in dict.fromkeys(chain.from_iterable(rows)):
