@@ -12,15 +12,17 @@ from trainer.model.ops_wrapper import Gain
         (0.95, 0.80, "lower learning_rate"),
         (0.40, 0.75, "it memorises them"),
         (0.6925, 0.6930, "nothing was learned"),
+        (0.6500, 0.6700, "210 rows are too few to tell"),
     ],
 )
 def test_a_model_no_better_than_a_constant_gets_the_advice_that_fits(train: float, loss: float, advice: str) -> None:
-    (warning,) = after_training("test", {"loss": train}, {"loss": loss}, {"loss": 0.6931}, Gain(0.6931 - loss, 0.001))
+    metrics, gain = {"loss": loss, "rows": 210}, Gain(0.6931 - loss, 0.02)
+    (warning,) = after_training("test", {"loss": train}, metrics, {"loss": 0.6931}, gain)
     assert advice in warning
     assert f"test loss {loss:.5f} against 0.69310" in warning
 
 
 @pytest.mark.parametrize(("mean", "warnings"), [(0.0021, 0), (0.0019, 1), (-0.5, 1), (0.0, 1)])
 def test_a_gain_within_two_standard_errors_may_be_chance(mean: float, warnings: int) -> None:
-    loss = {"loss": 0.69 - mean}
+    loss = {"loss": 0.69 - mean, "rows": 1000}
     assert len(after_training("test", loss, loss, {"loss": 0.69}, Gain(mean, 0.001))) == warnings

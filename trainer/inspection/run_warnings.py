@@ -22,6 +22,7 @@ from trainer.runtime.errors import DivergedError
 STANDARD_ERRORS = 2.0  # a smaller gain over the baseline is chance in one of 40 runs
 FAR_WORSE = 2.0  # a loss so many times that of the baseline is no model
 LEAST_WORSE = 0.01  # where the baseline's loss is almost 0, the loss must be higher by this
+SHARED = 0.25  # a gain that is at least this share of the gain on training rows would show with more rows
 MEMORISED = 0.05  # a loss on training rows that is lower than the baseline by this share
 
 
@@ -68,6 +69,8 @@ def after_training(
             f"Its loss on training rows, {train['loss']:.5f}, is higher still: lower learning_rate, or look for "
             "extreme numbers with `fab check-data`."
         )
+    elif gain.mean > SHARED * (baseline - train["loss"]) > 0:
+        advice = f"{metrics['rows']:,.0f} rows are too few to tell: use more {side} rows."
     elif train["loss"] < (1 - MEMORISED) * baseline:
         advice = (
             f"Its loss on training rows, {train['loss']:.5f}, is much lower: it memorises them. Use more rows, leave "
