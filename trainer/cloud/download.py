@@ -121,8 +121,8 @@ class Part:
         with contextlib.suppress(OSError):
             file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.fstat(file)
-            alone = stat.S_ISREG(found.st_mode) and os.path.samestat(found, self.part.stat())  # not renamed meanwhile
+            opened = os.fstat(file)
+            alone = stat.S_ISREG(opened.st_mode) and os.path.samestat(found, self.part.stat())  # not renamed meanwhile
         if not alone:
             if file >= 0:
                 os.close(file)

@@ -122,10 +122,10 @@ def _why_not(texts: pa.Array, form: str) -> str:
         return "is not a DATE as every row needs"
     names = {"NUMBER": "a number", "DATETIME": "a time without an offset to UTC", "TIMESTAMP": "a time with an offset"}
     try:
-        found = next(other for text in texts.to_pylist() if text is not None and (other := form_of(text)) != form)
+        other_form = next(other for text in texts.to_pylist() if text is not None and (other := form_of(text)) != form)
     except ValueError as error:
         return str(error)
-    return f"is {names[found]}, but the rows before hold {names[form]}: {WRITE}"
+    return f"is {names[other_form]}, but the rows before hold {names[form]}: {WRITE}"
 
 
 def _is_whole(numbers: np.ndarray) -> np.ndarray:

@@ -215,7 +215,7 @@ def sentinels_by_column(config: NetConfig, frame: pd.DataFrame, rows: np.ndarray
     """Numbers in some rows that stand apart from all others (see `sentinels.Sentinel`), by column."""
     columns = [column for column, kind in roles.column_kinds(config).items() if kind in KINDS]
     apart = {column: sentinels(frame[column].to_numpy(np.float64)[rows]) for column in columns}
-    return {column: [one._asdict() for one in found] for column, found in apart.items() if found}
+    return {column: [sentinel._asdict() for sentinel in values] for column, values in apart.items() if values}
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -12,11 +12,8 @@ import numpy.typing as npt
 
 from trainer.features.scale import spread_of
 
-FAR_ANYWAY, FAR_REPEATED, FAR_FAMILIAR = (
-    1000.0,
-    10.0,
-    0.5,
-)  # gaps in reaches: of any number, a repeated one, a usual one
+# The gap, in reaches, before a number that counts as a sentinel: before any, a repeated one, a familiar one.
+FAR_ANYWAY, FAR_REPEATED, FAR_FAMILIAR = 1000.0, 10.0, 0.5
 FEW = 3  # different numbers in one place outside
 MOST_ROWS = 0.05  # of all, where there are more different ones
 MIN_OTHERS = 10  # different numbers beside the only negative one
@@ -54,16 +51,11 @@ def sentinels(numbers: Array) -> list[Sentinel]:
     if (after := _above(middle - values[below], values[below], counts[below], spread, counts.sum())) is not None:
         first = centre - after + 1
         groups.append(slice(0, first))
-    elif (
-        values[0] < 0 <= values[1]
-        and last - 1 >= MIN_OTHERS
-        and counts[0] > 1
-        and (values[0] == -1 or _is_familiar(values[0]))
-    ):
+    elif _is_only_negative(values[:last], int(counts[0])):
         first = 1
         groups.append(slice(0, 1))
     others = (float(values[first]), float(values[last - 1]))
-    return [found for group in groups for found in _grouped(values[group], counts[group], others)]
+    return [sentinel for group in groups for sentinel in _grouped(values[group], counts[group], others)]
 
 
 def _above(distances: Array, values: Array, counts: Array, spread: float, rows: int) -> int | None:

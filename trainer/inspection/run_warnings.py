@@ -41,8 +41,8 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
     for column, share in split["truncated"].items():
         is_list = preprocessing.features[column] == "multi_categorical"
         warnings += truncation_warnings(column, preprocessing.kept(column), share, is_list=is_list)
-    for column, found in split["sentinels"].items():
-        warnings += [sentinel_warning(column, Sentinel(**apart)) for apart in found]
+    for column, facts in split["sentinels"].items():
+        warnings += [sentinel_warning(column, Sentinel(**apart)) for apart in facts]
     label = preprocessing.label
     warnings += [unseen_classes_warning(label, side, facts) for side, facts in split["unseen_classes"].items()]
     rows = split["rows"]["train"]
