@@ -122,7 +122,7 @@ class Part:
             file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             opened = os.fstat(file)
-            alone = stat.S_ISREG(opened.st_mode) and os.path.samestat(found, self.part.stat())  # not renamed meanwhile
+            alone = stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, self.part.stat())  # not renamed meanwhile
         if not alone:
             if file >= 0:
                 os.close(file)
