@@ -20,8 +20,9 @@ from trainer.config import loading, names, net_config
 from trainer.config.loading import Configuration
 from trainer.config.net_config import NetConfig
 from trainer.config.show import config_rows
-from trainer.features.pipeline import prepare
+from trainer.features.pipeline import Prepared, prepare
 from trainer.features.tables import Rows, rows_of
+from trainer.features.untrained import untrained_states
 from trainer.inspection import run_warnings
 from trainer.machines import gpu
 from trainer.model import replicas
@@ -70,7 +71,7 @@ def run(
         storage.delete(package)
 
     with timings.stage("build graph"):
-        ops = build_model_graph(config, prepared.preprocessing.shapes())
+        ops = build_model(config, prepared)
         tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in prepared.encoded.items()}
         prepared.encoded.clear()  # the tables hold the same rows
     with timings.stage("train"):
@@ -92,6 +93,12 @@ def run(
     say("best", f"epoch {history.best_epoch}: {side} {summary(best)}")
     say("baseline", f"average label of the training rows: {side} {summary(constant)}")
     say("package", f"{package}, verified on {len(prepared.held_out):,} rows: largest difference {difference:.1g}")
+
+
+def build_model(config: NetConfig, prepared: Prepared) -> OpsWrapper:
+    """The model for the prepared rows; training shows it the states that these rows lack."""
+    shapes = prepared.preprocessing.shapes()
+    return build_model_graph(config, shapes, untrained_states(prepared.encoded["train"], shapes))
 
 
 def check_devices(config: NetConfig) -> None:

@@ -127,6 +127,10 @@ class NetConfig:
         choices=("adam", "adagrad", "sgd"),
     )
     learning_rate: float = setting(0.002, "learning rate after warm-up", above=0, high=100)
+    hidden_share: float = setting(
+        0.1, "share of the training rows in which a value is hidden, so that the model learns what to predict where "
+        "one is unknown or missing, if training rows hardly show that; 0: none", low=0, below=1,
+    )  # fmt: skip
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0, high=10**9)
     decay: str = setting(
         "none",

@@ -44,7 +44,7 @@ ENCODING_CODE = ("config", "data", "features", "runtime/cache.py", "runtime/syst
 AFTER_ENCODING = frozenset(
     ("network", "rows_in_memory", "cache_gb", "batch_size", "epochs", "optimizer", "learning_rate", "warmup_steps",
      "decay", "clip_norm", "checkpoint_minutes", "stopping_metric", "patience", "seed", "deterministic",
-     "threads", "allow_worse")
+     "threads", "allow_worse", "hidden_share")
 )  # fmt: skip
 
 

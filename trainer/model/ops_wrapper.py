@@ -19,7 +19,9 @@ from trainer.features import DatasetShapes
 from trainer.features.encoded import to_encoded_rows
 from trainer.features.preprocessing import Examples
 from trainer.features.tables import Rows, Table, to_table
+from trainer.features.untrained import States
 from trainer.model import objectives, replicas
+from trainer.model.hiding import hide_values
 from trainer.model.metrics import Metrics
 from trainer.model.optimizer import Optimizer, learning_rate_at, sum_duplicates
 
@@ -61,8 +63,13 @@ def outline_of(net_config: NetConfig, dataset_shapes: DatasetShapes) -> Outline:
     )
 
 
-def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "OpsWrapper":
-    """The configured network with its operations, weights drawn from the configured seed."""
+def build_model_graph(
+    net_config: NetConfig, dataset_shapes: DatasetShapes, untrained: States | None = None
+) -> "OpsWrapper":
+    """The configured network with its operations, weights drawn from the configured seed.
+
+    untrained: what training rows lack, to be put into some of them; see `trainer.model.hiding`.
+    """
     # Layers without a name count from the start: weights keep their names in any process.
     keras.utils.clear_session(free_memory=False)
     set_deterministic(net_config.seed, net_config.deterministic)
@@ -71,7 +78,7 @@ def build_model_graph(net_config: NetConfig, dataset_shapes: DatasetShapes) -> "
         # Inputs are looked up by column; their names only have to differ from the names of other layers.
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
         model = networks.load(net_config.network).build_graph(net_config, dataset_shapes)
-    return OpsWrapper(model, net_config, dataset_shapes, strategy)
+    return OpsWrapper(model, net_config, dataset_shapes, strategy, untrained)
 
 
 def compiled(function: Callable[..., Any], *signature: Any) -> Any:
@@ -88,11 +95,13 @@ class OpsWrapper(tf.Module):
         net_config: NetConfig,
         dataset_shapes: DatasetShapes,
         strategy: replicas.Strategy | None = None,
+        untrained: States | None = None,
     ) -> None:
         super().__init__(name="ops")
         self.model = model
         self.config = net_config
         self.shapes = dataset_shapes
+        self.untrained = untrained if untrained and len(untrained.ids) and net_config.hidden_share else None
         self.strategy = strategy or tf.distribute.get_strategy()
         with self.strategy.scope():
             self.optimizer = Optimizer(net_config.optimizer, [weight.value for weight in model.trainable_weights])
@@ -148,6 +157,9 @@ class OpsWrapper(tf.Module):
         size = self.config.batch_size
         rows = order[first * size : stop * size]
         shuffled = Table(*(tf.gather(column, rows) for column in table))  # at once: a gather per batch takes longer
+        if self.untrained:
+            done = self.optimizer.steps * size
+            shuffled = hide_values(shuffled, self.untrained, self.config.hidden_share, self.config.seed, done)
 
         def train_step(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = Table(*(column[step * size : (step + 1) * size] for column in shuffled))
