@@ -27,7 +27,7 @@ from trainer.data import arrow_reader, dataset, draws, shards
 from trainer.data.columns import to_arrow
 from trainer.data.dataset import load
 from trainer.data.schema import Column, RowRules
-from trainer.data.shards import find_shards
+from trainer.data.selection import find_shards
 from trainer.data.strict_reader import parse_row
 from trainer.features.pipeline import duplicate_keys
 from trainer.runtime.errors import DataError, StorageError, TrainerError

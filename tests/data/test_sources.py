@@ -168,7 +168,7 @@ def test_a_break_goes_on_with_what_is_missing(
     [
         ("/nothing", "holds nothing"),
         ("/day/older/x.json", r"has no \*\.json"),
-        ("/day/none*", "holds notes.txt, rows-0"),
+        ("/day/none*", "holds notes.txt, older/, rows-0"),
     ],
 )
 def test_D58_what_is_not_there_is_told_with_what_is(bucket: Bucket, export: str, given: str, message: str) -> None:

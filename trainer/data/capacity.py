@@ -14,7 +14,8 @@ import orjson
 
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
-from trainer.data.shards import GZIP, find_shards
+from trainer.data.selection import find_shards
+from trainer.data.shards import GZIP
 from trainer.runtime import system
 from trainer.runtime.command import amount
 from trainer.runtime.errors import ResourceError

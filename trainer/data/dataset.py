@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from trainer.cloud.transfer import encoded
-from trainer.data import row_hash
+from trainer.data import partitions, row_hash
 from trainer.data.absent import check_absent
 from trainer.data.arrow_reader import THREADS, BlockRows, in_order, read_block
 from trainer.data.bad_rows import BadRows
@@ -31,7 +31,8 @@ from trainer.data.draws import DrawnRows
 from trainer.data.identity import Identity
 from trainer.data.loaded import Dataset, Shard
 from trainer.data.schema import DEFAULT, LABEL_KINDS, LIST_KINDS, Column, Field, RowRules, plan_columns, read_schema
-from trainer.data.shards import Block, Tally, find_shards, read_blocks
+from trainer.data.selection import find_shards
+from trainer.data.shards import Block, Tally, read_blocks
 from trainer.data.strict_reader import Fault, Rows, parse_row, short
 from trainer.runtime.errors import DataError, did_you_mean
 
@@ -69,9 +70,11 @@ def load(
     file whatever their roles; None: rows are not drawn. share: of the rows, chosen by their draws while reading, so
     that a sample needs no memory for all rows; it needs an `identity`. `name` stands for the path in messages.
     """
-    paths = [shard.parent.resolve() / shard.name for shard in find_shards(path)]
-    folder = Path(os.path.commonpath([shard.parent for shard in paths]))
-    fields = read_schema(folder)
+    paths = [shard.absolute() for shard in find_shards(path)]
+    common = Path(os.path.commonpath([shard.parent for shard in paths]))
+    folder = partitions.without_partitions(common)
+    fields = read_schema(partitions.schema_folders(common), paths)
+    fields = partitions.with_columns(fields, (shard.parent for shard in paths))
     columns = plan_columns(kinds, fields, rules)
     table = _Table(columns, fields, rules, None if identity is None else Identity(identity, {}), share)
     shards = table.read([(shard, str(shard.relative_to(folder))) for shard in paths])
@@ -254,8 +257,10 @@ class _Table:
 
 def _parts(shards: Sequence[tuple[Path, str]], tallies: Sequence[Tally]) -> Iterator[_Part]:
     for shard, ((path, name), tally) in enumerate(zip(shards, tallies, strict=True)):
+        members = partitions.members_of(path.parent)
         for number, block in enumerate(read_blocks(path, name, tally)):
-            yield _Part(shard, number == 0, block)
+            text = partitions.with_members(block.text, members)
+            yield _Part(shard, number == 0, block._replace(text=text))
 
 
 def _read_part(part: _Part, columns: Sequence[Column], identity: Identity | None) -> BlockRows | None:

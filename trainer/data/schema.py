@@ -1,6 +1,6 @@
 """Read a table's schema.json, BigQuery's list of fields, and plan how to read its columns by their roles."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -11,6 +11,7 @@ import orjson
 from trainer.runtime.errors import DataError, did_you_mean
 from trainer.runtime.system import disk_errors
 
+SCHEMA = "schema.json"
 NUMERIC_KINDS = {"number", "amount", "probability", "outcome", "target", "weight"}
 LIST_KINDS = {"categories", "classes"}
 LABEL_KINDS = {"probability", "outcome", "target", "class", "classes", "weight"}  # required in every row
@@ -77,16 +78,29 @@ class Column:
     positive: str = ""
 
 
-def read_schema(folder: Path) -> dict[str, Field] | None:
-    """The table's fields by name, from the schema.json in the shards' folder or in the one above; None without one.
+def read_schema(folders: Sequence[Path], shards: Collection[Path] = ()) -> dict[str, Field] | None:
+    """The table's fields by name, from the first schema.json in some folders; None without one.
 
-    Raises DataError if it is not BigQuery's list of fields, StorageError if it cannot be read.
+    A file in the last one, above the shards, that is no list of fields at all, but a JSON Schema, say, belongs to
+    something else and is left out, as is one of the `shards`. Raises DataError if the file is not BigQuery's list of
+    fields, StorageError if it cannot be read.
     """
-    for path in (folder / "schema.json", folder.parent / "schema.json"):
+    for folder in folders:
+        path = folder / SCHEMA
         with disk_errors("reading", path):
-            if path.is_file():
-                return parse_schema(path.read_bytes(), str(path))
+            data = path.read_bytes() if path.is_file() and path not in shards else None
+        if data is not None and not (folder == folders[-1] and is_foreign(data)):
+            return parse_schema(data, str(path))
     return None
+
+
+def is_foreign(data: bytes) -> bool:
+    """Whether this is valid JSON, but for sure no list of fields."""
+    try:
+        entries = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return not isinstance(entries, list) or not all(isinstance(entry, dict) and "type" in entry for entry in entries)
 
 
 def parse_schema(data: bytes, where: str) -> dict[str, Field]:

@@ -1,11 +1,10 @@
-"""Find the files of a dataset and read them as blocks of lines, in bounded memory.
+"""Read the files of a dataset as blocks of lines, in bounded memory.
 
 The first bytes of a file, not its name, decide whether it is plain or gzip. A damaged or doubly compressed file, or one
 in another format, raises an error with its name; nothing is skipped or repaired.
 """
 
 import codecs
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from trainer.runtime.errors import DataError, StorageError
+from trainer.runtime.errors import DataError
 from trainer.runtime.system import disk_errors
 
 MAX_LINE = 16 * 2**20
@@ -27,9 +26,6 @@ BLOCK_BYTES = 2**23  # parsed at a time: decides memory and speed, never the res
 # Deflate cannot do better than 1032:1; rows of a dataset are far from it, but a few that repeat are not.
 BOMB_BYTES = 64 * 10**6
 BOMB_RATIO = 1000
-
-SHARD = re.compile(r".*\.(json|ndjson|jsonl)(\.gz)?")
-NO_SHARD = re.compile(r"\..*|schema\.json|dataset\.json|.*\.truth\.json")
 
 GZIP = b"\x1f\x8b"
 FORMATS = {
@@ -53,47 +49,6 @@ class Tally:
 
     bytes: int = 0
     crc32c: int = 0
-
-
-def find_shards(path: str | Path) -> list[Path]:
-    """The files of a dataset, sorted: the file itself, the shards in a folder, or what a glob pattern matches.
-
-    The shards of a folder end in .json, .ndjson or .jsonl, with or without .gz; hidden files and those that describe
-    the data (schema.json, dataset.json, *.truth.json) are none. Raises StorageError if there is nothing of that name,
-    DataError if there is no shard.
-    """
-    path = Path(path)
-    try:
-        if path.is_file():
-            return [path]
-        if path.exists() and not path.is_dir():
-            kind = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
-            raise StorageError(f"{path} is {kind}, but rows are read more than once. Save them to a file first.")
-        if path.is_dir():
-            shards = [child for child in path.iterdir() if SHARD.fullmatch(child.name)]
-        else:
-            shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-            if not shards:
-                raise StorageError(f"There is no file or folder {str(path)!r}. {_listing(path.parent)}")
-        shards = sorted(shard for shard in shards if shard.is_file() and not NO_SHARD.fullmatch(shard.name))
-        if not shards:
-            folder = path if path.is_dir() else path.parent
-            raise DataError(
-                f"{str(path)!r} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. {_listing(folder)}"
-            )
-        return shards
-    except OSError as error:
-        raise StorageError(f"Cannot list {str(path)!r}: {error.strerror}.") from error
-    except ValueError as error:
-        raise StorageError(f"{str(path)!r} cannot be read as a file, folder or pattern: {error}.") from error
-
-
-def _listing(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"There is no folder {str(folder)!r} either."
-    names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir())
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{str(folder)!r} holds {', '.join(names[:10]) or 'nothing'}{more}."
 
 
 def read_blocks(path: Path, name: str, tally: Tally) -> Iterator[Block]:

@@ -4,7 +4,7 @@ Objects of a bucket are fetched into the cache, each version once:
 
     cache/KEY/entry.json    the objects and their generations
     cache/KEY/schema.json   if it is above the shards
-    cache/KEY/data/         the shards, and the files beside them: schema.json, dataset.json
+    cache/KEY/data/         the shards in their folders, and the files beside them: schema.json, dataset.json
 
 A copy gets its final name when it is complete; the key is made from the names and generations of its objects.
 """
@@ -13,28 +13,25 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.cloud.transfer import crc32c_of_file
-from trainer.data import dataset_manifest
-from trainer.data.dataset_manifest import Inventory
+from trainer.data import dataset_manifest, partitions
+from trainer.data.dataset_manifest import Inventory, folder_and_name
 from trainer.data.loaded import Dataset
-from trainer.data.schema import Field, parse_schema, read_schema
-from trainer.data.shards import NO_SHARD, SHARD, find_shards
+from trainer.data.schema import SCHEMA, Field, is_foreign, parse_schema, read_schema
+from trainer.data.selection import FILES, GLOB, find_shards, not_read, select, shown
 from trainer.runtime import cache, system
 from trainer.runtime.command import say
 from trainer.runtime.errors import DataError
 
 DATA = "data"
-DESCRIPTIONS = ("schema.json", "dataset.json")
-GLOB = re.compile(r"[*?\[]")
+DESCRIPTIONS = (SCHEMA, dataset_manifest.DATASET)
 
 
 class Source(NamedTuple):
@@ -43,6 +40,8 @@ class Source(NamedTuple):
     path: str  # file, folder or glob; or the same below gs://
     shards: tuple[Stored, ...]
     descriptions: tuple[Stored, ...]  # schema.json and dataset.json beside the shards, or schema.json above them
+    root: str  # the folder or prefix above the first part of the path that is a pattern or names a column
+    unread: tuple[str, ...] = ()  # what else lies beside the shards and might be rows
     inventories: tuple[Inventory, ...] = ()  # the lists of shards in dataset.json
 
     @property
@@ -61,73 +60,86 @@ class Source(NamedTuple):
         if self.remote:
             return [list(stored) for stored in (*self.shards, *self.descriptions)]
         files = [(Path(stored.uri), Path(stored.uri).stat()) for stored in (*self.shards, *self.descriptions)]
-        return [[path.name, is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns] for path, is_ in files]
+        return [
+            [os.path.relpath(path, self.root), is_.st_size, is_.st_ino, is_.st_mtime_ns, is_.st_ctime_ns]
+            for path, is_ in files
+        ]
 
 
 def look_up(path: str) -> Source:
     """Find a dataset without reading rows. DataError or StorageError if there is none, or if its shards differ from the
     list in the dataset.json next to them."""
     source = look_up_in_bucket(path) if storage.is_remote(path) else look_up_here(path)
-    source = source._replace(inventories=tuple(dataset_manifest.inventories(source.shards)))
+    own = {folder for folder, name in map(folder_and_name, uris_of(source)) if name == dataset_manifest.DATASET}
+    described = [shard for shard in source.shards if folder_and_name(shard.uri)[0] not in own]
+    source = source._replace(inventories=tuple(dataset_manifest.inventories(described)))
     dataset_manifest.check_shards(source.inventories, source.shards, complete=source.is_complete)
+    if source.unread:
+        say("warning", f"Not read in {path}: {shown(source.unread)}. Rows are {FILES}, also in folders such as day=1/.")
     return source
+
+
+def uris_of(source: Source) -> list[str]:
+    """The places of the shards."""
+    return [shard.uri for shard in source.shards]
 
 
 def fields_of(source: Source) -> dict[str, Field] | None:
     """The fields of a dataset's schema.json; None without one. Reads and fetches no rows."""
+    folders = [Path(uri.removeprefix("gs:/")).absolute().parent for uri in uris_of(source)]
+    places = partitions.schema_folders(Path(os.path.commonpath(folders)))
     if not source.remote:
-        return read_schema(Path(os.path.commonpath([Path(shard.uri).resolve().parent for shard in source.shards])))
-    uri = next((stored.uri for stored in source.descriptions if stored.uri.endswith("/schema.json")), None)
-    return parse_schema(storage.read(uri), uri) if uri else None
+        fields = read_schema(places, [Path(uri).absolute() for uri in uris_of(source)])
+        return partitions.with_columns(fields, folders)
+    fields = None
+    for place in places:
+        uri = f"gs:/{place}/{SCHEMA}"
+        if fields is None and uri in [stored.uri for stored in source.descriptions]:
+            data = storage.read(uri)
+            fields = None if place == places[-1] and is_foreign(data) else parse_schema(data, uri)
+    return partitions.with_columns(fields, folders)
 
 
 def check_rows(source: Source, dataset: Dataset) -> None:
     """DataError if the rows read differ from dataset.json."""
     rows = dataset.rows_read + dataset.bad_rows
-    dataset_manifest.check_rows(source.inventories, source.shards, dataset.shards, rows, complete=source.is_complete)
+    folders = {folder_and_name(uri)[0] for uri in uris_of(source)}
+    complete = source.is_complete and len(source.inventories) == len(folders)
+    dataset_manifest.check_rows(source.inventories, source.shards, dataset.shards, rows, complete=complete)
 
 
 def look_up_here(path: str) -> Source:
     """Find a dataset on this machine."""
     shards = find_shards(path)
-    folders = sorted({folder for shard in shards for folder in (shard.parent, shard.parent.parent)})
-    beside = [folder / name for folder in folders for name in DESCRIPTIONS if (folder / name).is_file()]
-    return Source(path, tuple(map(storage.stored_file, shards)), tuple(map(storage.stored_file, beside)))
+    common = Path(os.path.commonpath([shard.absolute().parent for shard in shards]))
+    folders = sorted({*partitions.schema_folders(common), *(shard.absolute().parent for shard in shards)})
+    beside = {folder / name for folder in folders for name in DESCRIPTIONS if (folder / name).is_file()}
+    descriptions = map(storage.stored_file, sorted(beside - {shard.absolute() for shard in shards}))
+    root = str(partitions.without_partitions(common))
+    return Source(path, tuple(map(storage.stored_file, shards)), tuple(descriptions), root, tuple(not_read(path)))
 
 
 def look_up_in_bucket(uri: str) -> Source:
-    """Find a dataset in a bucket: an object, the shards directly below a prefix, or the matches of a glob pattern in
-    the last part of the name."""
-    above, _, last = uri.rpartition("/")
-    single = None if not last or GLOB.search(last) else storage.find(uri)
-    folder = above if single or GLOB.search(last) else uri.rstrip("/")
-    below = {
-        name: stored
-        for stored in storage.entries(f"{folder}/")
-        if (name := stored.uri.removeprefix(f"{folder}/")) and "/" not in name
-    }
-    if single:
-        shards = [single]
-    else:
-        shards = [
-            stored
-            for name, stored in below.items()
-            if not NO_SHARD.fullmatch(name)
-            and (fnmatchcase(name, last) if GLOB.search(last) else SHARD.fullmatch(name))
-        ]
-    if not shards:
-        names = [*sorted(below)[:10], *(["more"] if len(below) > 10 else [])]
-        raise DataError(
-            f"{uri} has no *.json, *.ndjson or *.jsonl files, plain or with .gz. "
-            f"{folder}/ holds {', '.join(names) or 'nothing'}."
-        )
-    descriptions = [below[name] for name in DESCRIPTIONS if name in below]
-    bucket, _, path = folder.removeprefix("gs://").partition("/")
-    if "schema.json" not in below and path:
-        higher = path.rpartition("/")[0]
-        schema = storage.find("/".join(part for part in (f"gs://{bucket}", higher, "schema.json") if part))
-        descriptions += [schema] if schema else []
-    return Source(uri, tuple(shards), tuple(descriptions))
+    """Find a dataset in a bucket: an object, the shards below a prefix, or the matches of a pattern."""
+    single = None if uri.endswith("/") else storage.find(uri)
+    parts = uri.removeprefix("gs://").rstrip("/").split("/")
+    fixed = len(parts) - 1 if single else next((at for at, part in enumerate(parts) if GLOB.search(part)), len(parts))
+    prefix = f"gs://{'/'.join(parts[:fixed])}/"
+    below = {stored.uri.removeprefix(prefix): stored for stored in storage.entries(prefix)}
+    names, unread = ([parts[-1]], []) if single else select(below, parts[fixed:])
+    if not names:
+        here = sorted({name.partition("/")[0] + "/" * ("/" in name) for name in below})
+        more = ", ".join([*here[:10], *(["more"] if len(here) > 10 else [])])
+        raise DataError(f"{uri} has no {FILES}. {prefix} holds {more or 'nothing'}.")
+    shards = tuple(single or below[name] for name in names)
+    folders = {Path(shard.uri.removeprefix("gs:/")).parent for shard in shards}
+    places = dict.fromkeys((*partitions.schema_folders(Path(os.path.commonpath(folders))), *sorted(folders)))
+    wanted = [f"gs:/{place}/{name}" for place in places if len(place.parts) > 1 for name in DESCRIPTIONS]
+    listed = {stored.uri: stored for stored in below.values()}
+    found = [listed.get(place) or (None if place.startswith(prefix) else storage.find(place)) for place in wanted]
+    descriptions = tuple(stored for stored in found if stored and stored not in shards)
+    root = f"gs:/{partitions.without_partitions(Path('/' + '/'.join(parts[:fixed])))}"
+    return Source(uri, shards, descriptions, root, tuple(unread))
 
 
 @contextlib.contextmanager
@@ -180,16 +192,15 @@ def local_file(uri: str) -> Iterator[Path]:
 
 def path_in(copy: Path, source: Source) -> Path:
     """The path of the dataset in a copy."""
-    last = source.path.rpartition("/")[2]
-    return copy / DATA / last if GLOB.search(last) or source.shards[0].uri == source.path else copy / DATA
+    return copy / DATA / source.path.removeprefix(source.root).strip("/")
 
 
 def fetch(source: Source, folder: Path, part: Path) -> None:
     """Download a dataset into a copy; objects that older copies have are linked instead."""
     existing = {(uri, generation): path for path, uri, generation in objects_in(folder)}
     wanted = {stored: part / place_of(stored, source) for stored in (*source.shards, *source.descriptions)}
-    (part / DATA).mkdir(exist_ok=True)
     for stored, path in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         old = existing.get((stored.uri, stored.generation))
         if old and not path.exists():
             system.link(old, path)
@@ -200,8 +211,8 @@ def fetch(source: Source, folder: Path, part: Path) -> None:
 
 def place_of(stored: Stored, source: Source) -> str:
     """The path of an object in a copy."""
-    folder, _, name = stored.uri.rpartition("/")
-    return f"{DATA}/{name}" if folder == source.shards[0].uri.rpartition("/")[0] else name
+    inside = stored.uri.startswith(f"{source.root}/")
+    return f"{DATA}{stored.uri.removeprefix(source.root)}" if inside else folder_and_name(stored.uri)[1]
 
 
 def objects_in(folder: Path) -> Iterator[tuple[Path, str, int]]:

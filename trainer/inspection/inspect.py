@@ -32,7 +32,7 @@ from trainer.data.bad_rows import counted
 from trainer.data.columns import NUMBER
 from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
-from trainer.data.shards import find_shards
+from trainer.data.selection import find_shards
 from trainer.features import pipeline, sides
 from trainer.features.labels import fit_label, unseen_by_set, unseen_classes_warning
 from trainer.features.preprocessing import NUMERIC_ROLES, kept_values

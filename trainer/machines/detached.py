@@ -18,7 +18,7 @@ from docker.types import LogConfig, Mount
 from fabric import Connection
 
 from trainer.cloud import storage
-from trainer.data.sources import GLOB
+from trainer.data.selection import GLOB
 from trainer.machines import container_options, images
 from trainer.machines.remote_docker import ConnectionLostError, Machine, connected, reconnect
 from trainer.package import archive
