@@ -4,6 +4,7 @@ The data is no part of the repository: a folder for each set, `train`, `valid` a
 on `valid`; the bars are for `test`.
 """
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_a_variant_reaches_its_bar_and_its_package_alone_repeats_the_metrics(
     evaluated = json.loads(capsys.readouterr().out)
     reported = {name.removeprefix("test_"): value for name, value in best.items() if name.startswith("test_")}
     assert evaluated == pytest.approx(reported, rel=0, abs=1e-6)
+
+
+def test_sentinels_in_every_column_of_numbers_leave_taxi_trips_above_their_bar(tmp_path: Path) -> None:
+    """10 training rows of each column have 2^31 - 1, as an export writes what is unknown."""
+    variant, rng = "chicago_taxi_deep_v1", np.random.default_rng(0)
+    config, data = load_config(variant, path=VARIANTS, environ={}).config, paths_of(variant)
+    shards = sorted(Path(data["train"]).glob("*.json.gz"))
+    rows = [json.loads(line) for shard in shards for line in gzip.decompress(shard.read_bytes()).splitlines()]
+    columns = (*config.numeric_columns, *config.log_numeric_columns)
+    for column in columns:
+        for row in rng.choice(len(rows), 10, replace=False):
+            rows[row][column] = 2**31 - 1
+    (tmp_path / "planted.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    package = trained(variant, tmp_path, data | {"train": str(tmp_path / "planted.json")})
+    assert metrics_of(package)["test_auc"] >= AT_LEAST[variant]["auc"]
+    named = json.loads(read_package(package)["dataset.json"])["split"]["sentinels"]
+    assert {column: [found["rows"] for found in sentinels] for column, sentinels in named.items()} == {
+        column: [10] for column in columns
+    }
 
 
 def split_run(folder: Path, **environment: str) -> dict[str, pd.DataFrame]:

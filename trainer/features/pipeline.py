@@ -17,13 +17,13 @@ from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources
 from trainer.data.bad_rows import counted
 from trainer.data.loaded import Dataset
-from trainer.data.schema import plan_columns
+from trainer.data.schema import NUMERIC_KINDS, plan_columns
 from trainer.data.sources import Source
 from trainer.features.encoded import EncodedRows, encode_rows
 from trainer.features.labels import unseen_by_set
 from trainer.features.preprocessing import Preprocessing, truncated_shares, with_values
 from trainer.features.rules import fit_preprocessing, row_rules, text_rules
-from trainer.features.sentinels import KINDS, sentinels
+from trainer.features.sentinels import sentinels
 from trainer.features.sides import split_and_describe
 from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
@@ -213,7 +213,7 @@ def encode(
 
 def sentinels_by_column(config: NetConfig, frame: pd.DataFrame, rows: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Numbers in some rows that stand apart from all others (see `sentinels.Sentinel`), by column."""
-    columns = [column for column, kind in roles.column_kinds(config).items() if kind in KINDS]
+    columns = [column for column, kind in roles.column_kinds(config).items() if kind in NUMERIC_KINDS]
     apart = {column: sentinels(frame[column].to_numpy(np.float64)[rows]) for column in columns}
     return {column: [sentinel._asdict() for sentinel in values] for column, values in apart.items() if values}
 

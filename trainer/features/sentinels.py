@@ -22,8 +22,6 @@ LARGEST = [float(2**bits - 1) for bits in (15, 16, 31, 32, 53, 63, 64)]  # as fl
 
 Array = npt.NDArray[Any]
 
-KINDS = ("number", "target", "weight")  # of columns, as in `trainer.data.columns`
-
 
 class Sentinel(NamedTuple):
     """Rows with numbers outside all others."""

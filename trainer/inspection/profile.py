@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from trainer.data.schema import LIST_KINDS
 from trainer.features.preprocessing import VOCABULARY_ROLES
-from trainer.features.sentinels import KINDS, Sentinel, sentinels
+from trainer.features.sentinels import Sentinel, sentinels
 from trainer.features.vocabulary import Values, VocabularyRules, indices_of, most_frequent
 from trainer.inspection.columns import Column, ColumnValues
 from trainer.inspection.histogram import Histogram, histogram, number_bins, value_bins
@@ -106,7 +106,7 @@ def profile_column(
         histogram=shown,
         coverage=coverage(column, sets, rules),
         drift=drift,
-        sentinels=sentinels(ascending) if column.kind in (*KINDS, "time") else (),
+        sentinels=sentinels(ascending) if column.numeric else (),
     )
 
 
