@@ -188,17 +188,14 @@ def measure(package: Path, task: str, *, refused: bool) -> None:
     (folder / "rows.json").write_bytes(rows)
     command = [sys.executable, "-m", "trainer.package.predictor", task, f"--package={package}", "--data=rows.json"]
     command += ["--out=/dev/null"] if task == "predict" else []
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert child.stderr
-    errors = child.stderr.read().decode()
+    with (folder / "errors").open("wb") as errors_file:
+        child = subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+            stderr=errors_file,
+        )  # fmt: skip
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = code = os.waitstatus_to_exitcode(status)
+    errors = (folder / "errors").read_text()
     assert code in ((2, 3, 4, 6) if refused else (0,)), errors
     assert "Traceback" not in errors
     assert used.ru_utime + used.ru_stime < SECONDS
