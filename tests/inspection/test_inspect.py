@@ -290,6 +290,30 @@ def test_D50_rows_that_stand_on_two_sides_are_counted(tmp_path: Path) -> None:
     assert any(f"{shared} test rows have the same k as a training row" in warning for warning in inspection.warnings)
 
 
+def test_a_column_that_can_be_the_key_is_named(tmp_path: Path) -> None:
+    rows = [{"y": number % 2, "x": number / 7, "view_id": f"v{number}", "c": number % 5} for number in range(300)]
+    data = {"train": write(tmp_path / "a", rows)}
+    advice = inspect(config(numeric_columns=("x",)), data).key_advice
+    assert "Column 'view_id' differs in every row looked at" in advice
+    assert 'set key_columns to ["view_id"]' in advice
+    assert inspect(config(numeric_columns=("x",), key_columns=("view_id",)), data).key_advice == ""
+    without = write(tmp_path / "b", [{name: row[name] for name in ("y", "x", "c")} for row in rows])
+    assert inspect(config(numeric_columns=("x",)), {"train": without}).key_advice == ""
+
+
+def test_equal_rows_of_two_sets_are_counted_and_need_a_key_if_they_are_copies(tmp_path: Path) -> None:
+    rows = [{"y": number % 2, "x": number / 7, "k": f"k{number}"} for number in range(1000)]
+    doubled = {"train": write(tmp_path / "a", [*rows, *rows])}
+    inspection = inspect(config(numeric_columns=("x",)), doubled)
+    count = inspection.split["also_in_train"]["test"]
+    assert 100 < count < 200  # most copies of the 200 test rows are in the training set
+    (warning,) = (warning for warning in inspection.warnings if "equal a training row" in warning and "test" in warning)
+    assert warning.startswith(f"{count} test rows equal a training row in all columns of the files.")
+    assert "name key_columns" in warning
+    keyed = inspect(config(numeric_columns=("x",), key_columns=("k",)), doubled)
+    assert keyed.split["also_in_train"] == {"validation": 0, "test": 0}
+
+
 def test_rows_of_a_later_time_are_compared_with_those_of_training(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     rows = write(

@@ -18,8 +18,8 @@ RULE = 2  # how the stored rows are hashed and drawn; rule 1 hashed the columns 
 
 
 def fingerprint(draws: Hashes) -> str:
-    """SHA-256 of the draws of some rows, whatever their order: equal for two sets if they hold the same rows."""
-    return hashlib.sha256(np.sort(draws).astype("<u8").tobytes()).hexdigest()
+    """SHA-256 of the sorted draws of some rows: equal for two sets if they hold the same rows, in whatever order."""
+    return hashlib.sha256(draws.astype("<u8").tobytes()).hexdigest()
 
 
 def describe_split(
@@ -43,17 +43,20 @@ def describe_split(
         and the least, median, mean and most rows of a component.
     """
     train, others = sides["train"], {name: frame for name, frame in sides.items() if name != "train"}
-    keys = np.sort(hashes["train"])
+    numbers = {id(array): array for array in (*hashes.values(), *draws.values())}  # often the same
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ascending = dict(zip(numbers, pool.map(np.sort, numbers.values()), strict=True))
+        fingerprints = pool.map(fingerprint, [ascending[id(array)] for array in draws.values()])
         seen = list(pool.map(_distinct, [train[column] for column in categorical_columns]))
         unseen = {
             name: list(pool.map(_unseen_share, [frame[column] for column in categorical_columns], seen))
             for name, frame in others.items()
         }
+    keys = ascending[id(hashes["train"])]
     report: dict[str, Any] = {
         "rows": {name: len(frame) for name, frame in sides.items()},
-        "fingerprints": {name: fingerprint(numbers) for name, numbers in draws.items()},
-        "also_in_train": {name: int(_among(np.sort(hashes[name]), keys).sum()) for name in others},
+        "fingerprints": dict(zip(draws, fingerprints, strict=True)),
+        "also_in_train": {name: int(_among(ascending[id(hashes[name])], keys).sum()) for name in others},
         "unseen": {name: dict(zip(categorical_columns, shares, strict=True)) for name, shares in unseen.items()},
     }
     if group_columns:

@@ -53,12 +53,17 @@ def split_and_describe(
     compared = list(dict.fromkeys((*config.categorical_columns, *config.group_columns)))
     read = {side: datasets.get(side, datasets["train"]) for side in sides}
     identities = {side: identities_of(config, datasets[side], alone=len(datasets) == 1) for side in datasets}
+    hashes, draws = {}, {}
+    for side, (_, rows) in sides.items():
+        identity = identities.get(side, identities["train"])
+        hashes[side] = identity[rows]
+        draws[side] = hashes[side] if read[side].draws is identity else read[side].draws[rows]
     facts = describe_split(
         {side: frame[compared].take(rows) for side, (frame, rows) in sides.items()},
         categorical_columns=config.categorical_columns,
         group_columns=config.group_columns,
-        hashes={side: identities.get(side, identities["train"])[rows] for side, (_, rows) in sides.items()},
-        draws={side: read[side].draws[rows] for side, (_, rows) in sides.items()},
+        hashes=hashes,
+        draws=draws,
     )
     return sides, {"rule": {"version": RULE, "split": rule(config), "seed": config.split_seed}} | facts
 
