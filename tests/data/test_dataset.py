@@ -397,7 +397,7 @@ def test_D20_a_field_of_two_types_is_refused(tmp_path, kind, first, second):
         ("D34", b'{"x":"a","\\u0078":"a:b"}', "key 'x' occurs 2 times"),
         ("D34", b'{"x":"a", "y" : {"z":"1","z":1}, "x" : null}', "key 'x' occurs 2 times"),
         ("D35", b'{"x":"a",}', "trailing comma"),
-        ("D36", b'["x"]', "not an object"),
+        ("D36", b'["x"]', "a JSON list, not one object on each line"),
         ("D36", b"null", "not an object"),
         ("D36", b"5", "not an object"),
         ("D36", b'"x"', "not an object"),

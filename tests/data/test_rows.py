@@ -260,3 +260,22 @@ def test_another_name_is_none(tmp_path: Path, name: str) -> None:
 def test_a_label_has_to_be_there(tmp_path: Path, kind: str) -> None:
     message = refusal(tmp_path, {"item": "category", "ctr": kind}, ONE | {"Ctr": 1}, absent_is_missing=True)
     assert "column 'ctr' is missing (Did you mean 'Ctr'?)" in message
+
+
+@pytest.mark.parametrize("orient", ["records", "columns", "split", "index", "table", "values"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("scoring", [False, True])
+def test_a_table_in_one_object_says_how_pandas_writes_rows(
+    tmp_path: Path, orient: Any, indent: int | None, scoring: bool
+) -> None:
+    path = tmp_path / "rows.json"
+    pd.DataFrame({"x": ["a", "b"], "y": [1.5, None]}).to_json(path, orient=orient, indent=indent)
+    with pytest.raises(DataError) as caught:
+        load(path, {"x": "category", "y": "number"}, rules=RowRules(absent_is_missing=scoring))
+    assert '(from pandas: to_json(orient="records", lines=True))' in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
+def test_a_bare_NaN_says_what_to_write(tmp_path: Path, token: str) -> None:
+    message = refusal(tmp_path, {"x": "number"}, {"x": 1}, f'{{"x": {token}, "y": 2}}'.encode())
+    assert "line 2: not a JSON object: JSON has no NaN or Infinity; write null" in message

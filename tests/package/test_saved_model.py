@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tests.features.test_preprocessing import FEATURES, LISTS, typed
 from trainer.features.preprocessing import Preprocessing, Rules, fit, transform
-from trainer.features.tokenizers import TextRules, tokenize
-from trainer.features.vocabulary import MISSING, VocabularyRules
-from trainer.package.saved_model import export_saved_model, input_names, raw_features
+from trainer.features.tokenizers import TextRules, Tokens, tokenize
+from trainer.features.vocabulary import FIRST_ID, MISSING, OOV_ID, Kept, VocabularyRules, ids_of_cells
+from trainer.package.saved_model import _table, export_saved_model, input_names, raw_features
 
 TRAIN = typed(
     {
@@ -245,3 +245,25 @@ def test_tokens_beyond_those_kept_are_not_needed_but_harmless(tmp_path: Path) ->
     short, long = serve(title=raw[:, :6])["prediction"], serve(title=raw)["prediction"]
     np.testing.assert_array_equal(short, long)
     np.testing.assert_allclose(long, expected(state, model, typed({"title": [text]})), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "same"),
+    [
+        (("1021", "7", "-3"), {"1021.0": "1021", "7.0": "7", "-3.0": "-3"}),
+        (("false", "true"), {"0": "false", "1.0": "true", "True": "true", "FALSE": "false"}),
+        (("1", "0"), {"1.0": "1", "true": "1", "False": "0", "0.0": "0"}),
+        (("1021", "a"), {}),  # not a column of whole numbers: texts are exact
+        (("1.0", "1.1"), {}),
+        ((), {}),
+    ],
+)
+def test_whole_numbers_and_booleans_may_be_written_as_pandas_writes_them(
+    vocabulary: tuple[str, ...], same: dict[str, str]
+) -> None:
+    ids = dict(zip(vocabulary, range(FIRST_ID, FIRST_ID + len(vocabulary)), strict=True))
+    texts = [*vocabulary, *same, "1021.00", "7.5", "yes", "01"]
+    expected = [ids.get(same.get(text, text), OOV_ID) for text in texts]
+    tokens = Tokens(texts, np.arange(len(texts), dtype=np.int32), np.arange(len(texts) + 1))
+    assert ids_of_cells(tokens, vocabulary, Kept(1, "first"))[:-1, 0].tolist() == expected
+    assert _table(vocabulary).lookup(tf.constant(texts)).numpy().tolist() == expected

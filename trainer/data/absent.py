@@ -5,8 +5,10 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 from trainer.data.schema import LABEL_KINDS, Column
+from trainer.data.strict_reader import PANDAS
 from trainer.runtime.errors import DataError, did_you_mean
 
+NO_ROWS = {"0", "data"}  # fields of the object in which pandas writes a whole table
 SIMILAR = 0.8  # ratio from which a name counts as a slip of the other
 
 
@@ -19,6 +21,7 @@ def check_absent(path: str, column: Column, names: Collection[str], wanted: Coll
     if not scoring or column.kind in LABEL_KINDS:
         hint = did_you_mean(column.name, names)
         null = "" if scoring else " If it is NULL everywhere, put the table's schema.json beside the rows."
+        null = f" Is this a table in one object{PANDAS}?" if NO_ROWS & set(names) else null
         raise DataError(f"No row of {path!r} has the column {column.name!r}. {hint}{null}")
     if near := near_miss(column.name, set(names) - set(wanted)):
         raise DataError(

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from trainer.cloud.transfer import encoded
 from trainer.data import partitions, row_hash
-from trainer.data.absent import check_absent
+from trainer.data.absent import NO_ROWS, check_absent
 from trainer.data.arrow_reader import THREADS, BlockRows, in_order, read_block
 from trainer.data.bad_rows import BadRows
 from trainer.data.columns import join, refused_values, to_arrow, to_pandas
@@ -33,7 +33,7 @@ from trainer.data.loaded import Dataset, Shard
 from trainer.data.schema import DEFAULT, LABEL_KINDS, LIST_KINDS, Column, Field, RowRules, plan_columns, read_schema
 from trainer.data.selection import find_shards
 from trainer.data.shards import Block, Tally, read_blocks
-from trainer.data.strict_reader import Fault, Rows, parse_row, short
+from trainer.data.strict_reader import PANDAS, Fault, Rows, parse_row, short
 from trainer.runtime.errors import DataError, did_you_mean
 
 Arrays = dict[str, pa.Array]
@@ -224,6 +224,8 @@ class _Table:
                 for index, reason in islice(refused_values(values, column), most):
                     value = "" if values[index] is None else short(values[index])
                     advice = hint or (" (skip_unlabelled leaves out such rows)" if label and not value else "")
+                    if isinstance(values[index], dict) and "0" in values[index]:
+                        advice = PANDAS  # its default is one object of columns, each by row number
                     fault = Fault(f"column {column.name!r} {reason}{advice}", value)
                     faults.setdefault(rows.lines[index], fault)
         return arrays, faults
@@ -239,7 +241,8 @@ class _Table:
             # Without a schema a column of NULLs, which an export leaves out, looks like a name that is wrong.
             if self.good and not self.fields and column.name not in self.names and not self._has_values(column):
                 with_role = {column.name for column in self.columns}
-                check_absent(path, column, self.names, with_role, scoring=self.rules.absent_is_missing)
+                scoring = self.rules.absent_is_missing and not self.names & NO_ROWS
+                check_absent(path, column, self.names, with_role, scoring=scoring)
                 self.absent.append(column.name)
         if not self.rows and self.unlabelled:
             raise DataError(f"None of the {self.unlabelled:,} rows of {path!r} has a label.")

@@ -12,6 +12,8 @@ import orjson
 from trainer.data.row_hash import Hashes
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?')  # a string or a number
+PANDAS = ' (from pandas: to_json(orient="records", lines=True))'
+LIST = f"a JSON list, not one object on each line{PANDAS}"
 
 
 class Fault(NamedTuple):
@@ -40,7 +42,7 @@ def parse_row(line: bytes, names: Collection[str]) -> dict[str, Any]:
         if row is None:
             raise ValueError(_explain(line, error)) from None
     if type(row) is not dict:
-        raise ValueError("a JSON value, but not an object")
+        raise ValueError(LIST if type(row) is list else "a JSON value, but not an object")
     # Each key ends in a colon, and in `":` where white space is taken out. As many of these as the row has keys: no key
     # is there twice. There may be more of them in values.
     if line.count(b":") != len(row) and line.translate(None, b" \t\r").count(b'":') != len(row):
@@ -75,9 +77,13 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
         if line.startswith(b"<"):
             return "HTML or XML, not a JSON object"
         if line.startswith(b"["):
-            return "a JSON list, not one object on each line"
+            return LIST
         if re.search(rb"[,;\t]", line) and not line.endswith(b"}"):
             return "text like CSV, not a JSON object"
+    if line == b"{":
+        return f"not a JSON object, but the first line of one{PANDAS}"
+    if re.search(rb"[:,\[]\s*-?(NaN|Infinity)\s*[,}\]]", line):
+        return "not a JSON object: JSON has no NaN or Infinity; write null"
     try:
         line.decode()
     except UnicodeDecodeError as invalid:

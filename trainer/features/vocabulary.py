@@ -25,6 +25,9 @@ PADDING_ID, MISSING_ID, OOV_ID, FIRST_ID = range(4)
 # missing, too.
 MISSING = "__missing__"
 
+WHOLE = r"^(0|-?[1-9][0-9]*)$"
+BOOLEANS = (("true", "1", "1.0", "True", "TRUE"), ("false", "0", "0.0", "False", "FALSE"))  # texts that mean the same
+
 Array = npt.NDArray[Any]
 
 
@@ -137,13 +140,31 @@ def ids_of_cells(tokens: Tokens, vocabulary: tuple[str, ...], kept: Kept) -> npt
 
     The last row, which index -1 of a row without a cell selects, is [1, 0, ...].
     """
-    indices = indices_of(tokens.values, vocabulary)
-    id_of = np.where(indices < 0, OOV_ID, FIRST_ID + indices)
+    texts, ids_of_texts = spellings(vocabulary)
+    id_of = np.append(ids_of_texts, np.int32(OOV_ID))[indices_of(tokens.values, texts)]
     id_of[[value == MISSING for value in tokens.values]] = MISSING_ID
     ids = np.zeros((len(tokens.offsets), kept.width), np.int32)
     ids[:-1] = padded(tokens, id_of, kept)
     ids[-1, 0] = MISSING_ID
     return ids
+
+
+def spellings(vocabulary: tuple[str, ...]) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+    """The texts that mean a value of a vocabulary, and the ids of these values.
+
+    Whole numbers may be written as pandas makes them of a column with a missing value: 1021.0 for 1021. Booleans may be
+    numbers or words: "1", "1.0" or "True" for "true", and the other way round.
+    """
+    texts = pa.array(vocabulary, pa.string())
+    ids = np.arange(FIRST_ID, FIRST_ID + len(vocabulary), dtype=np.int32)
+    others: dict[str, int] = {}
+    if vocabulary and pc.all(pc.match_substring_regex(texts, WHOLE)).as_py():
+        others = {f"{value}.0": number for value, number in zip(vocabulary, ids.tolist(), strict=True)}
+    if vocabulary and (set(vocabulary) <= {"0", "1"} or set(vocabulary) <= {"false", "true"}):
+        known = dict(zip(vocabulary, ids.tolist(), strict=True))
+        for same in BOOLEANS:
+            others |= {text: known[value] for value in same if value in known for text in same if text not in known}
+    return (*vocabulary, *others), np.append(ids, np.array([*others.values()], np.int32))
 
 
 def indices_of(values: list[str], vocabulary: tuple[str, ...]) -> Array:

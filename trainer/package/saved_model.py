@@ -30,7 +30,7 @@ import tensorflow as tf
 from trainer.features.preprocessing import NUMERIC_ROLES, Preprocessing
 from trainer.features.scale import FLOAT32_MAX, Scale
 from trainer.features.tokenizers import regex_tokens
-from trainer.features.vocabulary import FIRST_ID, MISSING, MISSING_ID, OOV_ID, Kept, padded, values_of
+from trainer.features.vocabulary import MISSING, MISSING_ID, OOV_ID, Kept, padded, spellings, values_of
 from trainer.runtime import system
 
 AUTOGRAPH_BYTES = 16_384  # more than AutoGraph writes during a save, less than any SavedModel has
@@ -159,9 +159,9 @@ def _input(preprocessing: Preprocessing, column: str, name: str) -> tf.TensorSpe
 
 
 def _table(values: tuple[str, ...]) -> tf.lookup.StaticHashTable:
-    keys = tf.constant([MISSING, *values])
-    ids = tf.constant([MISSING_ID, *range(FIRST_ID, FIRST_ID + len(values))], tf.int32)
-    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, ids), OOV_ID)
+    texts, ids = spellings(values)
+    keys, numbers = tf.constant([MISSING, *texts]), tf.constant([MISSING_ID, *ids.tolist()], tf.int32)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, numbers), OOV_ID)
 
 
 def _ids(raw: tf.Tensor, column: str, preprocessing: Preprocessing, table: tf.lookup.StaticHashTable) -> tf.Tensor:
