@@ -137,6 +137,20 @@ def test_rows_of_another_form_stay_on_their_side(tmp_path: Path) -> None:
     }
 
 
+def test_rows_of_partition_folders_stay_on_their_side(tmp_path: Path) -> None:
+    """The value of a folder is a column of its rows, whether a variant uses it or not."""
+    rows: list[Row] = [{"id": n, "y": n % 2, "c": "x", "day": f"2026-01-0{n // 100 + 1}"} for n in range(400)]
+    flat = tmp_path / "flat.json"
+    flat.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for day in {row["day"] for row in rows}:
+        (tmp_path / "parts" / f"day={day}").mkdir(parents=True)
+        lines = [json.dumps({"id": row["id"], "y": row["y"], "c": "x"}) + "\n" for row in rows if row["day"] == day]
+        (tmp_path / "parts" / f"day={day}" / "rows.json").write_text("".join(lines))
+    expected = load(flat, {"y": "probability"}, identity=()).draws
+    for kinds in ({"y": "probability"}, {"y": "probability", "day": "category"}):
+        np.testing.assert_array_equal(load(tmp_path / "parts", kinds, identity=()).draws, expected)
+
+
 def views(count: int) -> list[Row]:
     """Rows with 120 distinct contents, and a click that depends on them."""
     choose = np.random.default_rng(3)
