@@ -13,6 +13,8 @@ from trainer.data import partitions, sources
 from trainer.data.dataset import load
 from trainer.data.loaded import Dataset
 from trainer.data.partitions import with_members
+from trainer.data.selection import find_shards
+from trainer.inspection.inspect import json_types
 from trainer.runtime.errors import DataError, TrainerError
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -228,3 +230,8 @@ def test_renaming_a_folder_changes_the_dataset(tmp_path: Path) -> None:
     before = sources.look_up(str(tmp_path)).identity
     (tmp_path / "day=1").rename(tmp_path / "day=2")
     assert sources.look_up(str(tmp_path)).identity != before
+
+
+def test_check_data_names_the_type_of_the_column(tmp_path: Path) -> None:
+    write(tmp_path / "day=1" / "a.json", {"x": 1})
+    assert json_types(find_shards(tmp_path)) == {"day": "string", "x": "integer"}

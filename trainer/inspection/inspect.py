@@ -27,7 +27,7 @@ import pandas as pd
 from trainer.cloud import output
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity, sources
+from trainer.data import capacity, partitions, sources
 from trainer.data.bad_rows import counted
 from trainer.data.columns import NUMBER
 from trainer.data.json_values import JSON_TYPE
@@ -107,6 +107,8 @@ def json_types(shards: Sequence[Path]) -> dict[str, str]:
     """The JSON types of every column in the first lines of some shards, such as "fraction or integer"."""
     seen: dict[str, dict[str, None]] = defaultdict(dict)
     for shard in shards[:: -(-len(shards) // SAMPLED_SHARDS)]:
+        for name in partitions.values_of(shard.absolute().parent):
+            seen[name]["string"] = None
         _, text = capacity.head_of(shard, SAMPLED_BYTES)
         for line in text.split(b"\n")[:-1]:
             with contextlib.suppress(orjson.JSONDecodeError, AttributeError):  # the reader reports bad lines
