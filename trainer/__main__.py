@@ -117,7 +117,7 @@ def check_worth(
     sets = {side: rows.evenly_spaced(loop.MAX_TRAIN_METRIC_ROWS) if side == "train" else rows
             for side, rows in tables.items()}  # fmt: skip
     constants = {side: ops.evaluate_constant(rows) for side, rows in sets.items()}
-    run_warnings.check_worth(config, {side: history.best_metrics(side) for side in sets}, constants, gain)
+    run_warnings.check_worth(config, {side: history.best_metrics(side) for side in sets}, constants)
 
 
 def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> None:

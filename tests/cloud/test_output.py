@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands import ROOT
 from trainer.cloud import output
-from trainer.data.shards import find_shards
+from trainer.data.selection import find_shards
 from trainer.runtime.errors import StorageError
 
 

@@ -88,16 +88,13 @@ def after_training(
 
 
 def check_worth(
-    config: NetConfig,
-    best: Mapping[str, Mapping[str, float]],
-    constants: Mapping[str, Mapping[str, float]],
-    gain: Gain,
+    config: NetConfig, best: Mapping[str, Mapping[str, float]], constants: Mapping[str, Mapping[str, float]]
 ) -> None:
     """DivergedError if the best epoch is far worse than the best constant prediction, which training began with.
 
     best, constants: metrics by set. Far worse means: on every set, the training set included, the loss is more than
-    FAR_WORSE times that of the constant; on the last set this is no chance (`gain`); and the stopping metric is no
-    better either. An overfitted model has a low loss on training rows, and a model chosen by its ranking may rank well.
+    FAR_WORSE times that of the constant, and the stopping metric is no better either. An overfitted model has a low
+    loss on training rows, and a model chosen by its ranking may rank well.
     """
     metric, last = config.stopping_metric, list(best)[-1]
     higher_is_better = STOPPING_METRICS[config.objective][metric] == "max"
@@ -106,7 +103,7 @@ def check_worth(
         best[side]["loss"] > max(FAR_WORSE * constants[side]["loss"], constants[side]["loss"] + LEAST_WORSE)
         for side in best
     ]
-    if config.allow_worse or better or not all(far) or gain.mean > -STANDARD_ERRORS * gain.error:
+    if config.allow_worse or better or not all(far):
         return
     losses = ", ".join(f"{side} {best[side]['loss']:.4g} against {constants[side]['loss']:.4g}" for side in best)
     raise DivergedError(
