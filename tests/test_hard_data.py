@@ -38,7 +38,7 @@ def test_classes_that_no_training_row_has_count_as_wrong(tmp_path: Path) -> None
     assert (done.code, done.err) == (0, "")
     assert "labels of the test set are classes that no training row has, and count as wrong: 'rare" in done.out
 
-    new = [{"id": "1", "word": "w1", "topic": "t1"}, {"id": "2", "word": "w2", "topic": "new"}]
+    new = [{"word": "w1", "topic": "t1"}, {"word": "w2", "topic": "new"}]
     write_rows(tmp_path / "new.json", new)
     arguments = ("evaluate", "--package=packages/it.zip", "--data=new.json")
     done = trainer(tmp_path, *arguments, module="trainer.package.predictor")

@@ -195,7 +195,7 @@ def test_columns_that_only_decided_the_split_are_not_asked_for() -> None:
     config = config_of(split="time", time_column="day", group_columns=("author", "item", "id"))
     kinds = {"item": "category", "tags": "categories", "title": "text", "age": "number", "price": "amount"}
     assert needed_columns(config, labelled=False) == kinds | {"id": "key", "shop": "key"}
-    assert needed_columns(config, labelled=True) == kinds | {"id": "key", "shop": "key", "label": "probability"}
+    assert needed_columns(config, labelled=True) == kinds | {"label": "probability"}
 
 
 @pytest.fixture(scope="module")

@@ -219,11 +219,12 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
 
 
 def needed_columns(config: NetConfig, *, labelled: bool) -> dict[str, str]:
-    """Column -> kind, without the columns that only decided the split."""
-    needed = {*roles.feature_roles(config), *config.key_columns, config.label_column, config.weight_column}
-    decided = {*config.group_columns, config.time_column, config.stratify_column} - needed
+    """Column -> kind: features, with labels also label and weight, otherwise the keys that predictions are written
+    with."""
+    needed = {*roles.feature_roles(config)}
+    needed |= {config.label_column, config.weight_column or ""} if labelled else {*config.key_columns}
     kinds = roles.column_kinds(config, labelled=labelled)
-    return {column: kind for column, kind in kinds.items() if column not in decided}
+    return {column: kind for column, kind in kinds.items() if column in needed}
 
 
 def main(argv: list[str] | None = None) -> None:
