@@ -29,7 +29,7 @@ def without_partitions(folder: Path) -> Path:
 
 
 def schema_folders(folder: Path) -> list[Path]:
-    """Where the schema.json of the shards may lie that have this folder in common; the last is above all of them."""
+    """The folders that may hold the schema.json of the shards below this folder; the last is above all of them."""
     base = without_partitions(folder)
     return list(dict.fromkeys((folder, base, base.parent)))
 

@@ -48,10 +48,10 @@ def find_shards(path: str | Path) -> list[Path]:
 
 def matches(path: Path) -> list[Path]:
     """What a pattern matches; StorageError if that is nothing."""
-    found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    if not found:
+    paths = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if not paths:
         raise StorageError(f"There is no file or folder {str(path)!r}. {_listing(path.parent)}")
-    return found
+    return paths
 
 
 def folders_of(path: Path) -> list[Path]:
@@ -60,9 +60,9 @@ def folders_of(path: Path) -> list[Path]:
         return []
     if path.is_dir():
         return [path]
-    found = matches(path)
-    beside_files = any(is_file_with_rows(match, named=True) for match in found)
-    return [match for match in found if match.is_dir() and (is_partition(match.name) or not beside_files)]
+    paths = matches(path)
+    beside_files = any(is_file_with_rows(match, named=True) for match in paths)
+    return [match for match in paths if match.is_dir() and (is_partition(match.name) or not beside_files)]
 
 
 def is_file_with_rows(path: Path, *, named: bool) -> bool:
@@ -102,9 +102,9 @@ def select(names: Iterable[str], pattern: Sequence[str]) -> tuple[list[str], lis
 
     names: below a folder, with slashes. pattern: the parts of a pattern below the folder; none: the folder itself.
     """
-    found = [name.split("/") for name in names]
+    places = [name.split("/") for name in names]
     depth = len(pattern)
-    below = [parts for parts in found if len(parts) >= depth and all(map(fnmatchcase, parts[:depth], pattern))]
+    below = [parts for parts in places if len(parts) >= depth and all(map(fnmatchcase, parts[:depth], pattern))]
     files = [parts for parts in below if depth and len(parts) == depth and not NO_SHARD.fullmatch(parts[-1])]
     folders = [
         parts for parts in below if len(parts) > depth and (not files or (depth and is_partition(parts[depth - 1])))

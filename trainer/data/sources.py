@@ -41,7 +41,7 @@ class Source(NamedTuple):
     shards: tuple[Stored, ...]
     descriptions: tuple[Stored, ...]  # schema.json and dataset.json beside the shards, or schema.json above them
     root: str  # the folder or prefix above the first part of the path that is a pattern or names a column
-    unread: tuple[str, ...] = ()  # what else lies beside the shards and might be rows
+    unread: tuple[str, ...] = ()  # what else is beside the shards and might be rows
     inventories: tuple[Inventory, ...] = ()  # the lists of shards in dataset.json
 
     @property
@@ -136,8 +136,8 @@ def look_up_in_bucket(uri: str) -> Source:
     places = dict.fromkeys((*partitions.schema_folders(Path(os.path.commonpath(folders))), *sorted(folders)))
     wanted = [f"gs:/{place}/{name}" for place in places if len(place.parts) > 1 for name in DESCRIPTIONS]
     listed = {stored.uri: stored for stored in below.values()}
-    found = [listed.get(place) or (None if place.startswith(prefix) else storage.find(place)) for place in wanted]
-    descriptions = tuple(stored for stored in found if stored and stored not in shards)
+    existing = [listed.get(place) or (None if place.startswith(prefix) else storage.find(place)) for place in wanted]
+    descriptions = tuple(stored for stored in existing if stored and stored not in shards)
     root = f"gs:/{partitions.without_partitions(Path('/' + '/'.join(parts[:fixed])))}"
     return Source(uri, shards, descriptions, root, tuple(unread))
 

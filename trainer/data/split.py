@@ -84,7 +84,7 @@ def _stratified_sides(draws: Hashes, values: Hashes, fractions: Mapping[int, flo
     """int64 [rows]: the side of each row; each side has its fraction of the rows of each value, rounded up or down.
 
     One row of each value is for training, so single ones are. Rows of one key, with equal draws, count as one row, of
-    the rarest of their values. Sides are cut by systematic sampling: rows lie in the order of their values, within a
+    the rarest of their values. Sides are cut by systematic sampling: rows are in the order of their values, within a
     value in the order of their draws, and a side takes each row at which the sum of its shares passes a whole number.
     """
     keys, key = np.unique(draws, return_inverse=True)

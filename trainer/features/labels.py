@@ -127,13 +127,13 @@ def unseen_classes_warning(label: Label, side: str, unseen: Mapping[str, Any]) -
 
 
 def unseen_by_set(label: Label, sides: Mapping[str, tuple[pd.DataFrame, Array]]) -> dict[str, dict[str, Any]]:
-    """The facts of `unseen_classes` by set, without sets that have none.
+    """The facts of `unseen_classes` by set, without sets that have none. The training set has none.
 
     sides: by set, a frame and the positions of its rows. DataError for multiclass if all classes of a set are unseen.
     """
     unseen = {}
     for side, (frame, rows) in sides.items():
-        if facts := unseen_classes(label, frame[label.column].iloc[rows]):
+        if side != "train" and (facts := unseen_classes(label, frame[label.column].iloc[rows])):
             unseen[side] = facts
             if label.objective == "multiclass" and facts["labels"] == len(rows):
                 raise DataError(

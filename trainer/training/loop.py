@@ -142,7 +142,7 @@ def train_epoch(
     ops: "OpsWrapper", table: "Rows", history: History, epochs: int, callback: Callback = no_callback
 ) -> None:
     """Do the remaining steps of an epoch: one pass over the rows, in an order drawn from the seed and the epoch."""
-    epoch, size = len(history.rows) + 1, ops.config.batch_size
+    epoch, size, weight_scale = len(history.rows) + 1, ops.config.batch_size, table.weight_scale
     steps, first = math.ceil(table.rows / size), history.step
     began = time.monotonic()
     with progress(epoch, epochs, table.rows) as advance:
@@ -152,7 +152,7 @@ def train_epoch(
             while history.step < last:
                 call_began, step = time.monotonic(), history.step
                 stop = min(step + steps_per_call, last)
-                total = ops.train_steps(*part, step - before, stop - before, steps * epochs, table.weight_scale)
+                total = ops.train_steps(*part, step - before, stop - before, steps * epochs, weight_scale)
                 loss = float(total) / (stop - step)
                 if not math.isfinite(loss):
                     raise DivergedError(
