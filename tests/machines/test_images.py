@@ -525,9 +525,8 @@ open(path, "a")
     with containers.created(engine, image, job._replace(command=("python", "-c", program))) as container:
         container.start()
         assert container.wait()["StatusCode"] == 1
-        logs = container.logs().decode()
-        assert logs.startswith(f"{len(CANARY)} False\n")
-        assert "Read-only file system" in logs
+        assert container.logs(stderr=False).decode() == f"{len(CANARY)} False\n"
+        assert b"Read-only file system" in container.logs(stdout=False)
         container.reload()
         assert CANARY not in json.dumps(container.attrs)
     local = containers.training_job([], [], "packages", gpu=False)
