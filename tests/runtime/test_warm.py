@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.commands import ROOT, SAMPLE, finished, start
+from tests.commands import PROGRESS, ROOT, SAMPLE, finished, start
 from trainer.package.archive import read_package
 from trainer.package.weights import weights_from_bytes
 from trainer.runtime import warm
@@ -16,7 +16,8 @@ from trainer.runtime import warm
 def test_a_warm_run_has_the_bits_of_a_process_of_its_own(sample_run: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NET_EPOCHS": "3"}
     command = [sys.executable, "-m", "trainer", f"--data={SAMPLE}", "--run=it", "--output=out"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert PROGRESS.sub("", done.stderr) == ""  # no word of TensorFlow
     ours, theirs = (read_package(folder / "out" / "it.zip") for folder in (sample_run, tmp_path))
     assert ours["metrics.csv"] == theirs["metrics.csv"]
     expected = weights_from_bytes(theirs["weights.npz"])

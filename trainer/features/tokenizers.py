@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 import re
+import sys
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from trainer.runtime.command import import_tensorflow_quietly
 
 if typing.TYPE_CHECKING:
     import tensorflow as tf
@@ -101,6 +104,8 @@ def load_tokenizer(tokenizer: str) -> None:
 
 def regex_tokens(strings: "tf.Tensor", rules: TextRules) -> "tf.RaggedTensor":
     """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
+    if "tensorflow" not in sys.modules:
+        import_tensorflow_quietly("tensorflow")
     import tensorflow as tf  # noqa: PLC0415 - takes seconds, and spaCy does not need it
 
     alone = f"({SYMBOL}|{UNSPACED})" if rules.split_characters else f"({SYMBOL})"

@@ -59,8 +59,8 @@ def argument_parser(module: str, main: Callable[..., None]) -> argparse.Argument
     return ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
 
 
-def import_tensorflow_quietly() -> None:
-    """Import TensorFlow and Keras without the lines that TensorFlow writes to stderr while it is imported."""
+def import_tensorflow_quietly(*modules: str) -> None:
+    """Import TensorFlow and Keras, or only these modules, without the lines that TensorFlow writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # do not take all GPU memory at once
     sys.stderr.flush()
@@ -68,8 +68,8 @@ def import_tensorflow_quietly() -> None:
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        importlib.import_module("tensorflow")
-        importlib.import_module("keras")
+        for module in modules or ("tensorflow", "keras"):
+            importlib.import_module(module)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
