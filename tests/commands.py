@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
 CANARY = "canary-7f3a9c"  # stands in the environment of `sample_run`, and must stand nowhere else
 
-PROGRESS = re.compile(r"^epoch \d+/\d+ .* s left\n", re.MULTILINE)  # which a busy machine makes worth a line
+PROGRESS = re.compile(r"^progress .*\n", re.MULTILINE)  # which a busy machine makes worth a line
 
 
 class Done(NamedTuple):
-    """How a command ended, and its output, without the progress within an epoch."""
+    """How a command ended, and its output, without the progress of a run."""
 
     code: int
     out: str

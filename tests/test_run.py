@@ -29,6 +29,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from networks.deep_v1 import Config
 from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
+from trainer import __main__ as run
 from trainer.config import record as config_record
 from trainer.config import roles
 from trainer.data import dataset
@@ -37,8 +38,11 @@ from trainer.features.preprocessing import Preprocessing
 from trainer.features.sides import split_sides
 from trainer.package.archive import read_package
 from trainer.package.predictor import load_predictor, needed_columns
+from trainer.training.loop import History
 
 FAB = Path(sys.executable).with_name("fab")
+SIDES = ("train", "validation", "test")
+TOP_5 = ("loss", "accuracy", "macro_f1", "top_5_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +98,37 @@ def test_sentinels_cost_nothing_and_are_named_by_the_run_its_report_and_check_da
 
 def test_a_run_ends_with_a_verified_package_and_nothing_half_written(sample_run: Path) -> None:
     folder = sample_run
-    assert "verified on 206 rows" in (folder / "stdout").read_text()
+    lines = (folder / "stdout").read_text().splitlines()
+    assert [line.split()[0] for line in lines[-5:]] == ["best", "baseline", "verified", "report", "package"]
+    assert lines[-3].startswith("verified 206 rows, package against model: ")
+    assert lines[-2] == "report   runs/it/report.html"
+    assert (folder / "runs" / "it" / "report.html").is_file()
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "out", "runs", "sample.json", "stderr", "stdout"]
     assert [path.name for path in (folder / "out").iterdir()] == ["it.zip"]
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("metric", ["loss", "log_loss", "normalised_entropy"])
+def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = (0.123456, 4.5678e-12, -123456789.0, 999.999994)
+    names = ("loss", "normalised_entropy")
+    row = {f"{side}_{name}": value for side, value in zip(SIDES, values, strict=False) for name in names}
+    row |= {f"{side}_log_loss": row[f"{side}_loss"] for side in SIDES}
+    run.say_epoch(
+        Config(stopping_metric=metric), History([{"epoch": 1000, **row}], rows_per_second=1_234_567.0)
+    )  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (
+        "epoch    1000  loss train 0.12346  validation 4.568e-12  test -1.235e+08  training 1,234,567 rows/s"
+    )
+    assert len(said) == (2 if metric == "normalised_entropy" else 1)
+    run.say_lines("best", "epoch 100: validation " + run.summary(dict.fromkeys(TOP_5, -1.2346e-12)))
+    said += capsys.readouterr().out.splitlines()
+    assert max(map(len, said)) <= run.LINE_WIDTH == 100
+    assert said[-2].startswith("best     epoch 100: validation loss -1.235e-12, accuracy")
+    assert said[-1].startswith("         top_5")
+    run.say_epoch(Config(), History([{"epoch": 1, **row}]))  # of one step, which is not timed
+    assert "rows/s" not in capsys.readouterr().out
 
 
 def test_package_is_a_plain_zip_whose_manifest_is_true(sample_run: Path) -> None:

@@ -3,20 +3,29 @@
 `run` goes from rows to a verified package, one step after the other.
 """
 
+import math
 import os
+import textwrap
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command, say
+from trainer.runtime.command import (
+    argument_parser,
+    begin_imports,
+    import_tensorflow_quietly,
+    run_command,
+    say,
+    say_file,
+)
 
 if __name__ == "__main__":
     begin_imports()
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
-from trainer.config import loading, names, net_config
+from trainer.config import loading, names
 from trainer.config.loading import Configuration
 from trainer.config.net_config import NetConfig
 from trainer.config.show import config_rows
@@ -33,25 +42,29 @@ from trainer.package.artefacts import TrainedRun, write_artefacts, write_verifie
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
 from trainer.package.plots import main_metrics
 from trainer.package.publish import RUNS
+from trainer.package.report import BASELINES
 from trainer.runtime import heartbeat, signals, system
 from trainer.runtime.errors import StorageError
+from trainer.runtime.progress import RunProgress
 from trainer.runtime.timing import Timings
 from trainer.training import checkpoint, loop, resume
 from trainer.training.checkpoint_mirror import Mirror, mirrored
 
+LINE_WIDTH = 100  # columns of the last lines of a run
 ROOT = Path(__file__).parent.parent
 SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 
 
 def run(
-    settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None, restart: bool
-) -> None:
+    settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None,
+    restart: bool, progress: RunProgress,
+) -> None:  # fmt: skip
     """Train, report, package and verify: writes `output`/NAME.zip, where NAME is that of the run's folder.
 
     data: place of the dataset under "train"; of separate sets under "validation" and "test", if there are any. A run
     that was stopped continues. restart: start it again, and delete the package that it left.
     """
-    config, timings = settings.config, Timings()
+    config, timings = settings.config, Timings(progress)
     package = storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
     latest = resume.find_checkpoint(folder, identity, mirror, restart=restart)
@@ -75,8 +88,8 @@ def run(
         tables = {side: rows_of(rows, config.rows_in_memory) for side, rows in prepared.encoded.items()}
         prepared.encoded.clear()  # the tables hold the same rows
     with timings.stage("train"):
-        history = fit(settings, ops, tables, resume.restore(ops, latest), identity, folder, mirror)
-    timings.count_rows("train", len(history.rows) * tables["train"].rows)
+        history = resume.restore(ops, latest)
+        timings.count_rows("train", fit(settings, ops, tables, history, identity, folder, mirror, progress))
 
     with timings.stage("report"):
         side, table = list(tables.items())[-1]
@@ -90,9 +103,8 @@ def run(
         difference = write_verified_package(local, members, ops, prepared)
     publish.publish(local, package)
     checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
-    say("best", f"epoch {history.best_epoch}: {side} {summary(best)}")
-    say("baseline", f"average label of the training rows: {side} {summary(constant)}")
-    say("package", f"{package}, verified on {len(prepared.held_out):,} rows: largest difference {difference:.1g}")
+    progress.close()
+    say_end(trained, folder, package, difference)
 
 
 def build_model(config: NetConfig, prepared: Prepared) -> OpsWrapper:
@@ -135,10 +147,14 @@ def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> No
 
 def fit(
     settings: Configuration, ops: OpsWrapper, tables: dict[str, Rows], history: loop.History,
-    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None,
-) -> loop.History:  # fmt: skip
-    """Train from the end of the history on, with logs, checkpoints and a line per epoch; returns the full history."""
-    config = settings.config
+    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None, progress: RunProgress,
+) -> int:  # fmt: skip
+    """Train from the end of the history on, and add to it, with logs, checkpoints and a line per epoch.
+
+    Returns how many rows this process has trained on, with repetitions.
+    """
+    config, rows = settings.config, tables["train"].rows
+    rows_before = history.rows_trained(rows, config.batch_size)
     with (
         TensorBoardLog(folder / resume.LOGS, history.rows) as log,
         signals.deferred_stop() as stop_request,
@@ -155,15 +171,11 @@ def fit(
                 say_epoch(config, history)
             checkpointer(history, epoch_ended=epoch_ended)
 
-        return loop.train(
+        loop.train(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
-            maximise=maximise(config), history=history, callback=callback,
+            history=history, callback=callback, progress=progress,
         )  # fmt: skip
-
-
-def maximise(config: NetConfig) -> bool:
-    """Whether a larger stopping metric is better."""
-    return net_config.STOPPING_METRICS[config.objective][config.stopping_metric] == "max"
+    return history.rows_trained(rows, config.batch_size) - rows_before
 
 
 def warn(warnings: list[str]) -> list[str]:
@@ -178,13 +190,41 @@ def summary(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
 
 
+def say_end(run: TrainedRun, folder: Path, package: str, difference: float) -> None:
+    """Print the metrics of the last set, those of the best constant prediction, and where the results are."""
+    side, rows = list(run.tables)[-1], len(run.prepared.held_out)
+    say_lines("best", f"epoch {run.history.best_epoch}: {side} {summary(run.history.best_metrics(side))}")
+    say_lines("baseline", f"{BASELINES[run.settings.config.objective]}: {side} {summary(run.constant)}")
+    say("verified", f"{rows:,} rows, package against model: largest difference {difference:.1g}")
+    say_file("report", folder / "report.html")
+    say("package", package)
+
+
+def say_lines(stage: str, text: str) -> None:
+    """Print text as `say` does, on as many lines of 100 columns as it needs."""
+    for line in textwrap.wrap(text, LINE_WIDTH - 9, break_long_words=False, break_on_hyphens=False):
+        say(stage, line)
+        stage = ""
+
+
 def say_epoch(config: NetConfig, history: loop.History) -> None:
-    """Print a line about the last epoch: loss and stopping metric of each set, and the speed."""
+    """Print the loss of each set after the last epoch and the speed of training; below, another stopping metric."""
     row = history.rows[-1]
-    metrics = dict.fromkeys(("loss", config.stopping_metric))
     sides = [side for side in ("train", "validation", "test") if f"{side}_loss" in row]
-    figures = [f"{side} " + " ".join(f"{metric} {row[f'{side}_{metric}']:.5f}" for metric in metrics) for side in sides]
-    say("epoch", f"{row['epoch']:>3}  {'  '.join(figures)}  {history.rows_per_second:,.0f} rows/s")
+    metrics = dict.fromkeys(("loss", config.stopping_metric))
+    metrics.pop("log_loss", None)  # is the loss
+    figures = {metric: [f"{side} {compact(row[f'{side}_{metric}'])}" for side in sides] for metric in metrics}
+    lines = [f"{metric} {'  '.join(of_sides)}" for metric, of_sides in figures.items()]
+    if not math.isnan(history.rows_per_second):
+        lines[0] += f"  training {history.rows_per_second:,.0f} rows/s"
+    say("epoch", f"{row['epoch']:>3}  {lines[0]}")
+    for line in lines[1:]:
+        say("", f"     {line}")
+
+
+def compact(value: float) -> str:
+    """A metric with five decimals; one that needs more digits with four significant ones."""
+    return f"{value:.5f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
 
 
 def train(
@@ -199,8 +239,8 @@ def train(
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
     paths = {side: path for side, path in data.items() if path}
     folder = RUNS / name
-    with system.locked_folder(folder), mirrored(output, folder) as mirror:
-        run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart)
+    with system.locked_folder(folder), mirrored(output, folder) as mirror, RunProgress() as progress:
+        run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart, progress=progress)
     return storage.join(output, f"{name}.zip")
 
 

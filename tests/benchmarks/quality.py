@@ -51,6 +51,5 @@ def train(network: str, path: Path) -> tuple[float, int, pd.DataFrame]:
     tables: dict[str, Rows] = {side: ops.table(preprocessing.transform(fitted, frame)) for side, frame in sides.items()}
     history = loop.train(
         ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
-        maximise=False,
     )  # fmt: skip
     return history.best["test_loss"], history.best_epoch, sides["test"]

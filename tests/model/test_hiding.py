@@ -139,7 +139,7 @@ def test_what_training_rows_never_show_is_predicted_without_bias() -> None:
     for share in (0.0, config.hidden_share):
         ops = build_model_graph(dataclasses.replace(config, hidden_share=share), state.shapes(), states)
         tables: dict[str, Any] = {side: ops.table(rows) for side, rows in examples.items()}
-        history = train(ops, tables, epochs=4, patience=None, stopping_metric="loss", maximise=False)
+        history = train(ops, tables, epochs=4, patience=None, stopping_metric="loss")
         biases.append(worst_bias(state, ops, frames["validation"]))
         losses.append(history.best["validation_loss"])
     assert biases[1] < 0.1 < 0.2 < biases[0]

@@ -46,7 +46,7 @@ def trained(ops: OpsWrapper, history: History | None = None, epochs: int = EPOCH
     rows = examples()
     tables = {side: ops.table({name: column[part] for name, column in rows.items()}) for side, part in SIDES.items()}
     return train(
-        ops, tables, epochs=epochs, patience=None, stopping_metric="loss", maximise=False, history=history, **watching,
+        ops, tables, epochs=epochs, patience=None, stopping_metric="loss", history=history, **watching,
     )  # fmt: skip
 
 

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.commands import ROOT
 from trainer.runtime import errors
+from trainer.runtime.command import printable, say_file
 
 
 def command(body: str, **streams: object) -> subprocess.CompletedProcess[str]:
@@ -145,3 +147,16 @@ def test_text_of_every_script_is_printed_as_it_is_where_the_terminal_can() -> No
     narrow = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = command("from trainer.runtime.command import say\nsay('data', 'é')", env=narrow)
     assert (done.returncode, done.stdout) == (0, "data     \\xe9\n")
+
+
+def test_a_file_is_a_link_on_a_terminal_and_a_plain_path_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a b\n" / "report.html"
+    say_file("report", path)
+    plain = capsys.readouterr().out
+    assert plain == f"report   {printable(str(path))}\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    say_file("report", path)
+    address = f"file://{tmp_path}/a%20b%0A/report.html"
+    assert capsys.readouterr().out == f"report   \x1b]8;;{address}\x1b\\{printable(str(path))}\x1b]8;;\x1b\\\n"

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import os
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ from trainer.features.tables import Table, shuffled
 from trainer.model.layers import Embedding
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
 from trainer.runtime.errors import DataError, DivergedError
+from trainer.runtime.progress import RunProgress
 from trainer.training import loop
 from trainer.training.loop import History, train, train_epoch
 
@@ -38,7 +38,7 @@ def trained(
     ops = small(**settings)
     tables = tables_of(ops, rows)
     history = train(
-        ops, tables, epochs=epochs, patience=patience, stopping_metric=metric, maximise=metric == "auc",
+        ops, tables, epochs=epochs, patience=patience, stopping_metric=metric,
     )  # fmt: skip
     return ops, tables, history
 
@@ -174,7 +174,7 @@ def test_weights_that_explode_are_met_before_they_are_kept() -> None:
     ops = build_model_graph(config, shapes)
     tables = tables_of(ops, examples())
     with pytest.raises(DivergedError):
-        train(ops, tables, epochs=9, patience=None, stopping_metric="loss", maximise=False)
+        train(ops, tables, epochs=9, patience=None, stopping_metric="loss")
 
 
 def test_validation_rows_that_cannot_decide_are_refused_as_data() -> None:
@@ -188,38 +188,29 @@ def test_validation_rows_that_cannot_decide_are_refused_as_data() -> None:
         trained(examples() | {WEIGHT: weight})
 
 
-def test_without_a_terminal_there_is_a_plain_line_every_few_seconds(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_whole_training_shows_its_progress_and_only_its_own_speed() -> None:
+    seen: list[tuple[list[str], list[str]]] = []
+
+    class Watched(RunProgress):
+        def show(self, what: str, share: float | None, figures: Sequence[str]) -> None:
+            super().show(what, share, figures)
+            seen.append((self.place(), list(figures)))
+
     ops = small()
-    table = ops.table(examples())
-    monkeypatch.setattr(loop, "LINE_SECONDS", 1000.0)
-    train_epoch(ops, table, History(), 3)
-    assert capfd.readouterr().err == ""
-    monkeypatch.setattr(loop, "LINE_SECONDS", 0.0)
-    train_epoch(ops, table, History([{}]), 3)
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) >= 2
-    assert all("epoch 2/3" in line and "loss 0." in line and "rows/s" in line and "s left" in line for line in lines)
-    assert "100%" in lines[-1]
-    assert "\x1b" not in "".join(lines)
+    train(ops, tables_of(ops, examples()), epochs=2, patience=1, stopping_metric="auc", progress=Watched())
+    places, figures = [place for place, _ in seen], [figure for _, figure in seen]
+    whats = [place[0] for place in places]
+    for what in ("epoch 1/2 100%", "epoch 1/2, train metrics 100%", "epoch 2/2, test metrics 100%"):
+        assert what in whats
+    assert len(places[0]) == 2  # nothing is known about the speed before the second call
+    assert "at most" in places[1][2]
+    assert not any("rows/s" in figure for figure in figures[0])
+    assert any("rows/s" in figure for figure in figures[1])
+    assert any(figure.startswith("best auc 0.") and figure.endswith(" in epoch 1") for figure in figures[-1])
 
 
-def test_on_a_terminal_there_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    outside, inside = os.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    shown = b""
-    with open(inside, "w") as stderr:  # noqa: PTH123 - a descriptor, not a path
-        monkeypatch.setattr(sys, "stderr", stderr)
-        with loop.progress(2, 3, 1000) as advance:
-            for rows in (250, 500, 1000):
-                advance(rows, 0.25)
-        print("the end", file=stderr, flush=True)
-        while b"the end" not in shown:
-            shown += os.read(outside, 100_000)
-    os.close(outside)
-    text = shown.decode()
-    assert "epoch 2/3" in text
-    assert "loss 0.2500" in text
-    assert "rows/s" in text
-    assert text.rindex("\x1b[2K") > text.rindex("epoch")  # the line is erased
+def test_rows_are_counted_from_where_a_run_continues() -> None:
+    history = History([{}] * 3, step=2)
+    assert history.rows_trained(1000, 64) == 3128
+    history.step = 16  # the last batch is smaller
+    assert history.rows_trained(1000, 64) == 4000

@@ -449,9 +449,7 @@ def test_broken_weights_that_no_row_looks_up_are_never_the_best() -> None:
     values[1] = np.nan  # of missing tags, and no row lacks them
     table.assign(values)
     with pytest.raises(DivergedError, match=r"Epoch 1: list_tags.* contain NaN or infinity"):
-        loop.train(
-            ops, {"train": rows, "validation": rows}, epochs=2, patience=None, stopping_metric="loss", maximise=False
-        )
+        loop.train(ops, {"train": rows, "validation": rows}, epochs=2, patience=None, stopping_metric="loss")
 
 
 # Runs that differ, runs that have ended, two runs at once

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
-from trainer.cloud import output
+from trainer.cloud import output, storage
 from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, partitions, sources
@@ -46,7 +46,7 @@ from trainer.inspection.profile import Inspection, Profile, profile_column
 from trainer.inspection.settings import load_settings
 from trainer.inspection.text import print_inspection
 from trainer.inspection.warnings import dataset_warnings
-from trainer.runtime.command import argument_parser, run_command, say
+from trainer.runtime.command import argument_parser, run_command, say, say_file
 from trainer.runtime.timing import Timings
 
 SAMPLE = os.path.relpath(Path(__file__).parents[2] / "data" / "sample_2k.json")
@@ -232,7 +232,10 @@ def main(argv: list[str] | None = None) -> None:
     print_inspection(inspection)
     with output.new_file(arguments.out) as temporary:
         temporary.write_bytes(page(inspection, arguments.variant).encode())
-    say("page", arguments.out)
+    if storage.is_remote(arguments.out):
+        say("page", arguments.out)
+    else:
+        say_file("page", Path(arguments.out))
 
 
 if __name__ == "__main__":

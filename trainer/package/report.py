@@ -12,6 +12,10 @@ from trainer.runtime.system import write_atomic
 
 PLOT_DPI, SCREEN_DPI = 160, 96
 
+# objective -> what the best constant prediction is
+BASELINES = dict.fromkeys(("binary", "regression"), "mean training label")
+BASELINES |= dict.fromkeys(("multiclass", "multilabel"), "class shares in training")
+
 
 class Report(NamedTuple):
     """The content of the page."""

@@ -86,6 +86,14 @@ def say(stage: str, text: str) -> None:
     print(f"{stage:<8} {printable(text)}", flush=True)
 
 
+def say_file(stage: str, path: Path) -> None:
+    """Print the path of a file in the form of `say`; a terminal makes it a link."""
+    text = printable(str(path))
+    if sys.stdout.isatty():
+        text = f"\x1b]8;;{path.absolute().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
+    print(f"{stage:<8} {text}", flush=True)
+
+
 def aligned(rows: Sequence[tuple[str, ...]], *, widest: int = sys.maxsize, right: Container[int] = ()) -> str:
     """Rows of cells as lines of text, in columns of at most `widest` characters; right: the columns to align right."""
     widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]

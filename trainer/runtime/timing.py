@@ -8,9 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.runtime import heartbeat
+
+if TYPE_CHECKING:
+    from trainer.runtime.progress import RunProgress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pkg_resources warns at every import that it is deprecated
@@ -18,15 +21,18 @@ with warnings.catch_warnings():
 
 
 class Timings:
-    """The timers and counters of one run."""
+    """The timers and counters of one run. progress: shows the stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: "RunProgress | None" = None) -> None:
         self._registry = MetricsRegistry()
+        self._progress = progress
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time one pass through a stage."""
         heartbeat.beat()
+        if self._progress:
+            self._progress.stage(name)
         with self._registry.timer(name).time():
             yield
 
