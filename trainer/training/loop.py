@@ -104,10 +104,7 @@ def train(
         callback(history, epoch_ended=False)  # a request to stop need not wait for the metrics
         epoch, steps = len(history.rows) + 1, history.step
         row: EpochRow = {"epoch": epoch, "learning_rate": float(ops.learning_rate(steps * epochs))}
-        for side, table in measured.items():
-            heartbeat.beat()
-            advance = meter.show_evaluation(epoch, side, table.rows)
-            row |= {f"{side}_{name}": value for name, value in ops.evaluate(table, advance).items()}
+        row |= evaluated(ops, measured, meter, epoch)
         value = row[f"validation_{stopping_metric}"]
         check_validation(row, value, stopping_metric)
         history.rows.append(row)
@@ -121,6 +118,16 @@ def train(
     for weight in ops.model.weights:
         weight.assign(history.best_weights[weight.path])
     return history
+
+
+def evaluated(ops: "OpsWrapper", tables: "dict[str, Rows]", meter: Meter, epoch: int) -> EpochRow:
+    """The metrics of each set, their names beginning with the set."""
+    row = {}
+    for side, table in tables.items():
+        heartbeat.beat()
+        metrics = ops.evaluate(table, meter.show_evaluation(epoch, side, table.rows))
+        row |= {f"{side}_{name}": value for name, value in metrics.items()}
+    return row
 
 
 def check_finite(weights: Weights, epoch: int, note: str = "") -> None:
