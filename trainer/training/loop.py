@@ -122,7 +122,7 @@ def train(
 
 def evaluated(ops: "OpsWrapper", tables: "dict[str, Rows]", meter: Meter, epoch: int) -> EpochRow:
     """The metrics of each set, their names beginning with the set."""
-    row = {}
+    row: EpochRow = {}
     for side, table in tables.items():
         heartbeat.beat()
         metrics = ops.evaluate(table, meter.show_evaluation(epoch, side, table.rows))
