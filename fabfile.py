@@ -202,7 +202,7 @@ def config(c, variant="deep_v1"):
 
 @task
 def variants(c):
-    """List the variants and how they differ from the defaults."""
+    """List the variants with their base and settings."""
     python("-m", "trainer.config.show", "variants")
 
 

@@ -28,7 +28,7 @@ from tests.commands import ROOT, SAMPLE, Done, finished, trainer
 from tests.test_networks import SHAPES, examples
 from trainer import train
 from trainer.config import show
-from trainer.config.loading import config_class, load_config, variable, variants
+from trainer.config.loading import BASE, config_class, load_config, variable, variants
 from trainer.config.net_config import NetConfig
 from trainer.config.roles import column_kinds
 from trainer.model import layers
@@ -279,13 +279,15 @@ def run_fab(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> 
         arguments["data"] = arguments["data"] or str(SAMPLE)
     example = EXAMPLE_VARIANTS.get(arguments.get("variant"), {})
     if example:
-        arguments["variant"] = "deep_v1"
+        arguments["variant"] = example.get(BASE, "deep_v1")
     options = {argument.attr_name or name: arguments[name] for name, argument in task.args.items()}
     Collection.from_module(fabfile)[task.name].body(None, **options)
     assert started[0] == "-m"
     module = "trainer.__main__" if started[1] == "trainer" else started[1]
     settings = {
-        variable(name): value if isinstance(value, str) else json.dumps(value) for name, value in example.items()
+        variable(name): value if isinstance(value, str) else json.dumps(value)
+        for name, value in example.items()
+        if name != BASE
     }
     return trainer(folder, *started[2:], module=module, **(FAST | settings | command.variables))
 

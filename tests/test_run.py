@@ -27,8 +27,8 @@ from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from networks.deep_v1 import Config
 from tests.commands import CANARY, ROOT, SAMPLE, Done, trainer
+from tests.sample import sample_config
 from trainer import __main__ as run
 from trainer.config import record as config_record
 from trainer.config import roles
@@ -115,7 +115,7 @@ def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureF
     row = {f"{side}_{name}": value for side, value in zip(SIDES, values, strict=False) for name in names}
     row |= {f"{side}_log_loss": row[f"{side}_loss"] for side in SIDES}
     run.say_epoch(
-        Config(stopping_metric=metric), History([{"epoch": 1000, **row}], rows_per_second=1_234_567.0)
+        sample_config(stopping_metric=metric), History([{"epoch": 1000, **row}], rows_per_second=1_234_567.0)
     )  # fmt: skip
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (
@@ -127,7 +127,7 @@ def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureF
     assert max(map(len, said)) <= run.LINE_WIDTH == 100
     assert said[-2].startswith("best     epoch 100: validation loss -1.235e-12, accuracy")
     assert said[-1].startswith("         top_5")
-    run.say_epoch(Config(), History([{"epoch": 1, **row}]))  # of one step, which is not timed
+    run.say_epoch(sample_config(), History([{"epoch": 1, **row}]))  # of one step, which is not timed
     assert "rows/s" not in capsys.readouterr().out
 
 
@@ -144,10 +144,10 @@ def test_package_is_a_plain_zip_whose_manifest_is_true(sample_run: Path) -> None
 def test_package_holds_every_setting_with_its_value_and_source(members: dict[str, bytes]) -> None:
     record = json.loads(members["config.json"])
     assert (record["variant"], record["network"]) == ("deep_v1", "deep_v1")
-    assert record["settings"].keys() == Config.__dataclass_fields__.keys()
+    assert record["settings"].keys() == sample_config().__dataclass_fields__.keys()
     assert record["settings"]["epochs"] == {"value": 3, "source": "environment NET_EPOCHS"}
     assert record["settings"]["hidden_units"] == {"value": [128, 64], "source": "default of deep_v1"}
-    assert config_record.from_json(members["config.json"]).config == Config(epochs=3)
+    assert config_record.from_json(members["config.json"]).config == sample_config(epochs=3)
 
 
 def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path, members: dict[str, bytes]) -> None:
@@ -204,7 +204,7 @@ def test_package_tells_where_its_rows_came_from(members: dict[str, bytes]) -> No
     assert (rows["path"], rows["rows"], rows["bad_rows"]) == ("sample.json", 2000, 0)
     checksum = base64.b64encode(google_crc32c.value(SAMPLE.read_bytes()).to_bytes(4)).decode()
     assert [shard["crc32c"] for shard in rows["shards"]] == [checksum]
-    assert facts["columns"] == roles.column_kinds(Config())
+    assert facts["columns"] == roles.column_kinds(sample_config())
     assert facts["split"]["rows"] == {"train": 1604, "validation": 190, "test": 206}
     assert facts["split"]["also_in_train"] == {"validation": 0, "test": 0}
 

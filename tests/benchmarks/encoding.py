@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import spacy
 
+from tests.sample import SAMPLE_COLUMNS
 from trainer.config.net_config import NetConfig
 from trainer.features.pipeline import prepare
 from trainer.runtime.timing import Timings
 
-CONFIG = NetConfig(cache_gb=0.0)  # in memory, as the other side
+CONFIG = NetConfig(**SAMPLE_COLUMNS, cache_gb=0.0)  # in memory, as the other side
 SPACY = spacy.blank("en")  # imported and made before the clock runs, for both sides
 
 

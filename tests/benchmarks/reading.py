@@ -15,11 +15,12 @@ def write(path: str, rows: int, pad_bytes: int) -> dict[str, float]:
 
 def trainer(path: str) -> dict[str, float]:
     """`trainer.data.dataset.load`: the columns that the variant needs, strict, hashed, as dictionaries."""
+    from tests.sample import SAMPLE_COLUMNS  # noqa: PLC0415
     from trainer.config.net_config import NetConfig  # noqa: PLC0415
     from trainer.config.roles import column_kinds  # noqa: PLC0415
     from trainer.data import dataset  # noqa: PLC0415 - each process loads its own side only
 
-    kinds = column_kinds(NetConfig())
+    kinds = column_kinds(NetConfig(**SAMPLE_COLUMNS))
     began = time.perf_counter()
     loaded = dataset.load(path, kinds)
     return {"rows": loaded.rows, "seconds": time.perf_counter() - began}
@@ -38,11 +39,15 @@ def duckdb(path: str) -> dict[str, float]:
     """DuckDB's scan of the same columns into an Arrow table: no check, no hash, no dictionary."""
     import duckdb as duck  # type: ignore[import-not-found]  # noqa: PLC0415
 
+    from tests.sample import SAMPLE_COLUMNS  # noqa: PLC0415
     from trainer.config.net_config import NetConfig  # noqa: PLC0415
     from trainer.config.roles import column_kinds  # noqa: PLC0415
 
     numbers = ("number", "probability", "weight")
-    kinds = {name: "DOUBLE" if kind in numbers else "VARCHAR" for name, kind in column_kinds(NetConfig()).items()}
+    kinds = {
+        name: "DOUBLE" if kind in numbers else "VARCHAR"
+        for name, kind in column_kinds(NetConfig(**SAMPLE_COLUMNS)).items()
+    }
     columns = ", ".join(f"'{name}': '{kind}'" for name, kind in kinds.items())
     began = time.perf_counter()
     query = f"select * from read_json('{path}', format='newline_delimited', columns={{{columns}}})"

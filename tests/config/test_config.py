@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import networks
+from tests.sample import SAMPLE_COLUMNS
 from tests.scale import MEMORY, many
 from trainer.config import loading as config
 from trainer.config import show, strict_json
@@ -40,12 +41,15 @@ Load = Callable[..., Configuration]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Loads the variant `small`, given as settings or as the text of its object, under an environment."""
+    """Loads the variant `small`, whose base has the columns of the sample, under an environment.
+
+    given: its settings, or the text of its object, which needs a base of its own if it is to be loaded.
+    """
 
     def load_small(given: Any = None, **environ: str) -> Configuration:
-        text = given if isinstance(given, str) else json.dumps(given or {})
+        text = given if isinstance(given, str) else json.dumps({"base": "sample"} | (given or {}))
         path = tmp_path / "variants.json"
-        path.write_text(f'{{"small": {text}}}', encoding="utf-8")
+        path.write_text(f'{{"small": {text}, "sample": {json.dumps(SAMPLE_COLUMNS)}}}', encoding="utf-8")
         return load_config("small", path=path, environ=environ)
 
     return load_small
@@ -168,7 +172,7 @@ def test_C10_numbers_that_are_not_finite_are_refused(tmp_path: Path, number: str
 
 def test_C11_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "variants.json"
-    path.write_bytes(b'\xef\xbb\xbf{"small": {"epochs": 7}}')
+    path.write_bytes(b'\xef\xbb\xbf{"small": {"epochs": 7, "label_column": "y", "text_columns": ["t"]}}')
     assert load_config("small", path=path, environ={}).config.epochs == 7
 
 
@@ -227,7 +231,7 @@ def test_C16_a_missing_file_or_variant_says_what_there_is(tmp_path: Path, load: 
     load()
     with refused("smal", "'small'"):
         load_config("smal", path=tmp_path / "variants.json", environ={})
-    with refused("Known: small"):
+    with refused("Known: sample, small"):
         load_config("quite_another", path=tmp_path / "variants.json", environ={})
 
 
@@ -574,10 +578,10 @@ def test_a_network_whose_settings_are_not_declared_says_how(
 @pytest.mark.parametrize("network", CLASSES)
 def test_C37_every_default_has_its_declared_type_and_range(network: str) -> None:
     cls = CLASSES[network]
-    given = {name: json.loads(json.dumps(value)) for name, value in asdict(cls()).items()}
+    given = {name: json.loads(json.dumps(value)) for name, value in asdict(cls(label_column="y")).items()}
     level = Level(given, "defaults", str, value_from_json, str)
     values, _ = resolve(cls, (level,), network)
-    assert cls(**values) == cls()
+    assert cls(**values) == cls(label_column="y")
     assert [type(values[item.name]) for item in fields(cls)] == [type(item.default) for item in fields(cls)]
     for item in fields(cls):
         assert item.metadata["meaning"].strip(), f"{item.name} says nothing"
@@ -610,6 +614,63 @@ def test_C39_each_value_names_the_level_that_won(load: Load) -> None:
     }
     assert {name: loaded.sources[name] for name in expected} == expected
     assert list(loaded.sources) == [item.name for item in fields(loaded.config)]
+
+
+def test_a_variant_starts_from_its_base(tmp_path: Path) -> None:
+    shop = {"label_column": "y", "text_columns": ["t"], "epochs": 5, "seed": 1}
+    (tmp_path / "v.json").write_text(json.dumps({"shop": shop, "other": {"base": "shop", "epochs": 6, "patience": 2}}))
+    loaded = load_config("other", path=tmp_path / "v.json", environ={"NET_PATIENCE": "1"})
+    expected = {
+        "label_column": ("y", "base shop"),
+        "text_columns": (("t",), "base shop"),
+        "seed": (1, "base shop"),
+        "epochs": (6, "variant other"),
+        "patience": (1, "environment NET_PATIENCE"),
+        "batch_size": (256, "default"),
+    }
+    assert {name: (getattr(loaded.config, name), loaded.sources[name]) for name in expected} == expected
+    assert from_json(to_json(loaded)) == loaded
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"base": "sampel"}, ("variant small has the base", "sampel", "Did you mean 'sample'?")),
+        ({"base": None}, ("variant small has the base null",)),
+        ({"base": ["sample"]}, ("variant small has the base", "not a variant")),
+        ({"base": "small"}, ("variant small has the base small, which has a base itself",)),
+        ({"base": {"epochs": 3}}, ("variant small has the base", "not a variant")),
+    ],
+)
+def test_a_base_is_another_variant_without_one(load: Load, settings: dict[str, Any], parts: tuple[str, ...]) -> None:
+    with refused("variants.json", *parts):
+        load(settings)
+
+
+def test_a_base_cannot_have_a_base(tmp_path: Path) -> None:
+    (tmp_path / "v.json").write_text('{"a": {}, "b": {"base": "a"}, "c": {"base": "b"}, "d": {}}')
+    for name in "abcd":
+        with refused("variant c has the base b, which has a base itself"):
+            load_config(name, path=tmp_path / "v.json", environ={})
+
+
+def test_a_setting_of_the_base_that_the_network_lacks_names_both_variants(tmp_path: Path) -> None:
+    (tmp_path / "v.json").write_text('{"wide": {"batch_norm": true}, "deep": {"base": "wide", "network": "rnn_v1"}}')
+    with refused("base wide", "network rnn_v1", '"batch_norm"', "Variant deep takes it from its base"):
+        load_config("deep", path=tmp_path / "v.json", environ={})
+
+
+def test_base_is_a_word_of_the_file_alone(load: Load) -> None:
+    with refused("NET_BASE"):
+        load(NET_BASE="sample")
+
+
+@pytest.mark.parametrize("name", ["label_column", "text_columns"])
+def test_roles_have_no_default(tmp_path: Path, name: str) -> None:
+    columns = {"label_column": "y", "text_columns": ["t"]}
+    (tmp_path / "v.json").write_text(json.dumps({"own": {key: columns[key] for key in columns if key != name}}))
+    with refused("There", name, "`fab init --data=PATH --label=COLUMN`"):
+        load_config("own", path=tmp_path / "v.json", environ={})
 
 
 def test_C39_a_wrong_value_is_refused_even_if_a_later_level_overrides_it(load: Load) -> None:
@@ -1005,12 +1066,11 @@ def changed_text(text: str, letters: str, chance: random.Random) -> str:
 @pytest.mark.parametrize("variant", config.variants())
 def test_every_shipped_variant_loads_and_names_only_what_differs(variant: str) -> None:
     loaded = load_config(variant, environ={})
-    default = load_config("deep_v1", environ={}).config
+    base = config.variants()[variant].get("base")
+    defaults = load_config(base, environ={}).config if base else CLASSES["deep_v1"]()
     for name, source in loaded.sources.items():
         if source == f"variant {variant}":
-            assert getattr(loaded.config, name) != getattr(
-                default if name == "network" else type(default)(), name, None
-            )
+            assert getattr(loaded.config, name) != getattr(defaults, name, None)
 
 
 def test_config_rows_and_the_command_show_value_source_and_meaning(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data.make_sample import write_sample
-from networks.deep_v1 import Config
 from tests.commands import SAMPLE, trainer
+from tests.sample import sample_config
 from trainer.data import capacity
 from trainer.runtime.errors import ResourceError
 from trainer.runtime.memory import available_memory
@@ -68,21 +68,21 @@ def test_rows_that_never_fit_are_refused_within_seconds_with_figures_and_a_way_o
 def test_the_advice_fits(tmp_path: Path) -> None:
     huge(tmp_path / "rows.json", 5000 * GIGABYTE)
     with pytest.raises(ResourceError) as caught:
-        capacity.check_before_reading(Config(), [str(tmp_path / "rows.json")])
+        capacity.check_before_reading(sample_config(), [str(tmp_path / "rows.json")])
     share = float(str(caught.value).split("subsample=")[1].split()[0])
     assert 0 < share < 1
-    capacity.check_before_reading(Config(subsample=share), [str(tmp_path / "rows.json")])
+    capacity.check_before_reading(sample_config(subsample=share), [str(tmp_path / "rows.json")])
     with pytest.raises(ResourceError):
-        capacity.check_before_reading(Config(subsample=min(1.5 * share, 1.0)), [str(tmp_path / "rows.json")])
+        capacity.check_before_reading(sample_config(subsample=min(1.5 * share, 1.0)), [str(tmp_path / "rows.json")])
 
 
 def test_encoded_rows_that_do_not_fit_can_stay_on_disk() -> None:
-    rows = 100 * available_memory() // capacity.row_bytes(Config())
+    rows = 100 * available_memory() // capacity.row_bytes(sample_config())
     with pytest.raises(ResourceError, match="rows_in_memory=") as caught:
-        capacity.check_memory(Config(), rows)
+        capacity.check_memory(sample_config(), rows)
     on_disk = int(str(caught.value).split("rows_in_memory=")[1].split()[0])
     assert on_disk > 100_000
-    capacity.check_memory(Config(rows_in_memory=on_disk), rows)
+    capacity.check_memory(sample_config(rows_in_memory=on_disk), rows)
 
 
 def test_free_memory_is_that_of_the_machine_and_within_the_limits_of_the_process() -> None:

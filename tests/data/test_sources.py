@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from networks.deep_v1 import Config
 from tests.commands import SAMPLE
+from tests.sample import sample_config
 from tests.servers.bucket import Bucket
 from trainer.cloud import storage
 from trainer.data import dataset, sources
@@ -181,7 +181,7 @@ def test_rows_from_a_bucket_are_those_of_a_folder_bit_for_bit(export: str, bucke
         (tmp_path / "rows").mkdir(exist_ok=True)
         (tmp_path / "rows" / name).write_bytes(bucket.get(f"day/{name}"))
     bucket.bucket.blob("day/schema.json").delete()
-    config = Config()
+    config = sample_config()
     here = prepare(config, {"train": "rows"}, Timings())
     there = prepare(config, {"train": export}, Timings())
     assert here.preprocessing == there.preprocessing
@@ -197,10 +197,10 @@ def test_encoded_rows_of_a_bucket_need_no_download_the_next_time(
     export: str, bucket: Bucket, fetched: list[str]
 ) -> None:
     bucket.bucket.blob("day/schema.json").delete()
-    prepare(Config(), {"train": export}, Timings())
+    prepare(sample_config(), {"train": export}, Timings())
     for copy in cache.FOLDER.glob("*/data"):
         cache.system.remove(copy.parent)
     count, timings = len(fetched), Timings()
-    prepare(Config(), {"train": export}, timings)
+    prepare(sample_config(), {"train": export}, timings)
     assert len(fetched) == count
     assert set(timings.report()["stages"]) == {"cache"}

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from data.make_sample import write_sample
-from networks.deep_v1 import Config
 from tests.commands import ROOT, SAMPLE, trainer
+from tests.sample import sample_config
 from trainer.config.net_config import NetConfig
 from trainer.features import encoded, pipeline, preprocessing
 from trainer.features.pipeline import Prepared, encoding_settings, prepare
@@ -48,12 +48,12 @@ def assert_same(first: Prepared, second: Prepared) -> None:
 
 
 def test_the_second_run_takes_the_rows_of_the_first_from_the_cache() -> None:
-    plain, stages = prepared(Config(cache_gb=0))
+    plain, stages = prepared(sample_config(cache_gb=0))
     assert "read" in stages
     assert not cache.FOLDER.exists()
-    made, stages = prepared(Config())
+    made, stages = prepared(sample_config())
     assert "read" in stages
-    cached, stages = prepared(Config())
+    cached, stages = prepared(sample_config())
     assert stages == {"cache"}
     assert all(isinstance(column, np.memmap) for rows in cached.encoded.values() for column in rows)
     assert_same(plain, made)
@@ -69,7 +69,7 @@ def test_every_role_and_objective_comes_back_from_the_cache(tmp_path: Path) -> N
         row | {"c": None},
     ] * 30
     (tmp_path / "rows.json").write_text("".join(json.dumps(row | {"k": i}) + "\n" for i, row in enumerate(rows)))
-    config = Config(
+    config = sample_config(
         categorical_columns=("c",), multi_categorical_columns=("m",), text_columns=("t",), numeric_columns=("n",),
         log_numeric_columns=("l",), label_column="y", weight_column="w", key_columns=("k",), objective="multilabel",
     )  # fmt: skip
@@ -83,7 +83,7 @@ def test_every_role_and_objective_comes_back_from_the_cache(tmp_path: Path) -> N
 
 def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "CHUNK_ROWS", 100)
-    config = Config(cache_gb=0)
+    config = sample_config(cache_gb=0)
     cached, _ = prepared(config)
     read = pipeline.read(config, str(SAMPLE), "train")
     for side, (of, rows) in split_sides(config, {"train": read}).items():
@@ -103,12 +103,12 @@ OTHER: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", OTHER)
 def test_a_setting_that_matters_to_the_rows_is_another_entry(name: str) -> None:
-    assert encoding_settings(Config(**{name: OTHER[name]})) != encoding_settings(Config())
+    assert encoding_settings(sample_config(**{name: OTHER[name]})) != encoding_settings(sample_config())
 
 
 def test_a_setting_that_does_not_matter_is_not() -> None:
     other = dict.fromkeys(pipeline.AFTER_ENCODING, 7) | {"hidden_units": (3,)}
-    assert encoding_settings(dataclasses.replace(Config(), **other)) == encoding_settings(Config())
+    assert encoding_settings(dataclasses.replace(sample_config(), **other)) == encoding_settings(sample_config())
     assert NetConfig.__dataclass_fields__.keys() >= pipeline.AFTER_ENCODING
 
 
@@ -116,14 +116,14 @@ def test_changed_rows_are_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     text = SAMPLE.read_text()
     path.write_text(text)
-    first, _ = prepared(Config(), train=str(path))
+    first, _ = prepared(sample_config(), train=str(path))
     path.write_text(text.replace("mobile", "mobilE"))
-    second, stages = prepared(Config(), train=str(path))
+    second, stages = prepared(sample_config(), train=str(path))
     assert "read" in stages
     assert second.preprocessing.vocabularies["device"] != first.preprocessing.vocabularies["device"]
     (tmp_path / "schema.json").write_text("[]")
     with pytest.raises(DataError, match=r"schema\.json"):
-        prepared(Config(), train=str(path))
+        prepared(sample_config(), train=str(path))
 
 
 def test_an_edit_of_the_code_that_makes_the_rows_makes_them_anew_and_no_other_edit(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_edit_of_the_code_that_makes_the_rows_makes_them_anew_and_no_other_ed
 
     def stages() -> set[str]:
         timings = Timings()
-        prepare(Config(text_columns=()), data, timings, code)
+        prepare(sample_config(text_columns=()), data, timings, code)
         return set(timings.report()["stages"])
 
     assert "read" in stages()
@@ -147,18 +147,18 @@ def test_an_edit_of_the_code_that_makes_the_rows_makes_them_anew_and_no_other_ed
 
 
 def test_a_damaged_entry_is_named_and_encoded_again(capsys: pytest.CaptureFixture[str]) -> None:
-    expected, _ = prepared(Config(cache_gb=0))
-    prepared(Config())
+    expected, _ = prepared(sample_config(cache_gb=0))
+    prepared(sample_config())
     (entry,) = cache.FOLDER.iterdir()
     file = entry / "train.ids.npy"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    cached, stages = prepared(Config())
+    cached, stages = prepared(sample_config())
     assert "read" in stages
     assert "train.ids.npy in the cache is damaged. The rows are encoded again." in capsys.readouterr().out
     assert_same(expected, cached)
-    assert prepared(Config())[1] == {"cache"}
+    assert prepared(sample_config())[1] == {"cache"}
 
 
 def test_a_fault_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_fault_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(system, "fail_point", full_at_the_end)
     with pytest.raises(ResourceError, match="No space left"):
-        prepared(Config())
+        prepared(sample_config())
     assert len(written) > 1
     assert list(cache.FOLDER.iterdir()) == []
 
@@ -179,14 +179,14 @@ def test_a_fault_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_that_do_not_fit_into_the_cache_are_kept_in_memory_unless_they_are_to_be_on_disk(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cached, _ = prepared(Config(cache_gb=1e-5))
+    cached, _ = prepared(sample_config(cache_gb=1e-5))
     assert "encoded rows not saved: they take" in capsys.readouterr().out
     assert not any(isinstance(column, np.memmap) for rows in cached.encoded.values() for column in rows)
     with pytest.raises(
         ResourceError,
         match=r"rows_in_memory = 1,900 needs the encoded rows in the cache, but they take 0\.22 MB, and cache_gb is 1",
     ):
-        prepared(Config(cache_gb=1e-5, rows_in_memory=1900))
+        prepared(sample_config(cache_gb=1e-5, rows_in_memory=1900))
 
 
 @pytest.mark.parametrize("cache_gb", [0.0, 1e-5])
@@ -194,14 +194,14 @@ def test_a_cache_that_is_too_small_for_rows_in_memory_is_refused_before_rows_are
     capsys: pytest.CaptureFixture[str], cache_gb: float
 ) -> None:
     with pytest.raises(ResourceError, match=r"rows_in_memory = 100 needs .* cache_gb = \S+\. Raise cache_gb, or leave"):
-        prepared(Config(cache_gb=cache_gb, rows_in_memory=100))
+        prepared(sample_config(cache_gb=cache_gb, rows_in_memory=100))
     assert capsys.readouterr().out == ""
-    assert prepared(Config(cache_gb=0.0, rows_in_memory=2000))
+    assert prepared(sample_config(cache_gb=0.0, rows_in_memory=2000))
 
 
 def test_a_cache_that_is_emptied_at_any_moment_has_a_message_of_its_own() -> None:
     """What `rm -r cache` does to a run that has found its rows there and has not read them yet."""
-    prepared(Config())
+    prepared(sample_config())
     (entry,) = cache.FOLDER.iterdir()
     facts, arrays, _ = cache.find(cache.FOLDER, entry.name)
     shutil.rmtree(entry)
@@ -235,7 +235,7 @@ def test_training_from_the_cache_and_from_disk(tmp_path: Path) -> None:
 
 def test_a_subsample_is_the_same_rows_at_every_run_and_a_part_of_every_larger_one(tmp_path: Path) -> None:
     def titles(**settings: Any) -> list[tuple[Any, ...]]:
-        frame = pipeline.read(Config(**settings), str(tmp_path / "rows.json"), "rows").frame
+        frame = pipeline.read(sample_config(**settings), str(tmp_path / "rows.json"), "rows").frame
         return list(frame[["item", "title", "impressions"]].astype(str).itertuples(index=False, name=None))
 
     write_sample(tmp_path / "rows.json", 5000)
@@ -251,8 +251,8 @@ def test_a_subsample_is_split_as_it_would_be_without(tmp_path: Path) -> None:
     write_sample(tmp_path / "rows.json", 20_000)
 
     def sides(share: float) -> dict[str, set[int]]:
-        read = pipeline.read(Config(subsample=share), str(tmp_path / "rows.json"), "rows")
-        cut = split_sides(Config(), {"train": read})
+        read = pipeline.read(sample_config(subsample=share), str(tmp_path / "rows.json"), "rows")
+        cut = split_sides(sample_config(), {"train": read})
         return {side: set(read.draws[rows].tolist()) for side, (_, rows) in cut.items()}
 
     whole, part = sides(1.0), sides(0.2)

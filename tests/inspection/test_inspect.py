@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.commands import ROOT, SAMPLE, trainer
 from tests.package.test_report import HOSTILE, read
+from tests.sample import SAMPLE_COLUMNS
 from tests.servers.bucket import Bucket
 from trainer.config.loading import load_config
 from trainer.config.net_config import NetConfig
@@ -258,7 +259,7 @@ def test_each_bad_column_is_named_with_its_figure_and_no_other(tmp_path: Path) -
 
 
 def test_the_sample_has_no_warnings() -> None:
-    inspection = inspect(replace(NetConfig(), cache_gb=0.0), {"train": str(SAMPLE)})
+    inspection = inspect(NetConfig(**SAMPLE_COLUMNS, cache_gb=0.0), {"train": str(SAMPLE)})
     assert inspection.warnings == []
     assert inspection.unused == {"row_id": "quoted number", "thumbnail": "string", "clicks": "quoted number"}
     frame = pd.read_json(SAMPLE, lines=True)

@@ -54,6 +54,7 @@ class Level(NamedTuple):
     spell: Callable[[str], str]  # setting -> its name at this level
     parse: Callable[[Any, Any], Any]  # value, type -> value of this type, or ValueError with the end of a sentence
     source: Callable[[str], str]  # setting -> where its value comes from
+    advice: str = ""  # for names that are no setting, in messages
 
 
 def resolve(cls: type[Any], levels: tuple[Level, ...], owner: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -162,7 +163,7 @@ def _unknown(level: Level, spelt: str, names: Mapping[str, str], owner: str) -> 
     """The error for an unknown name. It does not show the value, which may be a secret."""
     same = [name for name in names if name.lower() == spelt.lower()]
     hint = f"Letter case counts: write {same[0]}." if same else did_you_mean(spelt, names)
-    return ConfigError(f"{level.place}: {owner} has no setting {shown(spelt)}. {hint}")
+    return ConfigError(f"{level.place}: {owner} has no setting {shown(spelt)}. {hint} {level.advice}".rstrip())
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:

@@ -1,6 +1,7 @@
 """Load the flat configuration: class defaults, then a variant in `variant_config.json`, then `NET_*` variables.
 
-Each value records the level that it comes from. Unknown names are errors at every level.
+A variant may name another one as its base, whose settings come before its own: the variants of a dataset share its
+columns. Each value records the level that it comes from. Unknown names are errors at every level.
 """
 
 import json
@@ -18,6 +19,7 @@ from trainer.config.roles import check_columns
 from trainer.runtime.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "NET_"
+BASE = "base"  # in a variant: the variant whose settings come before its own
 VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
 
 
@@ -25,7 +27,7 @@ class Configuration(NamedTuple):
     """A checked configuration and the source of each value."""
 
     config: NetConfig
-    # setting -> "default", "default of NETWORK", "variant NAME", "environment NET_NAME" or "argument"
+    # setting -> "default", "default of NETWORK", "base NAME", "variant NAME", "environment NET_NAME" or "argument"
     sources: dict[str, str]
     variant: str
 
@@ -46,12 +48,26 @@ def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: M
     in_file = variants(path)
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
-    in_variant = f"variant {variant}"
     return (
-        Level(in_file[variant], f"{path}, {in_variant}", str, levels.value_from_json, lambda _: in_variant),
+        *variant_levels(variant, in_file, path),
         environment(environ),
         Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
     )
+
+
+def variant_levels(variant: str, in_file: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[Level, ...]:
+    """The levels of a variant: its base, if it names one, then its own settings."""
+
+    def level(name: str, kind: str, advice: str = "") -> Level:
+        values = {key: value for key, value in in_file[name].items() if key != BASE}
+        source = f"{kind} {name}"
+        return Level(values, f"{path}, {source}", str, levels.value_from_json, lambda _: source, advice)
+
+    own = level(variant, "variant")
+    if BASE not in in_file[variant]:
+        return (own,)
+    advice = f"Variant {variant} takes it from its base: move it to the variants that use it."
+    return level(in_file[variant][BASE], "base", advice), own
 
 
 def environment(environ: Mapping[str, str]) -> Level:
@@ -62,7 +78,7 @@ def environment(environ: Mapping[str, str]) -> Level:
 
 
 def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
-    """The variants of a file: name -> the settings that differ from the defaults, not yet checked."""
+    """The variants of a file: name -> its base, if it has one, and its settings, which are not checked yet."""
     content = strict_json.read(path)
     if not isinstance(content, dict):
         raise ConfigError(f'{path} must hold an object of variants, {{"NAME": {{...}}}}, not {shown(content)}.')
@@ -70,7 +86,23 @@ def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:
         check_name(name, "variant")
         if not isinstance(settings, dict):
             raise ConfigError(f"{path}: variant {name} must be an object of settings, not {shown(settings)}.")
+    for name in content:
+        check_base(name, content, path)
     return content
+
+
+def check_base(variant: str, in_file: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """ConfigError for a base that is no variant, or has a base itself."""
+    if BASE not in in_file[variant]:
+        return
+    base = in_file[variant][BASE]
+    if not isinstance(base, str) or base not in in_file:
+        known = did_you_mean(base if isinstance(base, str) else "", in_file)
+        raise ConfigError(f"{path}: variant {variant} has the base {shown(base)}, which is not a variant. {known}")
+    if BASE in in_file[base]:
+        raise ConfigError(
+            f"{path}: variant {variant} has the base {base}, which has a base itself. Name a variant without one."
+        )
 
 
 def variable(name: str) -> str:
@@ -83,6 +115,8 @@ def config_class(network: str) -> type[NetConfig]:
     cls = getattr(networks.load(network), "Config", None)
     if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
         raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
+    if any(item.name == BASE for item in fields(cls)):
+        raise ConfigError(f"Network {network!r}: a setting cannot be called {BASE}, which names a variant's base.")
     if undeclared := [item.name for item in fields(cls) if "meaning" not in item.metadata]:
         raise ConfigError(f"Network {network!r}: declare {', '.join(undeclared)} as setting(default, meaning).")
     return cls

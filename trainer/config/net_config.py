@@ -23,28 +23,26 @@ STOPPING_METRICS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class NetConfig:
-    """The settings that all networks share. The default columns are those of `data/sample_2k.json`."""
+    """The settings that all networks share. Columns have no default role: a dataset's variant names them."""
 
     network: str = setting("deep_v1", "name of a file in networks/")
 
     # Columns of the dataset by role.
-    categorical_columns: tuple[str, ...] = setting(
-        ("item", "publisher", "campaign", "country", "device", "hour"), "columns with one category per row"
-    )
+    categorical_columns: tuple[str, ...] = setting((), "columns with one category per row")
     multi_categorical_columns: tuple[str, ...] = setting(
         (), "columns with a list of categories per row (REPEATED in BigQuery)"
     )
-    text_columns: tuple[str, ...] = setting(("title",), "columns with text")
-    numeric_columns: tuple[str, ...] = setting(("position", "age"), "columns with numbers, scaled")
+    text_columns: tuple[str, ...] = setting((), "columns with text")
+    numeric_columns: tuple[str, ...] = setting((), "columns with numbers, scaled")
     log_numeric_columns: tuple[str, ...] = setting((), "columns with numbers >= 0, scaled after log(1 + x)")
-    label_column: str = setting("ctr", "column to predict")
+    label_column: str = setting("", "column to predict; each variant, or its base, names one")
     positive_label: str | None = setting(
         None,
         "objective=binary: the value of the label that counts as 1, all others as 0; null: the label is a number from "
         "0 to 1, true or false",
     )
     weight_column: str | None = setting(
-        "impressions", "column with the weight of each row in loss and metrics; null: equal weights"
+        None, "column with the weight of each row in loss and metrics; null: equal weights"
     )
     key_columns: tuple[str, ...] = setting(
         (),

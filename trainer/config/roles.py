@@ -19,6 +19,10 @@ FEATURE_SETTINGS = {
 }
 # A network takes this many columns in reasonable time: its graph has several operations for each.
 MOST_COLUMNS = {tuple(FEATURE_SETTINGS): 1000, ("text_columns", "multi_categorical_columns"): 50}
+NAME_ROLES = (
+    "Name the columns in the variant, or give it a base, a variant that names them. "
+    "`fab init --data=PATH --label=COLUMN` writes a variant for your rows."
+)
 KEY_KINDS = {"stratify_column": "key", "key_columns": "key", "group_columns": "key", "time_column": "time"}
 LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "class", "multilabel": "classes"}
 
@@ -26,7 +30,7 @@ LABEL_KINDS = {"binary": "probability", "regression": "target", "multiclass": "c
 def columns_of(config: "NetConfig", setting_name: str) -> tuple[str, ...]:
     """The columns that one setting names."""
     named = getattr(config, setting_name)
-    return named if isinstance(named, tuple) else () if named is None else (named,)
+    return named if isinstance(named, tuple) else (named,) if named else ()
 
 
 def feature_roles(config: "NetConfig") -> dict[str, str]:
@@ -47,7 +51,9 @@ def column_kinds(config: "NetConfig", *, labelled: bool = True) -> dict[str, str
 
 
 def check_columns(config: "NetConfig", sources: Mapping[str, str]) -> None:
-    """ConfigError for a column with two roles that exclude each other, and for no feature columns or too many."""
+    """ConfigError for a column with two roles that exclude each other, no label, and no features or too many."""
+    if not config.label_column:
+        raise ConfigError(f"There is no label_column, the column to predict. {NAME_ROLES}")
     for settings, most in MOST_COLUMNS.items():
         if sum(len(columns_of(config, name)) for name in settings) > most:
             raise ConfigError(f"More than {most:,} columns in {', '.join(settings)}. Leave some out.")
@@ -70,4 +76,4 @@ def check_columns(config: "NetConfig", sources: Mapping[str, str]) -> None:
                 f"Column {shown(column)} ({sources[names[0]]}) begins with __, which is reserved. Rename it."
             )
     if not feature_roles(config):
-        raise ConfigError(f"There are no feature columns. Name at least one in {', '.join(FEATURE_SETTINGS)}.")
+        raise ConfigError(f"There are no feature columns, in {', '.join(FEATURE_SETTINGS)}. {NAME_ROLES}")

@@ -50,12 +50,12 @@ def settings(variant: str) -> str:
 
 
 def variants() -> str:
-    """Each variant and the settings in which it differs from the defaults."""
+    """Each variant with its base and its settings."""
     rows = []
     for name, values in loading.variants().items():
         differences = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         rows.append((name, ", ".join(differences) or "the defaults"))
-    return aligned([("variant", "differs in"), *rows], widest=VALUE_WIDTH)
+    return aligned([("variant", "settings"), *rows], widest=VALUE_WIDTH)
 
 
 def registered_networks() -> str:
