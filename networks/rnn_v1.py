@@ -13,8 +13,6 @@ from trainer.features import DatasetShapes
 from trainer.model.layers import Embedding, NotPadding, dense_layers, feature_inputs, feature_vectors, logits, safe_name
 from trainer.model.recurrent import GRU, LSTM
 
-CELLS: dict[str, type[keras.layers.RNN]] = {"gru": GRU, "lstm": LSTM}
-
 
 @dataclass(frozen=True)
 class Config(NetConfig):
@@ -22,7 +20,7 @@ class Config(NetConfig):
 
     embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096)
     text_embedding_dim: int = setting(32, "length of a token's embedding", low=1, high=4096)
-    cell: str = setting("gru", "kind of recurrent layer", choices=tuple(CELLS))
+    cell: str = setting("gru", "kind of recurrent layer", choices=("gru", "lstm"))
     rnn_units: int = setting(64, "units of the recurrent layer, per direction", low=1, high=65_536)
     bidirectional: bool = setting(False, "read texts in both directions")
     hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
@@ -32,11 +30,12 @@ class Config(NetConfig):
 def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:
     """The network: features by column -> logits, float32 [batch, outputs]."""
     inputs = feature_inputs(dataset_shapes)
+    cell: type[keras.layers.RNN] = {"gru": GRU, "lstm": LSTM}[net_config.cell]
     vectors = feature_vectors(inputs, dataset_shapes, net_config.embedding_dim)
     for column, (size, _) in dataset_shapes.text.items():
         name = f"text_{safe_name(column)}"
         words = Embedding(size, net_config.text_embedding_dim, name=f"{name}_embeddings")(inputs[column])
-        reader = CELLS[net_config.cell](net_config.rnn_units, name=f"{name}_{net_config.cell}")
+        reader = cell(net_config.rnn_units, name=f"{name}_{net_config.cell}")
         if net_config.bidirectional:
             reader = keras.layers.Bidirectional(reader, name=f"{name}_both_directions")
         vectors.append(reader(words, mask=NotPadding(name=f"{name}_mask")(inputs[column])))

@@ -18,7 +18,10 @@ FOLDERS = (
     "", "machines", "search", "inspection", "comparison", "package", "training", "networks", "model", "features",
     "bigquery", "data", "config", "cloud", "runtime",
 )  # fmt: skip
-LOOKED_UP = {(f"trainer/{file}.py", "networks") for file in ("config/loading", "config/show", "model/ops_wrapper")}
+LOOKED_UP = {
+    (f"trainer/{file}.py", "networks")
+    for file in ("config/loading", "config/network_settings", "config/show", "model/ops_wrapper")
+}
 
 
 def folder_of(name: str) -> str:

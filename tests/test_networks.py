@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 import networks
+from networks import deep_v1
 from trainer.features import DatasetShapes
 from trainer.features.preprocessing import LABEL
 from trainer.features.tables import shuffled
+from trainer.model.layers import feature_inputs
 from trainer.model.ops_wrapper import OpsWrapper, build_model_graph
+from trainer.model.unused import check_features_used, used_inputs
+from trainer.runtime.errors import ConfigError
 
 SHAPES = DatasetShapes(
     categorical={"item": 12, "country": 7},
@@ -206,3 +210,27 @@ def test_regularised_layers_count(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = keras.layers.Dense
     monkeypatch.setattr(keras.layers, "Dense", lambda *a, **k: dense(*a, **k, kernel_regularizer="l2"))
     assert largest_weight() < 0.7 * free
+
+
+def test_uses_all_features(ops: OpsWrapper) -> None:
+    assert used_inputs(ops.model) == {*SHAPES.id_widths, *SHAPES.numeric}
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_a_feature_that_a_network_ignores_is_named_with_its_role() -> None:
+    inputs = feature_inputs(SHAPES)
+    shared = keras.layers.Dense(2)
+    hidden = [shared(inputs["age"]), keras.layers.Flatten()(keras.ops.cast(inputs["tags"], "float32"))]
+    keras.layers.Concatenate()([hidden[0], keras.ops.cast(inputs["title"], "float32")])  # leads nowhere
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()([*hidden, shared(inputs["age"])])))
+    assert used_inputs(model) == {"age", "tags"}
+    config = deep_v1.Config(
+        network="half_v1", categorical_columns=("item", "country"), multi_categorical_columns=("tags",),
+        text_columns=("title",), numeric_columns=("age",),
+    )  # fmt: skip
+    message = (
+        r"half_v1 does not use 'item', 'country' \(categorical_columns; dataset_shapes.categorical\) and 'title' "
+        r"\(text_columns; dataset_shapes.text\)"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_features_used(model, config, SHAPES)

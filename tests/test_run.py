@@ -513,6 +513,10 @@ def test_adding_a_network_is_one_new_file(checkout: Path) -> None:
     environment = os.environ | {"NET_NETWORK": "tiny_v1", "NET_WIDTH": "5", "NET_EPOCHS": "2"}
     command = [str(FAB), "train", "--run=tiny"]
     done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: Network tiny_v1 does not use 'title' (text_columns; dataset_shapes.text)." in done.stderr
+    environment["NET_TEXT_COLUMNS"] = "[]"
+    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     members = read_package(checkout / "packages" / "tiny.zip")
     record = json.loads(members["config.json"])
@@ -524,6 +528,7 @@ def test_adding_a_network_is_one_new_file(checkout: Path) -> None:
 
 def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> None:
     environment = os.environ | {"NET_NETWORK": "tiny_v1", "NET_EPOCHS": "100000", "NET_PATIENCE": "null"}
+    environment["NET_TEXT_COLUMNS"] = "[]"
     command = [str(FAB), "train", "--run=stopped"]
     process = subprocess.Popen(
         command, env=environment, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -37,6 +37,7 @@ from trainer.machines import gpu
 from trainer.model import replicas
 from trainer.model.ops_wrapper import Gain, OpsWrapper, build_model_graph
 from trainer.model.threads import use_threads
+from trainer.model.unused import check_features_used
 from trainer.package import publish
 from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
@@ -108,9 +109,11 @@ def run(
 
 
 def build_model(config: NetConfig, prepared: Prepared) -> OpsWrapper:
-    """The model for the prepared rows; training shows it the states that these rows lack."""
+    """The model for the prepared rows, all of whose features it uses; training shows it the states that they lack."""
     shapes = prepared.preprocessing.shapes()
-    return build_model_graph(config, shapes, untrained_states(prepared.encoded["train"], shapes))
+    ops = build_model_graph(config, shapes, untrained_states(prepared.encoded["train"], shapes))
+    check_features_used(ops.model, config, shapes)
+    return ops
 
 
 def check_devices(config: NetConfig) -> None:

@@ -6,6 +6,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import typing
@@ -23,7 +25,7 @@ import networks
 from tests.sample import SAMPLE_COLUMNS
 from tests.scale import MEMORY, many
 from trainer.config import loading as config
-from trainer.config import show, strict_json
+from trainer.config import network_settings, show, strict_json
 from trainer.config.levels import COUNT_OR_SHARE, Level, allowed, resolve, value_from_json
 from trainer.config.loading import Configuration, load_config
 from trainer.config.names import check_name
@@ -34,7 +36,7 @@ from trainer.model.metrics import Metrics
 from trainer.runtime.errors import ConfigError
 
 PROPERTY = hypothesis_settings(max_examples=50, deadline=None)
-CLASSES = {name: config.config_class(name) for name in networks.names()}
+CLASSES = {name: network_settings.config_class(name) for name in networks.names()}
 
 Load = Callable[..., Configuration]
 
@@ -561,6 +563,7 @@ def test_a_network_is_one_new_file_with_its_own_settings(
     [
         ("", "class Config"),
         ("Config = 3", "class Config"),
+        (NETWORK.replace("knob:", "base:"), "cannot be called base"),
         (NETWORK.replace("@dataclass(frozen=True)", ""), "class Config"),
         (NETWORK.replace('setting(3, "fewer", low=1, high=9)', "3"), "declare epochs"),
     ],
@@ -572,7 +575,43 @@ def test_a_network_whose_settings_are_not_declared_says_how(
     (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
     with refused(name, message):
-        config.config_class(name)
+        network_settings.config_class(name)
+
+
+@pytest.mark.parametrize("network", CLASSES)
+def test_settings_read_without_keras_are_those_of_the_network(network: str) -> None:
+    light, full = network_settings.declared_class(network, networks.files()[network]), networks.load(network).Config
+    assert [(item.name, item.type, item.default, item.metadata) for item in fields(light)] == [
+        (item.name, item.type, item.default, item.metadata) for item in fields(full)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"fewer"', "str(3)"),
+        ("NetConfig):", "Other):"),
+        ('choices=("a", "b")', "choices=tuple(KINDS)"),
+        ("@dataclass", "KINDS = 3\nif KINDS:\n    KINDS = 4\n@dataclass"),
+        ("@dataclass", "((("),
+    ],
+)
+def test_settings_that_need_more_of_the_file_are_not_guessed(tmp_path: Path, before: str, after: str) -> None:
+    text = NETWORK.replace('setting(3, "fewer"', 'setting(KINDS, "fewer"') if "KINDS = 3" in after else NETWORK
+    (tmp_path / "heavy.py").write_text(text.replace(before, after))
+    light = network_settings.declared_class("heavy", tmp_path / "heavy.py")
+    assert light is None or after == "str(3)"  # a builtin is no other part of the file
+    (tmp_path / "heavy.py").write_text(NETWORK)
+    assert network_settings.declared_class("heavy", tmp_path / "heavy.py").epochs == 3
+
+
+def test_settings_are_shown_without_tensorflow() -> None:
+    program = (
+        "import sys; from trainer.config import show\n"
+        "for variant in show.loading.variants(): show.main(['settings', f'--variant={variant}'])\n"
+        "show.main(['tables']); assert not {'tensorflow', 'keras'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=config.VARIANT_FILE.parent)
 
 
 @pytest.mark.parametrize("network", CLASSES)

@@ -21,7 +21,6 @@ from tests.commands import ROOT, SAMPLE, trainer
 from tests.package.test_report import HOSTILE, read
 from tests.sample import SAMPLE_COLUMNS
 from tests.servers.bucket import Bucket
-from trainer.config.loading import load_config
 from trainer.config.net_config import NetConfig
 from trainer.data import dataset
 from trainer.data.schema import parse_schema, plan_columns
@@ -33,9 +32,8 @@ from trainer.inspection.inspect import inspect, json_types
 from trainer.inspection.leakage import SUSPICIOUS, fingerprint, leakage
 from trainer.inspection.page import page
 from trainer.inspection.profile import Inspection, Profile, profile_column
-from trainer.inspection.settings import load_settings
 from trainer.inspection.text import printable
-from trainer.runtime.errors import ConfigError, DataError
+from trainer.runtime.errors import DataError
 from trainer.runtime.timing import Timings
 
 RULES = TextRules("spacy", True, 3)
@@ -451,27 +449,6 @@ def test_the_command_imports_neither_tensorflow_nor_a_library_of_the_cloud(tmp_p
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
     assert (tmp_path / "page.html").is_file()
-
-
-def test_the_settings_are_those_of_a_run() -> None:
-    environ = {"NET_MAX_TOKENS": "7", "NET_SPLIT": "time", "NET_TIME_COLUMN": "at"}
-    for variant in ("deep_v1", "rnn_v1", "deep_v1_groups", "rnn_v1_lstm"):
-        mine, complete = load_settings(variant, environ), load_config(variant, environ=environ).config
-        assert all(getattr(complete, name) == value for name, value in vars(mine).items())
-    for variant, wrong in (
-        ("deep_v1", {"NET_MAX_TOKENS": "none"}),
-        ("deep_v1", {"NET_SPLIT": "time"}),
-        ("deep_v1", {"NET_MAX_TOKEN": "7"}),
-        ("deep_v2", {}),
-        ("deep_v1", {"NET_LABEL_COLUMN": "item"}),
-        ("deep_v1", {"net_max_tokens": "7"}),
-        ("deep_v1", {"NET_NETWORK": "deep"}),
-    ):
-        with pytest.raises(ConfigError) as mine_:
-            load_settings(variant, wrong)
-        with pytest.raises(ConfigError) as theirs:
-            load_config(variant, environ=wrong)
-        assert str(mine_.value) == str(theirs.value)
 
 
 WRONG_ROLES = {

@@ -15,11 +15,11 @@ from trainer.config import levels, strict_json
 from trainer.config.levels import Level, resolve, shown, typed
 from trainer.config.names import check_name
 from trainer.config.net_config import STOPPING_METRICS, NetConfig
+from trainer.config.network_settings import BASE, config_class
 from trainer.config.roles import check_columns
 from trainer.runtime.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "NET_"
-BASE = "base"  # in a variant: the variant whose settings come before its own
 VARIANT_FILE = Path(__file__).resolve().parents[2] / "variant_config.json"
 
 
@@ -110,22 +110,10 @@ def variable(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-def config_class(network: str) -> type[NetConfig]:
-    """The settings class of a network."""
-    cls = getattr(networks.load(network), "Config", None)
-    if not (isinstance(cls, type) and issubclass(cls, NetConfig) and "__dataclass_fields__" in vars(cls)):
-        raise ConfigError(f"Network {network!r} must define a @dataclass(frozen=True) class Config(NetConfig).")
-    if any(item.name == BASE for item in fields(cls)):
-        raise ConfigError(f"Network {network!r}: a setting cannot be called {BASE}, which names a variant's base.")
-    if undeclared := [item.name for item in fields(cls) if "meaning" not in item.metadata]:
-        raise ConfigError(f"Network {network!r}: declare {', '.join(undeclared)} as setting(default, meaning).")
-    return cls
-
-
-def settle(variant: str, levels: tuple[Level, ...], cls: type[NetConfig] | None = None) -> Configuration:
-    """The checked configuration: defaults of `cls`, or else of the chosen network, overridden level by level."""
+def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
+    """The checked configuration: the defaults of the chosen network, overridden level by level."""
     network = chosen_network(levels)
-    cls = cls or config_class(network)
+    cls = config_class(network)
     chosen, sources = resolve(cls, levels, f"network {network}")
     defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
     configuration = Configuration(cls(**{"network": network} | chosen), defaults | sources, variant)

@@ -7,10 +7,10 @@ import typing
 from dataclasses import asdict, fields
 
 import networks
-from trainer.config import loading
+from trainer.config import loading, network_settings
 from trainer.config.levels import allowed
 from trainer.config.net_config import NetConfig
-from trainer.runtime.command import aligned, argument_parser, import_tensorflow_quietly, run_command
+from trainer.runtime.command import aligned, argument_parser, run_command
 
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
@@ -26,7 +26,7 @@ def config_rows(settings: loading.Configuration) -> list[tuple[str, str, str, st
 
 def settings_table(network: str | None = None) -> str:
     """A Markdown table of the settings that all networks share, or of the settings that a network adds or changes."""
-    cls = loading.config_class(network) if network else NetConfig
+    cls = network_settings.config_class(network) if network else NetConfig
     kinds, shared = typing.get_type_hints(cls), fields(NetConfig) if network else ()
     lines = ["| setting and default | meaning and allowed values |", "| --- | --- |"]
     for item in fields(cls):
@@ -73,8 +73,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
     arguments = parser.parse_args(argv)
-    if arguments.what in ("settings", "tables"):
-        import_tensorflow_quietly()  # the file of a network does, with noise
     shown = {"variants": variants, "networks": registered_networks, "tables": tables}
     print(settings(arguments.variant) if arguments.what == "settings" else shown[arguments.what]())
 

@@ -26,6 +26,7 @@ import pandas as pd
 
 from trainer.cloud import output, storage
 from trainer.config import roles
+from trainer.config.loading import load_config
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, partitions, sources
 from trainer.data.bad_rows import counted
@@ -43,7 +44,6 @@ from trainer.inspection.keys import key_advice
 from trainer.inspection.leakage import fingerprint, leakage
 from trainer.inspection.page import page
 from trainer.inspection.profile import Inspection, Profile, profile_column
-from trainer.inspection.settings import load_settings
 from trainer.inspection.text import print_inspection
 from trainer.inspection.warnings import dataset_warnings
 from trainer.runtime.command import argument_parser, run_command, say, say_file
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default=PAGE, help="page to write or replace, also gs://; default: %(default)s")
     arguments = parser.parse_args(argv)
 
-    config = load_settings(arguments.variant, os.environ)
+    config = load_config(arguments.variant, environ=os.environ).config
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     inspection = inspect(config, {side: path for side, path in data.items() if path})
     print_inspection(inspection)
