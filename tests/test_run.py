@@ -154,7 +154,7 @@ def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path
     metrics = metrics_of(members)
     assert metrics["epoch"].tolist() == [1, 2, 3]
     for side, rows in {"train": 1604, "validation": 190, "test": 206}.items():
-        for metric in ("loss", "auc", "log_loss", "calibration", "mse", "mae", "normalised_entropy"):
+        for metric in ("loss", "auc", "calibration", "mse", "mae", "normalised_entropy"):
             assert np.isfinite(metrics[f"{side}_{metric}"]).all()
         assert (metrics[f"{side}_rows"] == rows).all()
     assert metrics["train_loss"].is_monotonic_decreasing
@@ -163,7 +163,7 @@ def test_metrics_have_a_row_per_epoch_and_columns_for_each_side(sample_run: Path
 
 def test_every_picture_can_be_seen(members: dict[str, bytes]) -> None:
     pictures = {name: matplotlib.image.imread(io.BytesIO(data)) for name, data in members.items() if ".png" in name}
-    assert pictures.keys() == {"metrics.png", "calibration.png", "predictions.png"}
+    assert pictures.keys() == {"metrics.png", "reliability.png", "predictions.png"}
     for pixels in pictures.values():
         assert min(pixels.shape[:2]) > 200
         assert pixels.std() > 0.01

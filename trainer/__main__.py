@@ -41,9 +41,9 @@ from trainer.model.unused import check_features_used
 from trainer.package import publish
 from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
-from trainer.package.plots import main_metrics
 from trainer.package.publish import RUNS
 from trainer.package.report import BASELINES
+from trainer.package.shown import hidden_metrics, main_metrics
 from trainer.runtime import heartbeat, signals, system
 from trainer.runtime.errors import StorageError
 from trainer.runtime.progress import RunProgress
@@ -169,7 +169,8 @@ def fit(
 
         def callback(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
-                log.epoch(history.rows[-1], {weight.path: weight for weight in ops.model.trainable_weights})
+                weights = {weight.path: weight for weight in ops.model.trainable_weights}
+                log.epoch(history.rows[-1], weights, hidden(ops, history))
                 write_metrics_csv(folder / "metrics.csv", history.rows)
                 say_epoch(config, history)
             checkpointer(history, epoch_ended=epoch_ended)
@@ -179,6 +180,12 @@ def fit(
             history=history, callback=callback, progress=progress,
         )  # fmt: skip
     return history.rows_trained(rows, config.batch_size) - rows_before
+
+
+def hidden(ops: OpsWrapper, history: loop.History) -> set[str]:
+    """The metrics that are not shown of the last epoch, after whose evaluation this is called."""
+    metrics = {name.removeprefix("validation_"): value for name, value in history.rows[-1].items()}
+    return hidden_metrics(metrics, rates=ops.metrics.rates, stopping_metric=ops.config.stopping_metric)
 
 
 def warn(warnings: list[str]) -> list[str]:

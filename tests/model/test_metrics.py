@@ -270,11 +270,11 @@ def test_a_logit_that_is_nan_shows_in_loss_and_auc(objective: str) -> None:
     assert np.isnan(metrics.get("auc", np.nan))
 
 
-def test_calibration_curve_has_groups_of_equal_weight_and_the_totals_of_the_rows() -> None:
+def test_reliability_diagram_has_groups_of_equal_weight_and_the_totals_of_the_rows() -> None:
     logits, labels, weights = draw("binary", rows=50_000)
     accumulated = Metrics("binary", 1)
     metrics = measure(accumulated, (logits, labels, weights))
-    curve = {name: np.array(values) for name, values in accumulated.curve().items()}
+    curve = {name: np.array(values) for name, values in accumulated.reliability().items()}
     assert len(curve["weight"]) == 20
     assert curve["weight"] == pytest.approx(np.full(20, metrics["weight"] / 20), rel=0.01)
     assert np.average(curve["label"], weights=curve["weight"]) == pytest.approx(metrics["mean_label"])
@@ -286,10 +286,10 @@ def test_calibration_curve_has_groups_of_equal_weight_and_the_totals_of_the_rows
     assert (np.abs(curve["label"] - curve["prediction"]) < 6 * noise).all()  # labels were drawn from the logits
 
 
-def test_calibration_curve_of_few_rows_has_few_groups() -> None:
+def test_reliability_diagram_of_few_rows_has_few_groups() -> None:
     metrics = Metrics("binary", 1)
     measure(metrics, draw("binary", rows=210))
-    assert len(metrics.curve()["weight"]) == 10
+    assert len(metrics.reliability()["weight"]) == 10
 
 
 def test_distribution_holds_the_weight_of_both_labels_where_the_logits_lie() -> None:
@@ -307,11 +307,15 @@ def test_distribution_holds_the_weight_of_both_labels_where_the_logits_lie() -> 
         assert mean == pytest.approx(np.average(logits[side, 0], weights=weights[side]), abs=0.03)
 
 
-def test_calibration_curve_of_equal_predictions_is_one_point_and_of_no_rows_none() -> None:
+def test_reliability_diagram_of_equal_predictions_is_one_point_and_of_no_rows_none() -> None:
     metrics = Metrics("binary", 1)
-    assert metrics.curve() == {"prediction": [], "label": [], "weight": []}
+    assert metrics.reliability() == {"prediction": [], "label": [], "weight": []}
     measure(metrics, (np.full((8, 1), -2, np.float32), np.float32([1, 0, 0, 0] * 2), np.full(8, 0.5, np.float32)))
-    assert metrics.curve() == {"prediction": [pytest.approx(expit(-2), rel=1e-4)], "label": [0.25], "weight": [4.0]}
+    assert metrics.reliability() == {
+        "prediction": [pytest.approx(expit(-2), rel=1e-4)],
+        "label": [0.25],
+        "weight": [4.0],
+    }
 
 
 EXTREMES = np.float32([0, 1e-8, -1e-8, 1, -1, 17, -17, 88, -88, 104, -104, 1e4, -1e4, 3e38, -3e38])
@@ -353,3 +357,13 @@ def test_predictions_are_probabilities_or_the_number_in_its_units() -> None:
 def test_multi_hot_counts_a_repeated_id_once_and_padding_never() -> None:
     values = multi_hot(tf.constant([[2, 2, 0], [0, 0, 0], [3, 1, 2]]), 3)
     assert values.numpy().tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 1]]
+
+
+def test_binary_labels_between_0_and_1_are_rates() -> None:
+    metrics, (logits, labels, weights) = Metrics("binary", 1), draw("binary", rows=100)
+    measure(metrics, (logits, labels, weights))
+    assert not metrics.rates
+    labels[17] = 0.999
+    measure(metrics, (logits, labels, weights))
+    assert metrics.rates
+    assert not Metrics("regression", 1).rates

@@ -98,14 +98,14 @@ def test_metrics_are_drawn_for_every_objective(objective: str, tmp_path: Path) -
 
 def test_pictures_of_short_runs_and_odd_values_are_drawn(tmp_path: Path) -> None:
     plots.plot_metrics(tmp_path / "one.png", history(epochs=1, sides=SIDES[:2]), best_epoch=1)
-    plots.plot_calibration(tmp_path / "constant.png", {"test": {"prediction": [0.1], "label": [0.0], "weight": [3.0]}})
-    plots.plot_calibration(tmp_path / "rare.png", {"validation": curve(1e-7), "test": curve(1e-3, bins=2)})
+    plots.plot_reliability(tmp_path / "constant.png", {"test": {"prediction": [0.1], "label": [0.0], "weight": [3.0]}})
+    plots.plot_reliability(tmp_path / "rare.png", {"validation": curve(1e-7), "test": curve(1e-3, bins=2)})
     plots.plot_predictions(tmp_path / "sure.png", {**DISTRIBUTION, "logit": np.linspace(-90, 90, 40).tolist()}, "test")
     plots.plot_predictions(
         tmp_path / "flat.png", {**DISTRIBUTION, "logit": np.linspace(-2, -2 + 1e-6, 40).tolist()}, "test"
     )
     nothing: dict[str, list[float]] = {"prediction": [], "label": [], "weight": []}
-    plots.plot_calibration(tmp_path / "no_curve.png", {"test": nothing})
+    plots.plot_reliability(tmp_path / "no_curve.png", {"test": nothing})
     plots.plot_predictions(tmp_path / "no_predictions.png", {"logit": [], "negative": [], "positive": []}, "test")
     for picture in tmp_path.iterdir():
         assert_picture(picture)
@@ -114,9 +114,9 @@ def test_pictures_of_short_runs_and_odd_values_are_drawn(tmp_path: Path) -> None
 def test_equal_values_give_equal_pictures(tmp_path: Path) -> None:
     for name in ("a", "b"):
         plots.plot_metrics(tmp_path / f"metrics_{name}.png", history(), best_epoch=3)
-        plots.plot_calibration(tmp_path / f"calibration_{name}.png", {"test": curve(0.01)})
+        plots.plot_reliability(tmp_path / f"reliability_{name}.png", {"test": curve(0.01)})
         plots.plot_predictions(tmp_path / f"predictions_{name}.png", DISTRIBUTION, "test")
-    for name in ("metrics", "calibration", "predictions"):
+    for name in ("metrics", "reliability", "predictions"):
         first, second = ((tmp_path / f"{name}_{copy}.png").read_bytes() for copy in "ab")
         assert first == second
 
@@ -130,6 +130,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         facts={"variant": "wide", "training rows": 160_000, "warm": None},
         metrics={side: of_loss("binary", 0.37) for side in SIDES},
         constant=of_loss("binary", 0.4),
+        objective="binary",
+        hidden=(),
         history=history(),
         best_epoch=3,
         plots={"Metrics of each epoch": picture},
@@ -189,7 +191,7 @@ def test_page_shows_what_matters(report: Report, tmp_path: Path) -> None:
     shown = read((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for words in (
         "Epoch 3 of 6 was best on the validation set",
-        "On 1,234 test rows, its loss is 7.5% below that of the baseline, which predicts the average label",
+        "On 1,234 test rows, its loss is 7.5% below that of the baseline, which predicts the mean label of the",
         "160,000",
         "3 test rows have a key",
         "6.1%",
@@ -197,6 +199,21 @@ def test_page_shows_what_matters(report: Report, tmp_path: Path) -> None:
         "keras 3.15.1",
     ):
         assert words in shown
+
+
+def test_page_of_classes_speaks_of_shares_and_hides_what_repeats_itself(report: Report) -> None:
+    of_classes = of_loss("multiclass", 0.37) | {"log_loss": 0.37}
+    classes = report._replace(
+        objective="multiclass", hidden={"log_loss"}, metrics=dict.fromkeys(SIDES, of_classes),
+        constant=of_loss("multiclass", 0.4), history=history("multiclass"), facts={"Weight": "impressions"},
+    )  # fmt: skip
+    shown = " ".join(read(page(classes)).text.split())
+    assert "the baseline, which predicts each class with its share of the training rows, for every row." in shown
+    assert "label of the training rows" not in shown
+    assert "Log loss" not in shown
+    assert "Loss: log loss (cross-entropy)." in shown
+    assert "All metrics and means are weighted by impressions." in shown
+    assert "Log loss" in read(page(classes._replace(hidden=()))).text
 
 
 def test_page_shows_changed_settings_first(report: Report) -> None:
@@ -247,7 +264,8 @@ def test_S19_page_escapes_hostile_names_wherever_they_stand(report: Report) -> N
 def test_page_of_a_bare_run_is_whole(report: Report) -> None:
     side = {"validation": {"loss": math.nan, "rows": 0.0}}
     bare = Report(
-        title="bare", facts={}, metrics=side, constant={}, history=[{"epoch": 1, "validation_loss": math.nan}],
+        title="bare", facts={}, metrics=side, constant={}, objective="binary", hidden=(),
+        history=[{"epoch": 1, "validation_loss": math.nan}],
         best_epoch=1, plots={}, settings=[], split={}, timings={}, environment={}, warnings=[],
     )  # fmt: skip
     assert "–" in read(page(bare)).text

@@ -19,6 +19,11 @@ LATEST = 2.5e17  # microseconds since 1970: the year 9892
 Array = npt.NDArray[Any]
 
 
+Beyond = tuple[
+    tuple[int, str], tuple[int, str]
+]  # rows below the first bin's range and the lowest value; the same above
+
+
 class Histogram(NamedTuple):
     """The distribution of a column; all lists have an item for each bin."""
 
@@ -27,6 +32,7 @@ class Histogram(NamedTuple):
     mean_labels: list[float]  # NaN where there is none
     ordered: bool  # bins are ranges of numbers; else the most frequent values, then all others
     missing: bool  # the last bin counts the rows without a value
+    beyond: "Beyond"
 
     @property
     def totals(self) -> list[int]:
@@ -40,6 +46,7 @@ class Bins(NamedTuple):
     names: list[str]
     values: list[str]
     edges: Array | None
+    beyond: Beyond = ((0, ""), (0, ""))
 
     def of(self, values: ColumnValues) -> Array:
         """int [rows]: the bin of each row; of a missing value the one after the last."""
@@ -65,22 +72,30 @@ def number_bins(column: Column, ascending: Array) -> Bins:
     if low == high:
         low, high = ascending[[0, -1]]
     if bool((distinct == np.floor(distinct)).all()):
-        return _integer_bins(column, low, high)
+        return _integer_bins(column, ascending, low, high)
     if column.role == "log_numeric" and low > -1:
         edges = np.expm1(np.linspace(np.log1p(low), np.log1p(high), MAX_BINS + 1))
     else:
         edges = np.linspace(low, high, MAX_BINS + 1)
-    return Bins([_range(*pair, column) for pair in itertools.pairwise(edges)], [], edges[1:-1])
+    names = [_range(*pair, column) for pair in itertools.pairwise(edges)]
+    return Bins(names, [], edges[1:-1], _beyond(ascending, edges[0], edges[-1], column))
 
 
-def _integer_bins(column: Column, low: float, high: float) -> Bins:
+def _integer_bins(column: Column, ascending: Array, low: float, high: float) -> Bins:
     """Bins that hold the same number of integers each."""
     step = math.ceil((high - low + 1) / MAX_BINS)
     starts = math.floor(low) + step * np.arange(MAX_BINS)
     starts = starts[starts <= high]
     firsts = starts.tolist()
     names = [number_text(at, column.kind) if step == 1 else _range(at, at + step - 1, column) for at in firsts]
-    return Bins(names, [], starts[1:] - 0.5)
+    return Bins(names, [], starts[1:] - 0.5, _beyond(ascending, starts[0], starts[-1] + step - 1, column))
+
+
+def _beyond(ascending: Array, low: float, high: float, column: Column) -> Beyond:
+    """How many sorted numbers the outer bins hold beyond the range that they are named by, and the farthest."""
+    below, above = np.searchsorted(ascending, low), len(ascending) - np.searchsorted(ascending, high, "right")
+    lowest, highest = (number_text(value, column.kind) for value in ascending[[0, -1]])
+    return (int(below), lowest), (int(above), highest)
 
 
 def _range(low: float, high: float, column: Column) -> str:
@@ -106,7 +121,9 @@ def histogram(
     missing = any(count[-1] for count in counts.values())
     names = [*bins.names, *(["missing"] if missing else [])]
     rows = {side: count[: len(names)].tolist() for side, count in counts.items()}
-    shown = Histogram(names, rows, mean_labels[: len(names)].tolist(), bins.edges is not None, bool(missing))
+    shown = Histogram(
+        names, rows, mean_labels[: len(names)].tolist(), bins.edges is not None, bool(missing), bins.beyond
+    )
     return shown, {side: drift(counts["train"], count) for side, count in counts.items() if side != "train"}
 
 

@@ -1,12 +1,13 @@
 """Write check.html, a self-contained page with the facts about a dataset."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.inspection.histogram import Histogram, number_text
 from trainer.inspection.profile import Inspection, Profile
-from trainer.inspection.text import printable
+from trainer.inspection.text import printable, weight_column
 from trainer.package.html import percent, render
 
 TEMPLATE = Path(__file__).parent / "templates" / "check.html"
@@ -22,6 +23,7 @@ def page(inspection: Inspection, variant: str) -> str:
     label = next(profile for profile in inspection.profiles if "label" in profile.column.role)
     features = [profile for profile in inspection.profiles if profile.leakage]
     others = [profile for profile in inspection.profiles if not profile.leakage and profile is not label]
+    weight = weight_column(inspection.profiles)
     return render(
         TEMPLATE,
         title=Path(inspection.datasets["train"]["path"]).name,
@@ -29,28 +31,35 @@ def page(inspection: Inspection, variant: str) -> str:
         inspection=inspection,
         label=label,
         sections={
-            "Label": [card(label)],
+            "Label": [card(label, weighted=bool(weight))],
             "Features": [card(profile) for profile in features],
             "Other columns": [card(profile) for profile in others],
         },
+        weight=weight,
         name=_name,
         share=_share,
     )
 
 
-def card(profile: Profile) -> dict[str, Any]:
-    """A column in detail: its histogram, its most frequent values, its figures."""
+def card(profile: Profile, *, weighted: bool = False) -> dict[str, Any]:
+    """A column in detail: its histogram, its most frequent values, its figures.
+
+    weighted: other means of the column are weighted, so that its own must be called unweighted.
+    """
     ordered = profile.histogram.ordered and any(profile.histogram.totals)
     return {
         "profile": profile,
         "chart": chart(profile) if ordered else None,
         "top": value_rows(profile),
-        "figures": figures(profile),
+        "figures": {
+            f"{name}, unweighted" if weighted and name == "mean" else name: value
+            for name, value in figures(profile).items()
+        },
     }
 
 
 def figures(profile: Profile) -> dict[str, str]:
-    """The figures of a column by name; "\\n" separates the sets."""
+    """The figures of a column by name."""
     kind, coverage, lengths = profile.column.kind, profile.coverage, profile.lengths
     result = {"missing": _share(profile.missing), "distinct": f"{profile.distinct:,}"}
     if profile.explained is not None:
@@ -58,18 +67,19 @@ def figures(profile: Profile) -> dict[str, str]:
     if coverage.vocabulary is not None:
         result["vocabulary"] = f"{coverage.vocabulary:,}"
     if any(coverage.out_of_vocabulary.values()):
-        result["out of vocabulary"] = _by_set(coverage.out_of_vocabulary)
+        result |= _by_set("out of vocabulary", coverage.out_of_vocabulary)
     if any(coverage.unseen.values()):
-        result["unseen in training"] = _by_set(coverage.unseen)
+        result |= _by_set("unseen in training", coverage.unseen)
     shown = ("min", "median", "max") if kind == "time" else profile.statistics
     result |= {name: number_text(profile.statistics[name], kind) for name in shown if name in profile.statistics}
     if lengths:
         unit = UNITS[kind]
         result |= {f"{unit}, mean": f"{lengths['mean']:.1f}", f"{unit}, max": f"{lengths['max']:,.0f}"}
-        result[f"over {profile.column.kept.width} {unit}"] = _share(lengths["truncated"])
+        if "label" not in profile.column.role:  # all its classes are used
+            result[f"over {profile.column.kept.width} {unit}"] = _share(lengths["truncated"])
         result["empty"] = _share(lengths["empty"])
-    if profile.drift:
-        result["drift from training"] = _by_set({side: distance for side, (distance, _) in profile.drift.items()})
+    for side, (distance, by_chance) in profile.drift.items():
+        result[f"drift, {side}"] = f"{percent(distance)} (chance {percent(by_chance)})"
     return result
 
 
@@ -102,8 +112,20 @@ def chart(profile: Profile) -> dict[str, Any]:
         "label_max": number_text(max(histogram.mean_labels[number] for number, _, _ in line)) if line else "",
         "legend": list(histogram.rows) if stacked else [],
         "low": histogram.names[0].split(" to ")[0],
+        "tails": tails(histogram),
         "high": f"{histogram.names[count - 1].split(' to ')[-1]} {UNITS.get(profile.column.kind, '')}",
     }
+
+
+def tails(histogram: Histogram) -> str:
+    """What the outer bars hold beyond the range that is drawn; "" for nothing."""
+    (below, lowest), (above, highest) = histogram.beyond
+    parts = [
+        f"{rows:,} {'row' if rows == 1 else 'rows'} {text}"
+        for rows, text in ((below, f"below, down to {lowest}"), (above, f"above, up to {highest}"))
+        if rows
+    ]
+    return f"The outer bars include {' and '.join(parts)}." if parts else ""
 
 
 def label_line(histogram: Histogram, totals: list[int], step: float) -> list[tuple[int, float, float]]:
@@ -142,8 +164,8 @@ def value_rows(profile: Profile) -> list[dict[str, Any]]:
     ]
 
 
-def _by_set(shares: Any) -> str:
-    return "\n".join(f"{side} {percent(share)}" for side, share in shares.items())
+def _by_set(name: str, shares: Mapping[str, float]) -> dict[str, str]:
+    return {f"{name}, {side}": percent(share) for side, share in shares.items()}
 
 
 def _share(share: float) -> str:

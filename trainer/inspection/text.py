@@ -20,7 +20,8 @@ RIGHT_ALIGNED = range(3, 7)
 
 def print_inspection(inspection: Inspection) -> None:
     """Print a table of the columns, the label of each set, and the warnings."""
-    rows = [table_row(profile) for profile in inspection.profiles]
+    weight = weight_column(inspection.profiles)
+    rows = [table_row(profile, weighted=bool(weight)) for profile in inspection.profiles]
     print()
     if sys.stdout.isatty():
         print_table(rows)
@@ -32,7 +33,7 @@ def print_inspection(inspection: Inspection) -> None:
         "explains: share of the label's variance that the column explains alone, on held-out rows\n"
     )
     for side, facts in inspection.labels.items():
-        mean = f", mean label {facts['mean']:.5g}" if "mean" in facts else ""
+        mean = f", {'weighted ' * bool(weight)}mean label {facts['mean']:.5g}" if "mean" in facts else ""
         zero = f", {percent(facts['zero'])} of the labels are 0" if "zero" in facts else ""
         say(side, f"{facts['rows']:,.0f} rows, weight {number_text(facts['weight'])}{mean}{zero}")
     if inspection.unused:
@@ -57,8 +58,13 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     Console().print(table)
 
 
-def table_row(profile: Profile) -> tuple[str, ...]:
-    """The cells of a column's row, under `HEADER`."""
+def weight_column(profiles: Sequence[Profile]) -> str:
+    """The column with the weights; "" for none."""
+    return next((profile.column.name for profile in profiles if "weight" in profile.column.role), "")
+
+
+def table_row(profile: Profile, *, weighted: bool) -> tuple[str, ...]:
+    """The cells of a column's row, under `HEADER`. weighted: whether rows have weights."""
     unseen = list(profile.coverage.unseen.values())
     return (
         printable(profile.column.name),
@@ -68,24 +74,25 @@ def table_row(profile: Profile) -> tuple[str, ...]:
         f"{profile.distinct:,}",
         percent(unseen[-1]) if unseen else "–",
         "–" if profile.explained is None else percent(profile.explained),
-        summary(profile),
+        summary(profile, weighted=weighted),
     )
 
 
-def summary(profile: Profile) -> str:
+def summary(profile: Profile, *, weighted: bool) -> str:
     """The range of numbers, the lengths of texts and lists, the most frequent categories."""
     if profile.statistics:
         names = ("min", "25%", "median", "75%", "max")
         low, quarter, median, three_quarters, high = (
             number_text(profile.statistics[name], profile.column.kind) for name in names
         )
-        mean = f", mean {number_text(profile.statistics['mean'])}" if profile.column.kind != "time" else ""
+        kind = "unweighted mean" if weighted and "label" in profile.column.role else "mean"
+        mean = f", {kind} {number_text(profile.statistics['mean'])}" if profile.column.kind != "time" else ""
         return f"{low} … {quarter} [{median}] {three_quarters} … {high}{mean}"
     parts, lengths = [], profile.lengths
     if lengths:
         unit = "tokens" if profile.column.kind == "text" else "values"
         parts.append(f"{lengths['mean']:.1f} {unit}, at most {lengths['max']:,.0f}")
-        if lengths["truncated"]:
+        if lengths["truncated"] and "label" not in profile.column.role:  # all classes of a label are used
             parts.append(f"{percent(lengths['truncated'])} truncated to {profile.column.kept.width}")
         if lengths["empty"]:
             parts.append(f"{percent(lengths['empty'])} empty")

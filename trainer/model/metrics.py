@@ -13,7 +13,7 @@ from trainer.model.objectives import multi_hot, predictions, row_loss
 
 Floats = NDArray[np.float64]
 
-# AUC and the calibration curve come from a histogram of the logits whose bins grow with the distance d from the best
+# AUC and the reliability diagram come from a histogram of the logits whose bins grow with the distance d from the best
 # constant prediction: uniform in log(1 + d / FINEST). A bin is 7e-7 wide in the middle and 7e-5 at a distance of 1.
 # Against the exact AUC of 200,000 rows that leaves 1e-7 in common cases and 1e-6 where all logits lie within 0.01;
 # 65,536 uniform bins on [-16, 16] leave 1e-3 there, and 2e-2 where a model is sure of itself (logits around 30).
@@ -23,7 +23,7 @@ FARTHEST = 100.0  # the probability is 0 or 1 for any use
 SCALE = BINS / (2 * np.log1p(FARTHEST / FINEST))
 
 WEIGHTED_SUMS = {
-    "binary": ("loss", "squared_error", "absolute_error", "correct", "label", "prediction"),
+    "binary": ("loss", "squared_error", "absolute_error", "correct", "label", "prediction", "fraction"),
     "regression": ("loss", "absolute_error", "label", "prediction", "squared_label"),
     "multiclass": ("loss", "correct", "in_top_5", "in_vocabulary"),
     "multilabel": ("loss", "squared_error"),
@@ -81,8 +81,14 @@ class Metrics(tf.Module):
         metrics = {name: float(value) for name, value in self._metrics(means).items()}
         return metrics | {"rows": int(rows), "weight": float(weight)}
 
-    def curve(self) -> dict[str, list[float]]:
-        """The calibration curve of a binary objective: groups of about equal weight by rising prediction.
+    @property
+    def rates(self) -> bool:
+        """Whether some binary label is a rate: neither 0 nor 1."""
+        name, names = "fraction", WEIGHTED_SUMS[self.objective]
+        return name in names and float(self._state["sums"][2 + names.index(name)]) > 0
+
+    def reliability(self) -> dict[str, list[float]]:
+        """The reliability diagram of a binary objective: groups of about equal weight by rising prediction.
 
         Returns equally long lists under "prediction" and "label" (weighted means) and "weight", of at most 20 groups:
         about 20 rows make one, and equal predictions stay together.
@@ -134,7 +140,7 @@ class Metrics(tf.Module):
         correct = tf.cast(tf.equal(probability > 0.5, labels > 0.5), tf.float64)
         sides = tf.stack([weights * (1 - labels), weights * labels], axis=1)
         self._state["histogram"].scatter_add(tf.IndexedSlices(sides, self._bin(logits[:, 0])))
-        return [tf.square(error), tf.abs(error), correct, labels, probability]
+        return [tf.square(error), tf.abs(error), correct, labels, probability, labels * (1 - labels)]
 
     def _add_regression(self, logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
         output, labels = logits[:, 0], tf.cast(labels, tf.float64)

@@ -15,7 +15,7 @@ from trainer.features.preprocessing import transform
 from trainer.features.tables import Rows
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import OpsWrapper
-from trainer.package import archive, logs, plots, saved_model
+from trainer.package import archive, logs, plots, saved_model, shown
 from trainer.package.predictor import RESERVED, get_weights, verify
 from trainer.package.report import Report, write_report
 from trainer.package.weights import weights_to_bytes
@@ -101,31 +101,36 @@ def named_embeddings(run: TrainedRun) -> dict[str, tuple[Any, list[str]]]:
 
 
 def write_plots(folder: Path, run: TrainedRun) -> dict[str, Path]:
-    """Plot the metrics by epoch and, for binary labels, calibration and predictions; return caption -> PNG."""
+    """Plot the metrics by epoch and, for binary labels, reliability and predictions; return caption -> PNG."""
     figures = {"Metrics of each epoch": folder / "metrics.png"}
     plots.plot_metrics(folder / "metrics.png", run.history.rows, run.history.best_epoch)
     if run.settings.config.objective == "binary":
         curves, distribution, side = {}, {}, ""
         for side, rows in run.tables.items():  # predictions are plotted for the last set
             run.ops.evaluate(rows.evenly_spaced(MAX_TRAIN_METRIC_ROWS) if side == "train" else rows)
-            curves[side], distribution = run.ops.metrics.curve(), run.ops.metrics.distribution()
-        figures |= {"Calibration": folder / "calibration.png", "Predictions": folder / "predictions.png"}
-        plots.plot_calibration(figures["Calibration"], curves)
+            curves[side], distribution = run.ops.metrics.reliability(), run.ops.metrics.distribution()
+        figures |= {"Reliability": folder / "reliability.png", "Predictions": folder / "predictions.png"}
+        plots.plot_reliability(figures["Reliability"], curves)
         plots.plot_predictions(figures["Predictions"], distribution, side)
     return figures
 
 
 def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machine: dict[str, Any]) -> Report:
-    """The content of report.html."""
-    settings, history = run.settings, run.history
+    """The content of report.html. The metrics of `run.ops` must be those of its evaluation on the last set."""
+    settings, history, config = run.settings, run.history, run.settings.config
+    shown_metrics = history.best_metrics(list(run.tables)[-1])
+    hidden = shown.hidden_metrics(
+        shown_metrics, rates=run.ops.metrics.rates, stopping_metric=config.stopping_metric
+    )  # fmt: skip
     sets = run.prepared.sets.values()
     rows, *left_out = (sum(facts[name] for facts in sets) for name in ("rows", "bad_rows", "unlabelled_rows"))
     facts = {
         "Variant": settings.variant,
-        "Network": f"{settings.config.network}, {run.ops.model.count_params():,} weights",
-        "Objective": f"{settings.config.objective}: {settings.config.label_column}",
+        "Network": f"{config.network}, {run.ops.model.count_params():,} weights",
+        "Objective": f"{config.objective}: {config.label_column}",
         "Data": ", ".join(run.data.values()),
         "Rows": f"{rows:,}{counted(*left_out)}",
+        **({"Weight": config.weight_column} if config.weight_column else {}),
         "Features": ", ".join(run.prepared.preprocessing.features),
         "Commit": f"{(machine['commit'] or 'none')[:12]}{' with changes' if machine['uncommitted_changes'] else ''}",
     }
@@ -134,6 +139,8 @@ def describe_run(folder: Path, run: TrainedRun, figures: dict[str, Path], machin
         facts=facts,
         metrics={side: history.best_metrics(side) for side in run.tables},
         constant=run.constant,
+        objective=config.objective,
+        hidden=hidden,
         history=history.rows,
         best_epoch=history.best_epoch,
         plots=figures,

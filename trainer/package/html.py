@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+MANY = 1e9  # numbers with fractions are not written in full from here on
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -30,7 +31,7 @@ def render(template: Path, **content: Any) -> str:
 
 
 def figure(value: object) -> str:
-    """A value as text: four significant digits, commas between thousands, a dash for None and NaN."""
+    """A value as text: four significant digits, all digits of thousands to billions, a dash for None and NaN."""
     match value:
         case None:
             return "–"
@@ -40,8 +41,10 @@ def figure(value: object) -> str:
             return f"{value:,}"
         case float() if not math.isfinite(value):
             return "–" if math.isnan(value) else str(value)
+        case float() if 1000 <= abs(value) < MANY:
+            return f"{value:,.0f}"
         case float():
-            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+            return f"{value:#.4g}"
         case Mapping():
             return ", ".join(f"{key} {figure(item)}" for key, item in value.items())
         case list() | tuple():
@@ -50,12 +53,13 @@ def figure(value: object) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count or statistic as text: at most four significant digits, all digits of integers and thousands."""
+    """A count or statistic as text: at most four significant digits, all digits of integers and of thousands to
+    billions."""
     if value is None or math.isnan(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < MANY else f"{value:.4g}"
 
 
 def percent(share: float) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,8 +77,10 @@ class TensorBoardLog:
             self._writers[side] = tf.summary.create_file_writer(str(self.folder / side))
         return self._writers[side]
 
-    def epoch(self, row: EpochRow, weights: Mapping[str, ArrayLike] | None = None) -> None:
-        """Log an epoch: metrics of each set, speed, learning rate, and histograms of the weights by name."""
+    def epoch(
+        self, row: EpochRow, weights: Mapping[str, ArrayLike] | None = None, hidden: Collection[str] = ()
+    ) -> None:
+        """Log an epoch: metrics of each set but the hidden ones, learning rate, and histograms of the weights."""
         summaries: dict[str, list[Summary]] = defaultdict(list)
         for key, number in row.items():
             side, _, metric = key.partition("_")
@@ -86,7 +88,7 @@ class TensorBoardLog:
                 value = np.float32(number)
             if side not in SIDES and key != "epoch":
                 summaries["train"].append(scalar_pb(f"training/{key}", value))
-            elif metric not in ("", "rows", "weight"):
+            elif metric not in ("", "rows", "weight", *hidden):
                 summaries[side].append(scalar_pb(f"metrics/{metric}", value))
         for name, weight in (weights or {}).items():
             values = np.asarray(weight)

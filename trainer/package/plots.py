@@ -1,4 +1,4 @@
-"""Plot the metrics, calibration and predictions of a run.
+"""Plot the metrics of a run, its predictions, and how they agree with the labels.
 
 Drawn through matplotlib's objects, without pyplot and its global state; equal values give equal bytes. Colours are
 those of Okabe and Ito (Color Universal Design, 2008), which every kind of colour vision tells apart.
@@ -7,6 +7,7 @@ those of Okabe and Ito (Color Universal Design, 2008), which every kind of colou
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from trainer.package.shown import main_metrics, metric_name
 from trainer.runtime.system import write_atomic
 
 EpochRow = Mapping[str, float]
@@ -52,26 +54,6 @@ STYLE: dict[str, Any] = {
     "ytick.color": FAINT,
     "ytick.labelcolor": INK,
 }
-
-# The metrics that tell most, for each objective.
-MAIN_METRICS = (
-    ("loss", "auc", "calibration", "mse"),
-    ("loss", "r2", "rmse", "mae"),
-    ("loss", "accuracy", "macro_f1", "top_5_accuracy"),
-    ("loss", "auc", "micro_f1", "macro_f1"),
-)
-NAMES = {"auc": "AUC", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
-
-
-def metric_name(metric: str) -> str:
-    """A metric as people write it."""
-    return NAMES.get(metric) or metric.replace("_", " ").capitalize().replace("f1", "F1")
-
-
-def main_metrics(names: Sequence[str]) -> list[str]:
-    """The most important of some metrics, at most four."""
-    best = max(MAIN_METRICS, key=lambda group: len(set(group) & set(names)))
-    return [name for name in best if name in names] or list(names[:4])
 
 
 def plot_metrics(path: Path, history: Sequence[EpochRow], best_epoch: int) -> None:
@@ -114,10 +96,10 @@ def _draw_curves(axis: Axes, history: Sequence[EpochRow], metric: str, best_epoc
     axis.set_xlim(0.5, max(epochs) + 0.5)
 
 
-def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
+def plot_reliability(path: Path, curves: Mapping[str, Curve]) -> None:
     """A PNG with the reliability diagram of each side, and below it the distribution of the last set's weight.
 
-    curves: by side, as `Metrics.curve` returns them. Axes are logarithmic where rates are small.
+    curves: by side, as `Metrics.reliability` returns them. Axes are logarithmic where rates are small.
     """
     values = np.concatenate([np.concatenate([curve["prediction"], curve["label"]]) for curve in curves.values()])
     rates = values[values > 0] if (values > 0).any() else np.array([0.01, 1.0])
@@ -132,7 +114,7 @@ def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
                 markersize=3.5, linewidth=1.2, label=side,
             )  # fmt: skip
         limits = _with_margin(rates, scale)
-        above.set(xscale=scale, yscale=scale, xlim=limits, ylim=limits, ylabel="observed rate", title="Calibration")
+        above.set(xscale=scale, yscale=scale, xlim=limits, ylim=limits, title="Observed rate by predicted rate")
         subs = (1, 2, 5) if limits[1] < 1000 * limits[0] else (1,)
         for axis in (above.xaxis, above.yaxis):
             axis.set_major_locator(LogLocator(subs=subs) if scale == "log" else MaxNLocator(nbins=6))
@@ -143,7 +125,7 @@ def plot_calibration(path: Path, curves: Mapping[str, Curve]) -> None:
         _draw_density(below, np.array(curve["prediction"]), np.array(curve["weight"]), scale, SIDES[side])
         below.set(xlabel="predicted rate", ylabel=f"{side}\nweight")
 
-    _save(path, draw, Layout(5.6, 5.8, rows=2, row_gap=0.15))
+    _save(path, draw, Layout(5.6, 5.8, right=0.4, rows=2, row_gap=0.15))
 
 
 def _with_margin(rates: NDArray[np.float64], scale: str) -> tuple[float, float]:
@@ -185,16 +167,15 @@ def plot_predictions(path: Path, distribution: Curve, side: str) -> None:
             share = np.array(distribution[name]) / max(sum(distribution[name]), 1e-300)
             axis.fill_between(logits, share, step="mid", color=colour, alpha=0.25, linewidth=0)
             axis.step(logits, share, where="mid", color=colour, linewidth=1.4, label=name)
-        axis.set(
-            title=f"Predictions by label, {side} rows", xlabel="predicted rate", ylabel="share of label", ylim=(0, None)
-        )
+        title = f"Predictions for negative and for positive labels, {side} rows: share of each label"
+        axis.set(title=title, xlabel="predicted rate", ylim=(0, None))
         axis.set_xlim(low, high)
         rates = _round_rates(1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high)))
         axis.set_xticks([math.log(rate / (1 - rate)) for rate in rates], [_percent(rate, None) for rate in rates])
         axis.yaxis.set_major_formatter(FuncFormatter(_percent))
         axis.legend(loc="upper right")
 
-    _save(path, draw, Layout(8, 3.2))
+    _save(path, draw, Layout(8, 3.2, right=0.4))
 
 
 def _round_rates(low: float, high: float) -> list[float]:
@@ -204,13 +185,13 @@ def _round_rates(low: float, high: float) -> list[float]:
         rates = [rate for rate in (*small, 0.5, *(1 - rate for rate in reversed(small))) if low <= rate <= high]
         if 2 <= len(rates) <= 8:
             return rates
-    return [low, high]
+    rates = [float(rate) for rate in MaxNLocator(nbins=5).tick_values(low, high) if low <= rate <= high]
+    return rates or [low, high]
 
 
 def _percent(rate: float, _: object) -> str:
-    """Three significant digits, and as many nines as a rate near 1 has."""
-    percent = 100 * rate
-    return f"{percent:.9g}%" if percent > 99 else f"{float(f'{percent:.3g}'):g}%"
+    """A tick as it is, without rounding: ticks are 2.5% or 0.25% apart as well as 5%."""
+    return f"{Decimal(f'{100 * rate:.9g}'):f}%"
 
 
 class Layout(NamedTuple):

@@ -2,19 +2,23 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.package.html import TEMPLATES, figure, number, percent, render
-from trainer.package.plots import main_metrics, metric_name
+from trainer.package.shown import explanations, main_metrics, metric_name
 from trainer.runtime.system import write_atomic
 
 PLOT_DPI, SCREEN_DPI = 160, 96
 
-# objective -> what the best constant prediction is
+# objective -> what the best constant prediction is, for the console and for the page
 BASELINES = dict.fromkeys(("binary", "regression"), "mean training label")
 BASELINES |= dict.fromkeys(("multiclass", "multilabel"), "class shares in training")
+BASELINE_SENTENCES = {
+    "mean training label": "the mean label of the training rows for every row",
+    "class shares in training": "each class with its share of the training rows, for every row",
+}
 
 
 class Report(NamedTuple):
@@ -24,6 +28,8 @@ class Report(NamedTuple):
     facts: Mapping[str, object]  # variant, network, dataset, objective, ...
     metrics: Mapping[str, Mapping[str, float]]  # of the best epoch, by set; the summary is about the last set
     constant: Mapping[str, float]  # of the best constant prediction on the last set
+    objective: str
+    hidden: Collection[str]  # metrics that are not shown
     history: Sequence[Mapping[str, float]]  # a row per epoch
     best_epoch: int
     plots: Mapping[str, Path]  # caption -> PNG
@@ -57,6 +63,7 @@ def page(report: Report) -> str:
         tiles=[(metric_name(name), *tile_values(report, metrics, name)) for name in main_metrics(list(metrics))],
         plots=[plot(caption, path) for caption, path in report.plots.items()],
         metrics=metrics_table(report),
+        explanations=explanations(report.objective, metrics),
         epochs=epochs_table(report),
         changed_settings=[row for row in report.settings if not row[2].startswith("default")],
         environment={name.replace("_", " "): value for name, value in report.environment.items()},
@@ -71,8 +78,8 @@ def summary(report: Report, side: str, metrics: Mapping[str, float]) -> str:
         change = loss / constant - 1
         text += (
             f" On {figure(int(metrics['rows']))} {side} rows, its loss is {percent(abs(change))} "
-            f"{'above' if change > 0 else 'below'} that of the baseline, which predicts the "
-            "average label of the training rows for every row."
+            f"{'above' if change > 0 else 'below'} that of the baseline, which predicts "
+            f"{BASELINE_SENTENCES[BASELINES[report.objective]]}."
         )
     return text
 
@@ -93,7 +100,7 @@ def plot(caption: str, path: Path) -> dict[str, object]:
 def metrics_table(report: Report) -> Table:
     """Every metric of the best epoch, by set, and of the best constant prediction."""
     columns = dict(report.metrics) | ({"baseline": report.constant} if report.constant else {})
-    names = [name for name in report.metrics["validation"] if name not in ("rows", "weight")]
+    names = [name for name in report.metrics["validation"] if name not in ("rows", "weight", *report.hidden)]
     rows: list[tuple[object, list[object]]] = [
         (metric_name(name), [values.get(name) for values in columns.values()]) for name in names
     ]
