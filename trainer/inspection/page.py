@@ -63,7 +63,7 @@ def figures(profile: Profile) -> dict[str, str]:
     kind, coverage, lengths = profile.column.kind, profile.coverage, profile.lengths
     result = {"missing": _share(profile.missing), "distinct": f"{profile.distinct:,}"}
     if profile.explained is not None:
-        result["explains of the label"] = percent(profile.explained)
+        result["explains"] = percent(profile.explained)
     if coverage.vocabulary is not None:
         result["vocabulary"] = f"{coverage.vocabulary:,}"
     if any(coverage.out_of_vocabulary.values()):
