@@ -19,13 +19,14 @@ def at(*times: float) -> Callable[[], float]:
 
 
 def test_the_time_left_counts_down_while_nothing_is_reported() -> None:
-    shown = RunProgress(at(100, 130, 135, 150))
+    shown = RunProgress(at(100, 130, 135, 150, 240))
     shown.show("epoch 2/9", 0.25, ["loss 0.3"])
     shown.expect(100, at_most=True)
     assert shown.place() == ["epoch 2/9 25%", "0:35 elapsed", "at most 1:35 left"]
     assert shown.place() == ["epoch 2/9 25%", "0:50 elapsed", "at most 1:20 left"]
+    assert shown.place() == ["epoch 2/9 25%", "2:20 elapsed"]  # it takes longer than expected
     shown.stage("report")
-    assert shown.place() == ["report", "0:50 elapsed"]
+    assert shown.place() == ["report", "2:20 elapsed"]
     assert list(shown.state.figures) == []
 
 

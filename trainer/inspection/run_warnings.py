@@ -66,24 +66,24 @@ def after_training(
     loss, baseline = metrics["loss"], constant["loss"]
     if train["loss"] > baseline + abs(loss - baseline):
         advice = (
-            f"Its loss on training rows, {train['loss']:.5f}, is higher still: lower learning_rate, or look for "
+            f"Its loss on training rows, {train['loss']:#.5g}, is higher still: lower learning_rate, or look for "
             "extreme numbers with `fab check-data`."
         )
     elif gain.mean > SHARED * (baseline - train["loss"]) > 0:
         advice = f"{metrics['rows']:,.0f} rows are too few to tell: use more {side} rows."
     elif train["loss"] < (1 - MEMORISED) * baseline:
         advice = (
-            f"Its loss on training rows, {train['loss']:.5f}, is much lower: it memorises them. Use more rows, leave "
+            f"Its loss on training rows, {train['loss']:#.5g}, is much lower: it memorises them. Use more rows, leave "
             "out columns whose values hardly repeat, or raise dropout."
         )
     else:
         advice = (
-            f"Its loss on training rows, {train['loss']:.5f}, is no better: nothing was learned. See with `fab "
+            f"Its loss on training rows, {train['loss']:#.5g}, is no better: nothing was learned. See with `fab "
             "check-data` whether the columns explain the label, or train longer with a higher learning_rate."
         )
     return [
-        f"The model may be no better than the same prediction for every row: {side} loss {loss:.5f} against "
-        f"{baseline:.5f}, a gain of {gain.mean:.2g} with a standard error of {gain.error:.2g}. {advice}"
+        f"The model may be no better than the same prediction for every row: {side} loss {loss:#.5g} against "
+        f"{baseline:#.5g}, a gain of {gain.mean:.2g} with a standard error of {gain.error:.2g}. {advice}"
     ]
 
 

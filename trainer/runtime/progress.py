@@ -75,10 +75,11 @@ class RunProgress:
         self.state = self.state._replace(ends=ends, at_most=at_most)
 
     def place(self) -> list[str]:
-        """What is being done, the time since the start, and the time left, if they are known."""
+        """What is being done, the time since the start, and the time left; none if it is unknown or over."""
         state, now = self.state, self.clock()
         what = state.what + (f" {state.share:.0%}" if state.share is not None else "")
-        left = [] if state.ends is None else [f"{'at most ' * state.at_most}{duration(max(state.ends - now, 0))} left"]
+        seconds = math.nan if state.ends is None else state.ends - now
+        left = [f"{'at most ' * state.at_most}{duration(seconds)} left"] if seconds > 0 else []
         return [what, f"{duration(now - self.began)} elapsed", *left]
 
     def _print_lines(self, ended: threading.Event) -> None:
