@@ -130,6 +130,17 @@ def test_bits_repeat_however_many_steps_one_call_takes(network: str) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_metrics_have_the_same_bits_however_many_rows_one_call_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_wrapper, "EVALUATION_BATCH", 64)
+    ops, metrics, done = with_random_weights(built("deep_v1")), [], list[int]()
+    table = ops.table(examples())
+    for rows in (ROWS, 128):
+        monkeypatch.setattr(ops_wrapper, "EVALUATION_CALL", rows)
+        metrics.append(ops.evaluate(table, done.append))
+    assert metrics[0] == metrics[1]
+    assert done == [ROWS, *range(128, ROWS + 1, 128)]
+
+
 def test_nothing_is_dropped_out_where_nothing_is_trained() -> None:
     calm, wild = (with_random_weights(built("deep_v1", dropout=dropout)) for dropout in (0.0, 0.9))
     table = calm.table(examples())

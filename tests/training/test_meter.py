@@ -28,7 +28,7 @@ def test_rows_before_a_resume_are_not_counted() -> None:
     counted.count(50, 0.5)
     counted.show_steps(2, 900, 0.25)  # 800 of the 900 rows were trained on before the run was stopped
     assert counted.progress.place() == ["epoch 2/5 90%", "0:00 elapsed", "0:31 left"]  # (100 + 3 * 1000) / 100
-    assert list(counted.progress.state.figures) == ["loss 0.25", "100 rows/s"]
+    assert list(counted.progress.state.figures) == ["loss 0.2500", "100 rows/s"]
 
 
 def test_the_time_left_includes_the_evaluations() -> None:

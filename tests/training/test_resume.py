@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or refused: what is started again ends with the bits of a run that never was."""
 
+import json
 import os
 import random
 import re
@@ -645,7 +646,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_warns_once_and_ends_with_the_s
     warnings = [line for line in done.out.splitlines() if "damaged" in line]
     path = f"runs/it/checkpoints/{newest:08}/{name}"
     assert warnings == [f"warning  {path} is damaged; the run continues from the checkpoint before it."]
-    assert "resume   epoch" in done.out
+    epoch, step, train = (
+        int(re.search(pattern, done.out)[1])  # type: ignore[index]
+        for pattern in (r"resume   epoch (\d+)", r"resume   epoch \d+, step (\d+)", r"split    train (\d+)")
+    )
+    timings = json.loads(archive.read_package(folder / "packages" / "it.zip")["timings.json"])
+    assert timings["stages"]["train"]["rows"] == 2 * train - (epoch - 1) * train - min(128 * step, train)  # its own
     assert result(folder) == never_stopped
     record_property("damaged checkpoints, each warned of once", 1)
 

@@ -156,7 +156,7 @@ def check_validation(row: EpochRow, value: float, stopping_metric: str) -> None:
 
 def best_so_far(history: History, stopping_metric: str) -> str:
     """The best epoch so far and its value of the stopping metric, for people; "" before the first."""
-    return f"best {stopping_metric} {history.best_value:.4g} in epoch {history.best_epoch}" if history.rows else ""
+    return f"best {stopping_metric} {history.best_value:#.4g} in epoch {history.best_epoch}" if history.rows else ""
 
 
 def train_epoch(

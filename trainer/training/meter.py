@@ -47,7 +47,7 @@ class Meter:
         """Show a place within an epoch, and the mean loss of the last steps."""
         self.progress.expect(self.seconds_left(epoch, self.rows - rows_done), at_most=self.can_stop)
         speed = "" if math.isnan(self.rate) else f"{self.rate:,.0f} rows/s"
-        self.show(epoch, "", rows_done / self.rows, (f"loss {loss:.4g}", self.best, speed))
+        self.show(epoch, "", rows_done / self.rows, (f"loss {loss:#.4g}", self.best, speed))
 
     def show_evaluation(self, epoch: int, side: str, rows: int) -> Callable[[int], None]:
         """Show that an evaluation begins; returns what is to be called with the number of rows that are done."""
