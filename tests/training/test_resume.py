@@ -315,7 +315,7 @@ def test_the_first_process_of_a_container_obeys_too(folder: Path, moment: str) -
         assert process.wait(timeout=30) == Interrupted.exit_code
     finally:
         process.kill()
-    errors = (folder / "stderr").read_text()
+    errors = commands.PROGRESS.sub("", (folder / "stderr").read_text())
     assert errors.startswith("error: Stopped by SIGTERM")
     assert len(errors.splitlines()) == 1
     assert ("To continue, start" in errors) == (moment == "it trains")
