@@ -157,6 +157,10 @@ def test_a_file_is_a_link_on_a_terminal_and_a_plain_path_elsewhere(
     plain = capsys.readouterr().out
     assert plain == f"report   {printable(str(path))}\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    say_file("report", path)
+    assert capsys.readouterr().out == plain
+    monkeypatch.setenv("TERM", "xterm")
     say_file("report", path)
     address = f"file://{tmp_path}/a%20b%0A/report.html"
     assert capsys.readouterr().out == f"report   \x1b]8;;{address}\x1b\\{printable(str(path))}\x1b]8;;\x1b\\\n"

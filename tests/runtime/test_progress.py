@@ -62,6 +62,17 @@ def test_a_short_run_without_a_terminal_shows_nothing(capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside, inside = os.openpty()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.001)
+    with open(inside, "w") as stderr:  # noqa: PTH123 - a descriptor, not a path
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with RunProgress():
+            assert os.read(outside, 100).startswith(b"progress start, 0:00 elapsed")
+    os.close(outside)
+
+
 def test_a_stream_that_is_closed_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with RunProgress() as shown:

@@ -22,6 +22,8 @@ from trainer.runtime.system import storage_error
 # TensorFlow's message for a full disk: the failed operation, if any, then the file that it could not write.
 NO_SPACE = re.compile(rf"^(?:\{{\{{.*\}}\}} )?(.+); {re.escape(os.strerror(errno.ENOSPC))}", re.MULTILINE)
 
+WITHOUT_LINKS = ("dumb", "linux")  # kinds of terminals that would print the address of a link
+
 # Modules that Keras tries to import for features that no command uses: up to a second in all.
 UNUSED = ("sklearn", "IPython", "matplotlib.pyplot")
 
@@ -89,7 +91,7 @@ def say(stage: str, text: str) -> None:
 def say_file(stage: str, path: Path) -> None:
     """Print the path of a file in the form of `say`; a terminal makes it a link."""
     text = printable(str(path))
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.environ.get("TERM") not in WITHOUT_LINKS:
         text = f"\x1b]8;;{path.absolute().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
     print(f"{stage:<8} {text}", flush=True)
 

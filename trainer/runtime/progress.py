@@ -39,7 +39,7 @@ class RunProgress:
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        if sys.stderr and sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty() and Console(stderr=True).is_interactive:
             both = bool(sys.stdout) and sys.stdout.isatty()  # what is printed meanwhile appears above the line
             bar = Progress(
                 _Bar(self), _Figures(self), console=Console(stderr=True), transient=True, redirect_stdout=both
