@@ -91,7 +91,7 @@ def test_a_run_from_bucket_to_bucket_has_the_bits_of_one_at_home(
 ) -> None:
     done = run(tmp_path, bucket)
     assert (done.code, done.err) == (0, "")
-    assert f"{bucket.uri}/models/it.zip, verified" in done.out
+    assert done.out.splitlines()[-1] == f"package  {bucket.uri}/models/it.zip"
     assert bits(package(tmp_path, bucket)) == at_home
     again = run(tmp_path / "elsewhere", bucket)
     assert (again.code, "this run is finished" in again.out) == (0, True)

@@ -15,7 +15,7 @@ IMPORTED = time.time()
 
 from trainer import __main__ as program
 from trainer.runtime.timing import Timings, peak_memory
-from trainer.training import loop
+from trainer.training.meter import Meter
 
 RESET_PEAK = "5"  # what Linux wants written to clear_refs
 
@@ -57,21 +57,15 @@ def watch_stages(figures: dict[str, float]) -> None:
 
 def watch_first_step(figures: dict[str, float], began: float, stop: bool) -> None:
     """Note when training first shows progress, which is after its first step."""
-    original = loop.progress
+    original = Meter.show_steps
 
-    @contextmanager
-    def progress(epoch: int, epochs: int, rows: int) -> Iterator[loop.ShowProgress]:
-        with original(epoch, epochs, rows) as advance:
+    def show_steps(meter: Meter, epoch: int, rows_done: int, loss: float) -> None:
+        figures.setdefault("first step", time.time() - began)
+        if stop:
+            raise EnoughError
+        original(meter, epoch, rows_done, loss)
 
-            def first(rows_done: int, loss: float) -> None:
-                figures.setdefault("first step", time.time() - began)
-                if stop:
-                    raise EnoughError
-                advance(rows_done, loss)
-
-            yield first
-
-    loop.progress = progress
+    Meter.show_steps = show_steps  # type: ignore[method-assign]
 
 
 def peak() -> int:
