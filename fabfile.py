@@ -98,6 +98,21 @@ def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None,
 @task(
     help={
         "data": PATH_HELP,
+        "label": "column to predict",
+        "name": "name of the variant; default: from the place of the rows",
+    }
+)
+def init(c, data, label, name=None):
+    """Look at rows and write a variant for them: fab init --data=rows/ --label=clicked
+
+    Prints the role of each column with the reason, and adds the variant to variant_config.json, ready to train.
+    """
+    python("-m", "trainer.inspection.init", data=data, label=label, name=name)
+
+
+@task(
+    help={
+        "data": PATH_HELP,
         "variant": "use the columns and the split of this variant",
         "test-data": "separate test set",
         "validation-data": "separate validation set",
