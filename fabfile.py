@@ -1,52 +1,41 @@
-"""The commands of the project: `fab --list` shows them, `fab --help TASK` shows the options of one."""
+"""The commands of the project: `fab --list` shows them, `fab --help COMMAND` shows the options of one."""
 
-import importlib
+import functools
 import json
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
-from fabric import Connection, task
-from invoke.exceptions import Exit
+import fabric
+from fabric import Connection
 
-from trainer.runtime.signals import ending_with_parent
+from trainer.machines import fab_program
+from trainer.machines.fab_program import call, python, remote, show
 
 ROOT = Path(__file__).parent
 SAMPLE = ROOT / "data" / "sample_2k.json"
 PATH_HELP = "rows: a file, a folder of shards, or a quoted pattern, local or gs://; .json or .json.gz"
 PACKAGE_HELP = "package of a run: a path or gs://"
 PORT_HELP = "port of 127.0.0.1; default: a free one"
+SET_HELP = "change a setting for this run: NAME=VALUE; repeatable"
+
+GROUPS = {
+    "rows": ("init", "check-data", "dataset", "sample"),
+    "train": ("train", "publish", "variants", "networks", "config"),
+    "look": ("tensorboard", "notebook"),
+    "serve": ("predict", "evaluate"),
+    "elsewhere": ("attach", "status", "stop", "build", "push", "shell", "gpu-check"),
+    "develop": ("test", "test-faults", "lint", "bench", "ci"),
+}
+fab_program.use(GROUPS)
+
+# Options are written out: `-v` could mean several.
+task = functools.partial(fabric.task, auto_shortflags=False, positional=())
 
 
-def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> None:
-    """Run a command on this terminal, which gets stop signals, and ends with this process; if it fails, exit with its
-    exit code."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | variables  # so that it works from any folder
-    child = subprocess.Popen(  # no other thread runs that could disturb preexec_fn
-        list(command),
-        cwd=cwd,
-        env=env,
-        process_group=0,
-        preexec_fn=ending_with_parent(),  # noqa: PLW1509
-    )
-    handlers_before = {
-        number: signal.signal(number, lambda received, _: child.send_signal(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    code = child.wait()
-    for number, handler in handlers_before.items():
-        signal.signal(number, handler)
-    if code:
-        raise Exit(code=code if code > 0 else 128 - code)
-
-
-def python(*arguments: str | Path, **options: str | None) -> None:
-    """Run Python with arguments, and with the options that have a value: test_data="x" becomes --test-data=x."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value]
-    call(sys.executable, *arguments, *flags)
+def assignments(settings: list[str]) -> list[str]:
+    """The arguments that change settings."""
+    return [f"--set={setting}" for setting in settings]
 
 
 def trainer(docker: bool, gpu: bool) -> list[str]:
@@ -54,22 +43,8 @@ def trainer(docker: bool, gpu: bool) -> list[str]:
     return ["-m", "trainer.machines.containers", "train", *["--gpu"] * gpu] if docker or gpu else ["-m", "trainer"]
 
 
-def remote(c, module: str = "trainer.machines.remote") -> ModuleType:
-    """Import the module that works on other machines, which takes a second. Without -H, exit with code 2."""
-    if not isinstance(c, Connection):
-        raise Exit("This task needs a machine: fab -H user@machine TASK", code=2)
-    return importlib.import_module(module)
-
-
-def show(c, viewer: str, port: str | None, **options: str | None) -> None:
-    """Show TensorBoard or JupyterLab in a browser on this machine; with -H for the runs of another machine."""
-    if not isinstance(c, Connection):
-        return python("-m", "trainer.machines.viewers", viewer, port=port, **options)
-    arguments = [f"--{name}={value}" for name, value in options.items() if value]
-    return remote(c, "trainer.machines.remote_viewers").show(c, viewer, arguments, port)
-
-
 @task(
+    iterable=["set_"],
     help={
         "variant": "name in variant_config.json; `fab variants` lists them",
         "data": PATH_HELP,
@@ -78,21 +53,24 @@ def show(c, viewer: str, port: str | None, **options: str | None) -> None:
         "output": "folder or gs:// prefix of the package; default: packages",
         "run": "name of the run; an existing run is resumed; default: variant and time",
         "restart": "start an existing run from the beginning",
+        "set": SET_HELP,
         "docker": "train in a container of the image of this code, which is built if needed",
         "gpu": "train in the GPU image, on all GPUs of the machine",
         "dirty": "with -H: send uncommitted changes, too",
-    }
+    },
 )
-def train(c, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None, restart=False,
-          docker=False, gpu=False, dirty=False):  # fmt: skip
+def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None,
+          restart=False, docker=False, gpu=False, dirty=False):  # fmt: skip
     """Train a variant and write its package: fab train --variant=rnn_v1 --data=rows/
 
-    Set NET_LEARNING_RATE=0.01 to change a setting for one run; fab -H user@gpu-1 train --gpu trains on another machine.
+    Change settings for one run: fab train --set learning_rate=0.01 --set hidden_units=64,32
+    Train on another machine: fab -H user@gpu-1 train --gpu
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
     if isinstance(c, Connection):
-        return remote(c).train(c, remote(c).TrainRequest(variant, run, paths, output, gpu, dirty, restart))
-    python(*trainer(docker, gpu), *["--restart"] * restart, variant=variant, output=output, run=run, **paths)
+        return remote(c).train(c, remote(c).TrainRequest(variant, run, paths, output, gpu, dirty, restart, set_))
+    arguments = [*trainer(docker, gpu), *assignments(set_), *["--restart"] * restart]
+    python(*arguments, variant=variant, output=output, run=run, **paths)
 
 
 @task(
@@ -111,21 +89,23 @@ def init(c, data, label, name=None):
 
 
 @task(
+    iterable=["set_"],
     help={
         "data": PATH_HELP,
         "variant": "use the columns and the split of this variant",
+        "set": SET_HELP,
         "test-data": "separate test set",
         "validation-data": "separate validation set",
         "out": "page to write; default: check.html",
-    }
+    },
 )
-def check_data(c, data=None, variant="deep_v1", test_data=None, validation_data=None, out=None):
+def check_data(c, set_, data=None, variant="deep_v1", test_data=None, validation_data=None, out=None):
     """Inspect rows before training: columns, label, split and warnings. Example: fab check-data --data=rows/
 
     Prints a table and writes a page with small plots. Fails where fab train would fail; trains nothing.
     """
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
-    python("-m", "trainer.inspection.inspect", variant=variant, out=out, **paths)
+    python("-m", "trainer.inspection.inspect", *assignments(set_), variant=variant, out=out, **paths)
 
 
 @task(
@@ -209,10 +189,10 @@ def notebook(c, port=None):
     show(c, "notebook", port)
 
 
-@task(help={"variant": "name in variant_config.json"})
-def config(c, variant="deep_v1"):
+@task(iterable=["set_"], help={"variant": "name in variant_config.json", "set": SET_HELP})
+def config(c, set_, variant="deep_v1"):
     """Print every setting of a variant with its value, source and meaning: fab config --variant=rnn_v1"""
-    python("-m", "trainer.config.show", "settings", variant=variant)
+    python("-m", "trainer.config.show", "settings", *assignments(set_), variant=variant)
 
 
 @task

@@ -31,6 +31,7 @@ from trainer.config import show
 from trainer.config.loading import BASE, config_class, load_config, variable, variants
 from trainer.config.net_config import NetConfig
 from trainer.config.roles import column_kinds
+from trainer.machines import fab_program
 from trainer.model import layers
 from trainer.model.ops_wrapper import build_model_graph
 from trainer.package.archive import read_package
@@ -272,7 +273,7 @@ def run_fab(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> 
     """A `fab` command as fabric parses it. What it would start runs in a process that has TensorFlow imported, and an
     example's variant, which is not in variant_config.json, is given by the environment."""
     started: list[str] = []
-    monkeypatch.setattr(fabfile, "call", lambda python, *words: started.extend(map(str, words)))
+    monkeypatch.setattr(fab_program, "call", lambda python, *words: started.extend(map(str, words)))
     task = parse_fab(command.arguments)[0]
     arguments = {name: argument.value for name, argument in task.args.items()}
     if "data" in arguments:  # the sample's own path is relative to the folder in which the other process was started

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.runtime.command import (
+    add_set,
     argument_parser,
     begin_imports,
     import_tensorflow_quietly,
@@ -265,9 +266,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", default="packages", help="folder of the package, or gs://; default: %(default)s")
     parser.add_argument("--run", help="name of the run and its package; default: variant and time")
     parser.add_argument("--restart", action="store_true", help="start an existing run from the beginning")
+    add_set(parser)
     arguments = parser.parse_args(argv)
 
-    settings = loading.load_config(arguments.variant, environ=os.environ)
+    settings = loading.load_config(arguments.variant, environ=os.environ, command_line=arguments.set)
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     train(settings, data=data, output=arguments.output, name=arguments.run, restart=arguments.restart)
 

@@ -116,7 +116,10 @@ def value_from_python(value: Any, kind: Any) -> Any:
 
 
 def value_from_text(text: str, kind: Any) -> Any:
-    """Parse the text of an environment variable as the type `kind`; lists are written as in JSON, None as null."""
+    """Parse the text of an environment variable or of --set as the type `kind`.
+
+    None is null. Lists are written as in JSON, or as values with commas between them: `64,32`.
+    """
     kind, optional = _without_none(kind)
     _check_text(text)
     if optional and text == "null":
@@ -132,10 +135,13 @@ def value_from_text(text: str, kind: Any) -> Any:
     if kind is str:
         return text
     if typing.get_origin(kind) is tuple:
+        if not text.lstrip().startswith("["):
+            item = typing.get_args(kind)[0]
+            return tuple(value_from_text(part.strip(), item) for part in text.split(","))
         try:
             return value_from_json(strict_json.loads(text), kind)
         except ValueError:
-            raise ValueError("is not a list written as in JSON") from None
+            raise ValueError("is not a list written as in JSON, or as values with commas between them") from None
     raise ValueError("has the wrong form")
 
 

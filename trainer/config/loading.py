@@ -1,11 +1,12 @@
-"""Load the flat configuration: class defaults, then a variant in `variant_config.json`, then `NET_*` variables.
+"""Load the flat configuration: class defaults, then a variant in `variant_config.json`, then `NET_*` variables, then
+the command line.
 
 A variant may name another one as its base, whose settings come before its own: the variants of a dataset share its
 columns. Each value records the level that it comes from. Unknown names are errors at every level.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,32 +28,32 @@ class Configuration(NamedTuple):
     """A checked configuration and the source of each value."""
 
     config: NetConfig
-    # setting -> "default", "default of NETWORK", "base NAME", "variant NAME", "environment NET_NAME" or "argument"
+    # setting -> "default", "default of NETWORK", "base NAME", "variant NAME", "environment NET_NAME", "command line" or
+    # "argument"
     sources: dict[str, str]
     variant: str
 
 
 def load_config(
-    variant: str, *, path: Path = VARIANT_FILE, environ: Mapping[str, str], arguments: Mapping[str, Any] | None = None
+    variant: str,
+    *,
+    path: Path = VARIANT_FILE,
+    environ: Mapping[str, str],
+    command_line: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
 ) -> Configuration:
     """The checked configuration of a variant; ConfigError for any mistake at any level.
 
-    environ: environment variables; `NET_*` override settings. arguments: settings from Python, which override all.
+    environ: environment variables; `NET_*` override settings. command_line: texts NAME=VALUE, which override these.
+    arguments: settings from Python, which override all.
     """
-    return settle(variant, levels_of(variant, path, environ, arguments or {}))
-
-
-def levels_of(variant: str, path: Path, environ: Mapping[str, str], arguments: Mapping[str, Any]) -> tuple[Level, ...]:
-    """The levels that override the defaults, see `load_config`; ConfigError for an unknown variant."""
     check_name(variant, "variant")
     in_file = variants(path)
     if variant not in in_file:
         raise ConfigError(f"There is no variant {variant!r} in {path}. {did_you_mean(variant, in_file)}")
-    return (
-        *variant_levels(variant, in_file, path),
-        environment(environ),
-        Level(arguments, "arguments", str, levels.value_from_python, lambda _: "argument"),
-    )
+    from_python = Level(arguments or {}, "arguments", str, levels.value_from_python, lambda _: "argument")
+    of_variant = variant_levels(variant, in_file, path)
+    return settle(variant, (*of_variant, environment(environ), command_line_level(command_line), from_python))
 
 
 def variant_levels(variant: str, in_file: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[Level, ...]:
@@ -75,6 +76,19 @@ def environment(environ: Mapping[str, str]) -> Level:
     variables = {variable(item.name) for item in fields(NetConfig)}
     in_env = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) or name.upper() in variables}
     return Level(in_env, "environment", variable, levels.value_from_text, lambda name: f"environment {variable(name)}")
+
+
+def command_line_level(assignments: Sequence[str]) -> Level:
+    """The level of `--set NAME=VALUE`; ConfigError for another form, and for a name that is set twice."""
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {shown(assignment)} has another form than NAME=VALUE. Write --set epochs=5")
+        if name in values:
+            raise ConfigError(f"--set {shown(name)} is there twice. Leave one out.")
+        values[name] = text
+    return Level(values, "--set", str, levels.value_from_text, lambda _: "command line")
 
 
 def variants(path: Path = VARIANT_FILE) -> dict[str, dict[str, Any]]:

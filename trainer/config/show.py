@@ -4,13 +4,14 @@ import ast
 import json
 import os
 import typing
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 import networks
 from trainer.config import loading, network_settings
 from trainer.config.levels import allowed
 from trainer.config.net_config import NetConfig
-from trainer.runtime.command import aligned, argument_parser, run_command
+from trainer.runtime.command import add_set, aligned, argument_parser, run_command
 
 VALUE_WIDTH = 40  # longer values push their row to the right instead of all rows
 
@@ -43,9 +44,9 @@ def tables() -> str:
     return "\n".join(parts)
 
 
-def settings(variant: str) -> str:
-    """The settings of a variant under this process's environment."""
-    rows = config_rows(loading.load_config(variant, environ=os.environ))
+def settings(variant: str, command_line: Sequence[str] = ()) -> str:
+    """The settings of a variant under this process's environment and command line."""
+    rows = config_rows(loading.load_config(variant, environ=os.environ, command_line=command_line))
     return aligned([("setting", "value", "source", "meaning"), *rows], widest=VALUE_WIDTH)
 
 
@@ -72,9 +73,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argument_parser("trainer.config.show", main)
     parser.add_argument("what", choices=("settings", "variants", "networks", "tables"))
     parser.add_argument("--variant", default="deep_v1", help="of the settings; default: %(default)s")
+    add_set(parser)
     arguments = parser.parse_args(argv)
     shown = {"variants": variants, "networks": registered_networks, "tables": tables}
-    print(settings(arguments.variant) if arguments.what == "settings" else shown[arguments.what]())
+    print(settings(arguments.variant, arguments.set) if arguments.what == "settings" else shown[arguments.what]())
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from trainer.inspection.page import page
 from trainer.inspection.profile import Inspection, Profile, profile_column
 from trainer.inspection.text import print_inspection
 from trainer.inspection.warnings import dataset_warnings
-from trainer.runtime.command import argument_parser, run_command, say, say_file
+from trainer.runtime.command import add_set, argument_parser, run_command, say, say_file
 from trainer.runtime.timing import Timings
 
 SAMPLE = os.path.relpath(Path(__file__).parents[2] / "data" / "sample_2k.json")
@@ -224,9 +224,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
     parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
     parser.add_argument("--out", default=PAGE, help="page to write or replace, also gs://; default: %(default)s")
+    add_set(parser)
     arguments = parser.parse_args(argv)
 
-    config = load_config(arguments.variant, environ=os.environ).config
+    config = load_config(arguments.variant, environ=os.environ, command_line=arguments.set).config
     data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
     inspection = inspect(config, {side: path for side, path in data.items() if path})
     print_inspection(inspection)

@@ -46,6 +46,7 @@ class TrainRequest(NamedTuple):
     gpu: bool = False
     dirty: bool = False
     restart: bool = False
+    settings: Sequence[str] = ()  # NAME=VALUE
 
 
 def train(c: Connection, request: TrainRequest) -> None:
@@ -161,6 +162,7 @@ def plan_runs(request: TrainRequest, machines: int) -> list[RemoteRun]:
         check_path(option, path)
     output = request.output or PACKAGES
     arguments = [f"{option}={path}" for option, path in data.items()] + ["--restart"] * request.restart
+    arguments += [f"--set={setting}" for setting in request.settings]
     arguments.append(f"--output={output if storage.is_remote(output) else PACKAGES}")
     own_terminal = ("COLUMNS", "TERM")  # a log is not as wide as the terminal that happened to start the run
     environment = {name: text for name, text in container_options.environment().items() if name not in own_terminal}

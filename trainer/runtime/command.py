@@ -61,6 +61,12 @@ def argument_parser(module: str, main: Callable[..., None]) -> argparse.Argument
     return ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
 
 
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes settings for one run, `--set NAME=VALUE`."""
+    help_ = "change a setting for this run; repeatable, such as --set epochs=5 --set hidden_units=64,32"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help_)
+
+
 def import_tensorflow_quietly(*modules: str) -> None:
     """Import TensorFlow and Keras, or only these modules, without the lines that TensorFlow writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
