@@ -61,16 +61,14 @@ def trainer(docker: bool, gpu: bool) -> list[str]:
 )
 def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data=None, output=None, run=None,
           restart=False, docker=False, gpu=False, dirty=False):  # fmt: skip
-    """Train a variant and write its package: fab train --variant=rnn_v1 --data=rows/
+    """Train a variant and write its package: fab train --variant=rnn_v1 --data=rows/ --set epochs=5
 
-    Change settings for one run: fab train --set learning_rate=0.01 --set hidden_units=64,32
-    Train on another machine: fab -H user@gpu-1 train --gpu
-    """
+    On another machine: fab -H user@gpu-1 train"""
     paths = {"data": data, "test_data": test_data, "validation_data": validation_data}
     if isinstance(c, Connection):
         return remote(c).train(c, remote(c).TrainRequest(variant, run, paths, output, gpu, dirty, restart, set_))
-    arguments = [*trainer(docker, gpu), *assignments(set_), *["--restart"] * restart]
-    python(*arguments, variant=variant, output=output, run=run, **paths)
+    flags = [*assignments(set_), *["--restart"] * restart]
+    python(*trainer(docker, gpu), *flags, variant=variant, output=output, run=run, **paths)
 
 
 @task(

@@ -540,7 +540,7 @@ def test_a_terminated_run_is_resumable_and_leaves_no_package(checkout: Path) -> 
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 75
     assert re.fullmatch(
-        r"error: Stopped by SIGTERM after [\d,]+ epochs and [\d,]+ steps\. "
+        r"Stopped by SIGTERM after [\d,]+ epochs? and [\d,]+ steps?\. "
         r"To continue, start it again with --run=stopped\.\n",
         PROGRESS.sub("", errors),
     )

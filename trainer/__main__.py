@@ -7,7 +7,6 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from trainer.runtime.command import (
     add_set,
     argument_parser,
     begin_imports,
+    count,
     import_tensorflow_quietly,
     run_command,
     say,
@@ -72,15 +72,15 @@ def run(
     latest = resume.find_checkpoint(folder, identity, mirror, restart=restart)
     identity |= {resume.THREADS: use_threads(config.threads or resume.threads_of(latest))}
     check_devices(config)
-    has_ended = latest is not None and storage.find(package) is not None
-    check_places(folder, output, package, is_own=has_ended or restart)
+    finished = storage.find(package) if latest else None
+    check_places(folder, output, package, is_own=bool(finished) or restart)
 
     prepared = prepare(config, data, timings)
     identity |= resume.identity_of_data(prepared)
     if latest:
         resume.check_same_run(folder, latest.progress["identity"], identity)
-    if has_ended:
-        return say("package", f"{package} exists: this run is finished. Add --restart to train again.")
+    if latest and finished and resume.is_over(latest, config):
+        return say_finished(config, resume.history_of(latest), package)
     warnings = warn(run_warnings.before_training(config, prepared, data))
     if restart:
         storage.delete(package)
@@ -103,7 +103,7 @@ def run(
     with timings.stage("package"):
         local = folder / f"{folder.name}.zip"
         difference = write_verified_package(local, members, ops, prepared)
-    publish.publish(local, package)
+    publish.publish(local, package, replace=finished)
     checkpoint.keep_newest(folder / resume.CHECKPOINTS, 1)
     progress.close()
     say_end(trained, folder, package, difference)
@@ -211,6 +211,18 @@ def say_end(run: TrainedRun, folder: Path, package: str, difference: float) -> N
     say("package", package)
 
 
+def say_finished(config: NetConfig, history: loop.History, package: str) -> None:
+    """Print the metrics of a run that is finished, and how to go on."""
+    side = "test" if "test_loss" in history.best else "validation"
+    epochs = count(len(history.rows), "epoch")
+    say_lines("finished", f"{epochs}, best epoch {history.best_epoch}: {side} {summary(history.best_metrics(side))}")
+    say("package", package)
+    early = len(history.rows) < config.epochs
+    more = f"a patience above {config.patience}" if early else f"epochs above {config.epochs}"
+    possible = early or config.decay == "none"  # with a decay, the learning rate depends on the number of epochs
+    say_lines("next", f"--restart trains again{f', --set with {more} goes on' * possible}")
+
+
 def say_lines(stage: str, text: str) -> None:
     """Print text as `say` does, on as many lines of 100 columns as it needs."""
     for line in textwrap.wrap(text, LINE_WIDTH - 9, break_long_words=False, break_on_hyphens=False):
@@ -245,7 +257,7 @@ def train(
 
     data, output, restart: see `run`. name: of the run; default: variant and time.
     """
-    name = name or f"{settings.variant}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = name or names.new_run_name(settings.variant)
     names.check_name(name, "run")
     say("run", f"{name}: variant {settings.variant}, network {settings.config.network}")
     paths = {side: path for side, path in data.items() if path}

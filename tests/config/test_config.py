@@ -431,11 +431,18 @@ def test_C29_other_notations_of_a_whole_number_are_refused(load: Load, text: str
 
 
 @pytest.mark.parametrize(
-    "text", ["64,32", "(64, 32)", "64", "[64, 32", "[64,]", "{}", '{"a": 1}', "[64.0]", '["64"]', "null", "[true]"]
+    "text",
+    ["64,", "64 32", "64;32", "(64, 32)", "[64, 32", "[64,]", '{"a": 1}', "[64.0]", '["64"]', "null", "[true]"],
 )
 def test_C30_a_list_is_written_as_json(load: Load, text: str) -> None:
     with refused("NET_HIDDEN_UNITS", "list"):
         load(NET_HIDDEN_UNITS=text)
+
+
+@pytest.mark.parametrize(("text", "units"), [("64,32", (64, 32)), ("64", (64,)), (" 64 , 32 ", (64, 32))])
+def test_C30_values_with_commas_between_them_are_a_list(load: Load, text: str, units: tuple[int, ...]) -> None:
+    assert asdict(load(NET_HIDDEN_UNITS=text).config)["hidden_units"] == units
+    assert load(NET_TEXT_COLUMNS="title,größe").config.text_columns == ("title", "größe")
 
 
 def test_C30_a_json_list_is_read(load: Load) -> None:
@@ -710,6 +717,27 @@ def test_roles_have_no_default(tmp_path: Path, name: str) -> None:
     (tmp_path / "v.json").write_text(json.dumps({"own": {key: columns[key] for key in columns if key != name}}))
     with refused("There", name, "`fab init --data=PATH --label=COLUMN`"):
         load_config("own", path=tmp_path / "v.json", environ={})
+
+
+def test_the_command_line_overrides_the_environment(load: Load, tmp_path: Path) -> None:
+    load()
+    path, environ = tmp_path / "variants.json", {"NET_EPOCHS": "7", "NET_SEED": "3"}
+    loaded = load_config("small", path=path, environ=environ, command_line=["epochs=9", "hidden_units=8,4"])
+    assert (loaded.config.epochs, loaded.config.seed, asdict(loaded.config)["hidden_units"]) == (9, 3, (8, 4))
+    assert (loaded.sources["epochs"], loaded.sources["seed"]) == ("command line", "environment NET_SEED")
+    for wrong, parts in {
+        "epoch=9": ("--set: network deep_v1", "'epochs'"),
+        "epochs": ("NAME=VALUE",),
+        "=9": ("NAME=VALUE",),
+        "epochs=many": ("--set: epochs", "1 <= x"),
+    }.items():
+        with refused(*parts):
+            load_config("small", path=path, environ={}, command_line=[wrong])
+    with refused('"epochs" is there twice'):
+        load_config("small", path=path, environ={}, command_line=["epochs=1", "epochs=2"])
+    with pytest.raises(ConfigError) as caught:
+        load_config("small", path=path, environ={}, command_line=["token=hunter2"])
+    assert "hunter2" not in str(caught.value)
 
 
 def test_C39_a_wrong_value_is_refused_even_if_a_later_level_overrides_it(load: Load) -> None:

@@ -233,7 +233,7 @@ def test_R7_a_run_that_docker_stops_goes_on_in_the_image_and_outside(
             out, err = process.communicate(timeout=60)
             err = PROGRESS.sub("", err)
         assert process.returncode == 75, out + err
-        assert err.startswith("error: Stopped by SIGTERM after ")
+        assert err.startswith("Stopped by SIGTERM after ")
         assert err.count("\n") == 1
         last, damaged = checkpoint.load(folder / "runs" / "it" / "checkpoints")
         assert last is not None
@@ -255,7 +255,7 @@ def test_R7_a_signal_to_the_command_reaches_the_trainer_and_leaves_no_container(
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert PROGRESS.sub("", err).startswith("error: Stopped by SIGTERM after ")
+    assert PROGRESS.sub("", err).startswith("Stopped by SIGTERM after ")
     assert time.monotonic() - began < 25
     assert containers_of(images.engine(), folder) == []
 

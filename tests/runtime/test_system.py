@@ -173,7 +173,7 @@ def test_only_one_of_many_creates_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_exceptions_inside_and_what_they_were_outside(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=f"Stopped by {number.name}"), interruptible():  # noqa: PT012
+    with pytest.raises(Interrupted, match=r"Stopped by (SIGTERM|Ctrl-C); no package"), interruptible():  # noqa: PT012
         os.kill(os.getpid(), number)
         time.sleep(10)
     assert signal.getsignal(number) is before

@@ -124,7 +124,8 @@ def assert_goes_on_to(expected: Result, folder: Path) -> None:
 def assert_one_message(done: Done, code: int) -> None:
     assert done.code == code, done.err
     assert "Traceback" not in done.out + done.err
-    assert [line.startswith("error: ") for line in done.err.splitlines()] == [True]
+    begin = "Stopped by " if code == Interrupted.exit_code else "error: "
+    assert [line.startswith(begin) for line in done.err.splitlines()] == [True]
 
 
 def tell_all(tell: Tell, counts: Counter[str]) -> None:
@@ -316,7 +317,7 @@ def test_the_first_process_of_a_container_obeys_too(folder: Path, moment: str) -
     finally:
         process.kill()
     errors = commands.PROGRESS.sub("", (folder / "stderr").read_text())
-    assert errors.startswith("error: Stopped by SIGTERM")
+    assert errors.startswith("Stopped by SIGTERM")
     assert len(errors.splitlines()) == 1
     assert ("To continue, start" in errors) == (moment == "it trains")
 
@@ -460,9 +461,9 @@ def test_another_configuration_code_or_data_is_refused_with_what_differs(killed:
     shutil.copytree(killed, folder, dirs_exist_ok=True)
     assert checkpoint.load(folder / "runs" / "it" / "checkpoints")[0] is not None
 
-    done = run(folder, NET_LEARNING_RATE="0.25", NET_EPOCHS="5")
+    done = run(folder, NET_LEARNING_RATE="0.25", NET_EPOCHS="1")
     assert done.code == ConfigError.exit_code
-    assert "epochs: 2 before, 5 now; learning_rate: 0.002 before, 0.25 now" in done.err
+    assert "epochs: 2 before, 1 now; learning_rate: 0.002 before, 0.25 now" in done.err
     assert "--restart" in done.err
 
     (folder / "other.json").write_bytes(ROWS.replace(b"item_1", b"item_2"))
@@ -531,7 +532,8 @@ def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended:
     made = package.read_bytes()
     again = run(ended)
     assert again.code == 0
-    assert "this run is finished" in again.out
+    assert re.search(r"^finished +2 epochs, best epoch \d: test", again.out, re.MULTILINE), again.out.splitlines()
+    assert str(Path("packages/it.zip")) in again.out
     assert package.read_bytes() == made
     other = run(ended, NET_SEED="3")
     assert other.code == ConfigError.exit_code
@@ -542,6 +544,28 @@ def test_a_run_that_has_ended_is_not_begun_again_unless_that_is_asked_for(ended:
     assert "it.zip belongs to another run" in gone.err
     assert trainer(ended, *ARGUMENTS, "--restart", **(TINY | {"NET_SEED": "3"})).code == 0
     assert package.read_bytes() != made
+
+
+def test_a_finished_run_goes_on_with_more_epochs_and_ends_with_the_bits_of_a_longer_run(folder: Path) -> None:
+    long = TINY | {"NET_EPOCHS": "4", "NET_PATIENCE": "null"}
+    whole = with_rows(folder / "whole")
+    assert trainer(whole, *ARGUMENTS, **long).code == 0
+    assert trainer(folder, *ARGUMENTS, **(long | {"NET_EPOCHS": "2"})).code == 0
+    shorter = (folder / "packages" / "it.zip").read_bytes()
+    less = trainer(folder, *ARGUMENTS, **(long | {"NET_EPOCHS": "1"}))
+    assert (less.code, "epochs: 2 before, 1 now" in less.err) == (ConfigError.exit_code, True)
+    more = trainer(folder, *ARGUMENTS, "--set", "epochs=4", **(long | {"NET_EPOCHS": "2"}))
+    assert (more.code, more.err) == (0, "")
+    assert "resume   epoch 3, step 0" in more.out
+    assert (folder / "packages" / "it.zip").read_bytes() != shorter
+    assert result(folder) == result(whole)
+
+
+def test_a_run_whose_learning_rate_falls_to_the_last_epoch_cannot_have_more_of_them(folder: Path) -> None:
+    falling = TINY | {"NET_DECAY": "linear", "NET_PATIENCE": "null"}
+    assert trainer(folder, *ARGUMENTS, **(falling | {"NET_EPOCHS": "1"})).code == 0
+    more = trainer(folder, *ARGUMENTS, **(falling | {"NET_EPOCHS": "2"}))
+    assert (more.code, "epochs: 1 before, 2 now" in more.err) == (ConfigError.exit_code, True)
 
 
 def test_two_runs_of_one_name_at_once_are_one_run_and_one_refusal(folder: Path) -> None:

@@ -31,7 +31,7 @@ from trainer.cloud import storage
 from trainer.cloud.storage import Stored
 from trainer.data.dataset_manifest import CLAIM, DATASET, FORMAT_VERSION, folder_and_name, text_of
 from trainer.runtime import system
-from trainer.runtime.command import amount, argument_parser, run_command, say
+from trainer.runtime.command import amount, argument_parser, count, run_command, say
 from trainer.runtime.errors import ConfigError, DataError, Interrupted, StorageError, TrainerError
 
 SHARD = re.compile(r"rows-([0-9]+-)?[0-9]{12}\.json\.gz")
@@ -61,7 +61,7 @@ def export(request: Request, to: str, staging: str) -> None:
             if not is_copy:
                 empty_staging(claim["place"], to)
             created = f"exported {dataset['created']:.19} UTC. For newer rows choose another --to"
-            return say("dataset", f"{to} is complete: {dataset['rows']:,} rows, {created}.")
+            return say("dataset", f"{to} is complete: {count(dataset['rows'], 'row')}, {created}.")
         if claim and is_copy:
             raise StorageError(f"{to} holds a copy of an export that writes to {claim['place']}. Resume the original.")
         client = bigquery.connect(claim["project"] if claim else None)
@@ -189,7 +189,7 @@ def complete(run: Run, claim: Record, to: str, source: Any, query_job: Any) -> N
     storage.put(dataset, storage.join(to, DATASET))
     empty_staging(place, to)
     size, cost = amount(sum(shard.size for shard in shards)), amount(billed) if billed else "nothing"
-    say("dataset", f"{to}: {table.num_rows:,} rows in {len(shards)} shards, {size}; {cost} billed")
+    say("dataset", f"{to}: {count(table.num_rows, 'row')} in {count(len(shards), 'shard')}, {size}; {cost} billed")
 
 
 def extract_error(run: Run, job: Any, *, may_change: bool) -> TrainerError | None:

@@ -135,7 +135,7 @@ def value_from_text(text: str, kind: Any) -> Any:
     if kind is str:
         return text
     if typing.get_origin(kind) is tuple:
-        if not text.lstrip().startswith("["):
+        if text != "null" and not text.lstrip().startswith(("[", "{", "(", '"', "'")):
             item = typing.get_args(kind)[0]
             return tuple(value_from_text(part.strip(), item) for part in text.split(","))
         try:

@@ -27,7 +27,7 @@ from trainer.features.sentinels import sentinels
 from trainer.features.sides import split_and_describe
 from trainer.features.tokenizers import load_tokenizer
 from trainer.runtime import cache, system
-from trainer.runtime.command import amount, say
+from trainer.runtime.command import amount, count, say
 from trainer.runtime.errors import DataError, ResourceError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.runtime.timing import Timings
@@ -135,10 +135,9 @@ def read(config: NetConfig, path: str, name: str, *, side: str = "train") -> Dat
         path, roles.column_kinds(config), rules=row_rules(config)._replace(absent_is_missing=side != "train"),
         identity=config.key_columns, share=config.subsample, name=name,
     )  # fmt: skip
-    files = "1 file" if len(loaded.shards) == 1 else f"{len(loaded.shards)} files"
     left_out = counted(loaded.bad_rows, loaded.unlabelled)
     used = f", {loaded.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
-    say("data", f"{name}: {loaded.rows_read:,} rows in {files}{left_out}{used}")
+    say("data", f"{name}: {count(loaded.rows_read, 'row')} in {count(len(loaded.shards), 'file')}{left_out}{used}")
     for warning in loaded.warnings(name):
         say("warning", warning)
     if side == "train" and config.positive_label is not None and not loaded.frame[config.label_column].any():

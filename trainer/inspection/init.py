@@ -20,7 +20,7 @@ from trainer.data.selection import find_shards
 from trainer.inspection.proposal import LEFT_OUT, OUTCOME, Proposed, propose
 from trainer.inspection.raw_columns import raw_columns, sample_rows
 from trainer.runtime import cache
-from trainer.runtime.command import aligned, argument_parser, printable, run_command, say
+from trainer.runtime.command import aligned, argument_parser, count, printable, run_command, say
 from trainer.runtime.errors import ConfigError, DataError
 
 PLAIN = ("train", "training", "rows", "data", "export", "shards", "part", "all")  # names that say nothing
@@ -37,7 +37,7 @@ def init(data: str, label: str, name: str) -> list[Proposed]:
         if not rows:
             dataset.load(path, {label: "key"}, name=data)  # says what is wrong with the rows
             raise DataError(f"No row of {data} can be read. Run fab check-data to see why.")
-    say("rows", f"{len(rows):,} rows of {len(shards)} file{'s' * (len(shards) > 1)} looked at")
+    say("rows", f"{count(len(rows), 'row')} of {count(len(shards), 'file')} looked at")
     proposal = propose(raw_columns(rows, fields), label)
     text = loading.VARIANT_FILE.read_text(encoding="utf-8")
     with output.new_file(str(loading.VARIANT_FILE)) as temporary:

@@ -167,7 +167,7 @@ def run(client: docker.DockerClient, image: str, job: Job) -> int:
         if container.attrs["State"].get("OOMKilled"):
             raise ResourceError("Out of memory: the engine killed the container. Use fewer rows, or more memory.")
         if code == KILLED and stop_request.signal:
-            raise Interrupted(f"Stopped by {stop_request.signal}, and killed after {STOP_SECONDS} s. Start it again.")
+            raise Interrupted(f"Stopped by {stop_request.by}, and killed after {STOP_SECONDS} s. Start it again.")
         return code
 
 

@@ -10,7 +10,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +19,7 @@ from fabric.main import program
 from trainer.cloud import storage
 from trainer.config import loading
 from trainer.config.levels import shown
-from trainer.config.names import check_name
+from trainer.config.names import check_name, new_run_name
 from trainer.machines import container_options, detached, images, ssh
 from trainer.machines.code_archive import archive, commit, uncommitted
 from trainer.machines.detached import RemoteRun
@@ -153,8 +152,7 @@ def plan_runs(request: TrainRequest, machines: int) -> list[RemoteRun]:
     existing = loading.variants()
     if unknown := [variant for variant in variants if variant not in existing]:
         raise ConfigError(f"There is no variant {unknown[0]!r}. Choose one of {', '.join(existing)}.")
-    now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    names = one_name_each(request.run or ",".join(f"{variant}-{now}" for variant in variants), "run", machines)
+    names = one_name_each(request.run or ",".join(map(new_run_name, variants)), "run", machines)
     if len(set(names)) < machines:
         raise ConfigError(f"Two runs would have the same name. Name them: --run=NAME{',NAME' * (machines - 1)}.")
     data = {f"--{option.replace('_', '-')}": path for option, path in request.data.items() if path}

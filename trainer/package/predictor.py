@@ -40,7 +40,7 @@ from trainer.package import archive, saved_model
 from trainer.package.prediction_rows import prediction_rows
 from trainer.package.weights import weights_from_bytes
 from trainer.runtime import cache
-from trainer.runtime.command import amount, printable
+from trainer.runtime.command import amount, count, printable
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, did_you_mean
 from trainer.runtime.memory import available_memory
 
@@ -268,7 +268,7 @@ def predict_dataset(package: str, data: str, out: str) -> None:
         with temporary.open("wb") as file:
             file.writelines(prediction_rows(predictor, loaded.frame, loaded.left_out))
     without = f", {loaded.bad_rows:,} bad rows without a prediction" if loaded.bad_rows else ""
-    print(printable(f"{loaded.rows:,} predictions in {out}{without}"))
+    print(printable(f"{count(loaded.rows, 'prediction')} in {out}{without}"))
 
 
 def load_rows(config: NetConfig, data: str, *, labelled: bool) -> Dataset:

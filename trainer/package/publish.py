@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from trainer.cloud import storage
+from trainer.cloud.storage import Stored
 from trainer.config import names
 from trainer.package import archive
 from trainer.runtime.command import argument_parser, run_command, say
@@ -17,14 +18,15 @@ RUNS = Path("runs")
 TARGET = "target.json"  # in the folder of a run: the destination of its package
 
 
-def publish(package: Path, uri: str) -> None:
+def publish(package: Path, uri: str, replace: Stored | None = None) -> None:
     """Copy or upload a package to `uri`; fine if the same package is there already.
 
-    Remembers `uri` first, so that `main` can try again. StorageError where it cannot be written.
+    replace: an earlier package of the same run, to take the place of. Remembers `uri` first, so that `main` can try
+    again. StorageError where it cannot be written.
     """
     write_atomic(package.with_name(TARGET), json.dumps({"package": uri}).encode())
     try:
-        storage.put(package, uri)
+        storage.put(package, uri, replace=replace or False)
     except StorageError as error:
         raise StorageError(
             f"{error} The finished package is in {package}; upload it with `fab publish --run={package.stem}`."

@@ -102,6 +102,12 @@ def say_file(stage: str, path: Path) -> None:
     print(f"{stage:<8} {text}", flush=True)
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: `1 row`, `2,000 rows`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def aligned(rows: Sequence[tuple[str, ...]], *, widest: int = sys.maxsize, right: Container[int] = ()) -> str:
     """Rows of cells as lines of text, in columns of at most `widest` characters; right: the columns to align right."""
     widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]
@@ -127,7 +133,9 @@ def run_command(main: Callable[[], None]) -> None:
         with interruptible():
             main()
             flush_output()
-    except (TrainerError, Interrupted) as error:
+    except Interrupted as error:
+        exit_process(error.exit_code, *map(str, error.args))
+    except TrainerError as error:
         first, *others = map(str, error.args)
         exit_process(error.exit_code, f"error: {first}", *(f"  {line}" for line in others))
     except MemoryError:

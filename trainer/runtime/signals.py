@@ -20,6 +20,11 @@ class StopRequest:
         self.deferred = False  # if True, the first signal is only recorded
         self.signal = ""  # its name, such as SIGTERM; "" without one
 
+    @property
+    def by(self) -> str:
+        """Who has asked, for messages."""
+        return "Ctrl-C" if self.signal == "SIGINT" else self.signal
+
 
 _stop_request = StopRequest()  # a process has one: its signal handlers fill it in
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -50,7 +55,7 @@ def interruptible() -> Iterator[None]:
 
 def interrupted() -> Interrupted:
     """The exception for a recorded stop signal."""
-    return Interrupted(f"Stopped by {_stop_request.signal}; no package was written. Start it again.")
+    return Interrupted(f"Stopped by {_stop_request.by}; no package was written. Start it again.")
 
 
 def record_stop_signals() -> None:

@@ -13,7 +13,7 @@ from trainer.config.net_config import NetConfig
 from trainer.features.pipeline import Prepared
 from trainer.model.ops_wrapper import OpsWrapper
 from trainer.runtime import heartbeat, signals, system
-from trainer.runtime.command import say
+from trainer.runtime.command import count, say
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.training import checkpoint
@@ -33,6 +33,7 @@ IGNORED_SETTINGS = (
 # compared directly, by the fingerprints of the data and the hash of the preprocessing.
 TRAINING_CODE = ("__main__.py", "config", "data", "features", "model", "training")
 MAX_TIME_SHARE = 0.02  # of the training time, for checkpoints at the end of short epochs
+GROWING = ("epochs", "patience")  # may be larger than before: then a run goes on where it ended
 UPLOAD_SECONDS = 15.0  # for the last checkpoint to reach the bucket; a preempted machine gets 30 in all
 
 
@@ -85,12 +86,37 @@ def find_checkpoint(
 
 
 def check_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ConfigError with the differences between two identities: that of the run in a folder, and that of this run."""
-    if different := differences({name: before.get(name) for name in now}, now):
+    """ConfigError with the differences between two identities: that of the run in a folder, and that of this run.
+
+    `epochs` and `patience` may be larger now: a run with more of them begins with the same epochs, bit for bit, unless
+    the learning rate falls to 0 by the last epoch.
+    """
+    grown = {name: now[name] for name in GROWING if name in now and is_larger(now[name], before.get(name))}
+    if before.get("decay") != "none":
+        grown.pop("epochs", None)
+    if different := differences({name: before.get(name) for name in now} | grown, now):
         raise ConfigError(
             f"{folder} holds a run that is different: {'; '.join(different[:5])}{' and more' * (len(different) > 5)}. "
             "Restore these values, choose another --run, or start again with --restart."
         )
+
+
+def is_larger(now: int | None, before: int | None) -> bool:
+    """Whether a limit is larger than before; None is no limit."""
+    return before is not None and (now is None or now > before)
+
+
+def history_of(latest: Checkpoint) -> History:
+    """The training up to a checkpoint."""
+    progress = latest.progress
+    return History(
+        progress["rows"], progress["best_epoch"], progress["best_value"], dict(latest.best), progress["step"]
+    )
+
+
+def is_over(latest: Checkpoint, config: NetConfig) -> bool:
+    """Whether a run has nothing left to train."""
+    return history_of(latest).is_over(config.epochs, config.patience)
 
 
 def restore(ops: OpsWrapper, latest: Checkpoint | None) -> History:
@@ -99,11 +125,8 @@ def restore(ops: OpsWrapper, latest: Checkpoint | None) -> History:
         return History()
     for name, variable in ops.state().items():
         variable.assign(latest.state[name])
-    progress = latest.progress
-    history = History(
-        progress["rows"], progress["best_epoch"], progress["best_value"], dict(latest.best), progress["step"]
-    )
-    say("resume", f"epoch {len(history.rows) + 1}, step {history.step:,}: from checkpoint of {progress['time']}")
+    history = history_of(latest)
+    say("resume", f"epoch {len(history.rows) + 1}, step {history.step:,}: from checkpoint of {latest.progress['time']}")
     return history
 
 
@@ -134,8 +157,9 @@ class Checkpointer:
             self.save(history)
         if self.stop_request.signal:
             problem = self.mirror.wait(UPLOAD_SECONDS) if self.mirror else ""
+            done = f"{count(len(history.rows), 'epoch')} and {count(history.step, 'step')}"
             raise Interrupted(
-                f"Stopped by {self.stop_request.signal} after {len(history.rows)} epochs and {history.step:,} steps. "
+                f"Stopped by {self.stop_request.by} after {done}. "
                 f"To continue, start it again with --run={self.folder.name}."
                 + (f" Use this machine, because the last checkpoint is not in the bucket: {problem}" if problem else "")
             )
