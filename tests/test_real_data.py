@@ -22,6 +22,7 @@ from trainer.features import pipeline
 from trainer.features.sides import split_sides
 from trainer.package import predictor as prediction
 from trainer.package.archive import read_package
+from trainer.runtime.progress import RunProgress
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -47,7 +48,10 @@ def paths_of(variant: str) -> dict[str, str]:
 def trained(variant: str, folder: Path, data: dict[str, str], **environment: str) -> Path:
     """The package of a run."""
     settings = load_config(variant, path=VARIANTS, environ=environment)
-    run(settings, data=data, output=str(folder), folder=folder / "runs" / "it", mirror=None, restart=False)
+    run(
+        settings, data=data, output=str(folder), folder=folder / "runs" / "it", mirror=None, restart=False,
+        progress=RunProgress(),
+    )  # fmt: skip
     return folder / "it.zip"
 
 

@@ -189,7 +189,7 @@ def test_tensorboard_shows_the_scalars_of_a_package(folder: Path, tmp_path: Path
             f"{url}?tagFilter=loss#timeseries",
             tmp_path,
             "tensorboard",
-            TAGS | {"/loss", "/log_loss", "Tags matching filter"},
+            TAGS | {"/loss", "Tags matching filter"},
         )
     assert set(tags) == TAGS
     with (folder / "runs" / "it" / "metrics.csv").open() as file:
