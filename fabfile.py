@@ -107,17 +107,22 @@ def check_data(c, set_, data=None, variant="deep_v1", test_data=None, validation
 
 
 @task(
-    help={"package": PACKAGE_HELP, "data": PATH_HELP, "out": "file to write, a path or gs://; one line of JSON per row"}
+    help={
+        "package": PACKAGE_HELP,
+        "data": PATH_HELP,
+        "out": "file to write, a path or gs://; one line of JSON per row",
+        "keep": "columns of the rows to copy to the predictions, beside all key columns: a,b",
+    }
 )
-def predict(c, package, data, out):
+def predict(c, package, data, out, keep=None):
     """Predict rows with a package: fab predict --package=packages/NAME.zip --data=rows/ --out=scores.json"""
-    python("-m", "trainer.package.predictor", "predict", package=package, data=data, out=out)
+    python("-m", "trainer.package.score", "predict", package=package, data=data, out=out, keep=keep)
 
 
 @task(help={"package": PACKAGE_HELP, "data": PATH_HELP})
 def evaluate(c, package, data):
     """Print the metrics of a package on labelled rows: fab evaluate --package=packages/NAME.zip --data=rows/"""
-    python("-m", "trainer.package.predictor", "evaluate", package=package, data=data)
+    python("-m", "trainer.package.score", "evaluate", package=package, data=data)
 
 
 @task(help={"run": "name of the run; with several machines, one name each: a,b", "output": "folder of the package"})
@@ -287,4 +292,4 @@ def ci(c, junit=None, image=True):
     test(c, junit=junit)
     for name in json.loads((ROOT / "variant_config.json").read_text(encoding="utf-8")) if image else []:
         python(*trainer(True, False), "--restart", variant=name, run=f"ci-{name}")
-        python("-m", "trainer.package.predictor", "evaluate", package=f"packages/ci-{name}.zip", data=str(SAMPLE))
+        python("-m", "trainer.package.score", "evaluate", package=f"packages/ci-{name}.zip", data=str(SAMPLE))

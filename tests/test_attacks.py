@@ -15,7 +15,7 @@ import pytest
 
 from tests.commands import ROOT, SAMPLE, finished, start, trainer
 
-PREDICTOR = "trainer.package.predictor"
+PREDICTOR = "trainer.package.score"
 
 
 def test_two_predictions_to_one_file_leave_one_whole_file(sample_run: Path, tmp_path: Path) -> None:

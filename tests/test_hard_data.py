@@ -41,7 +41,7 @@ def test_classes_that_no_training_row_has_count_as_wrong(tmp_path: Path) -> None
     new = [{"word": "w1", "topic": "t1"}, {"word": "w2", "topic": "new"}]
     write_rows(tmp_path / "new.json", new)
     arguments = ("evaluate", "--package=packages/it.zip", "--data=new.json")
-    done = trainer(tmp_path, *arguments, module="trainer.package.predictor")
+    done = trainer(tmp_path, *arguments, module="trainer.package.score")
     assert done.code == 0
     assert "1 labels of the evaluation set are classes that no training row has" in done.err
     assert "count as wrong: 'new' (1)." in done.err

@@ -96,7 +96,7 @@ def test_the_result_holds_metrics_and_history(result: RunResult) -> None:
 
 def test_predictions_equal_those_of_the_command(result: RunResult, frame: pd.DataFrame, tmp_path: Path) -> None:
     arguments = ("predict", f"--package={result.package}", f"--data={SAMPLE}", "--out=scores.json")
-    assert command(tmp_path, *arguments, module="trainer.package.predictor").code == 0
+    assert command(tmp_path, *arguments, module="trainer.package.score").code == 0
     scores = [json.loads(line)["prediction"] for line in (tmp_path / "scores.json").read_bytes().splitlines()]
     predictor = trainer.load_package(result.package)
     np.testing.assert_array_equal(predictor.predict(frame).astype(np.float64), scores)
@@ -107,7 +107,7 @@ def test_predictions_equal_those_of_the_command(result: RunResult, frame: pd.Dat
 
 def test_metrics_equal_those_of_the_command(result: RunResult, frame: pd.DataFrame, tmp_path: Path) -> None:
     arguments = ("evaluate", f"--package={result.package}", f"--data={SAMPLE}")
-    printed = json.loads(command(tmp_path, *arguments, module="trainer.package.predictor").out)
+    printed = json.loads(command(tmp_path, *arguments, module="trainer.package.score").out)
     assert trainer.load_package(result.package).evaluate(frame) == printed
     assert printed["weight"] == frame["impressions"].astype(float).sum()
 

@@ -317,7 +317,7 @@ def test_scoring_refuses_with_one_message_and_leaves_nothing(
     sample_run: Path, tmp_path: Path, code: int, words: list[str], arguments: str
 ) -> None:
     before = prepared(tmp_path, sample_run / "out" / "it.zip")
-    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.package.predictor"), code, words)
+    assert_refused(trainer(tmp_path, *arguments.split(), module="trainer.package.score"), code, words)
     assert files(tmp_path) == before | {tmp_path / "stdout", tmp_path / "stderr"}
 
 
@@ -328,7 +328,7 @@ def test_evaluating_the_test_rows_gives_the_metrics_of_the_best_epoch(sample_run
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
     _, rows = split_sides(config, {"train": pipeline.read(config, str(SAMPLE), "train")})["test"]
     (tmp_path / "test.json").write_bytes(b"".join(lines[row] for row in rows))
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.predictor")
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=test.json", module="trainer.package.score")
     assert (done.code, done.err) == (0, "")
     evaluated = json.loads(done.out)
     metrics = metrics_of(members)
@@ -341,18 +341,43 @@ def test_the_command_scores_row_by_row_what_the_predictor_scores(sample_run: Pat
     package = sample_run / "out" / "it.zip"
     make_rows(tmp_path / "new.json", (row | {"ctr": "unknown"} for row in read_rows(SAMPLE)[:100]))
     arguments = ("predict", f"--package={package}", "--data=new.json", "--out=scores/all.json")
-    done = trainer(tmp_path, *arguments, module="trainer.package.predictor")
-    assert (done.code, done.out, done.err) == (0, "100 predictions in scores/all.json\n", "")
+    done = trainer(tmp_path, *arguments, module="trainer.package.score")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("100 predictions in scores/all.json, in the order of the rows; --keep=COLUMN copies")
     predictor = load_predictor(read_package(package))
     frame = dataset.load(SAMPLE, needed_columns(predictor.settings.config, labelled=False)).frame.iloc[:100]
     scored = [row["prediction"] for row in read_rows(tmp_path / "scores" / "all.json")]
     np.testing.assert_allclose(scored, predictor.predict(frame), rtol=1e-6)
 
 
+def test_predictions_keep_any_column_of_the_rows_to_be_joined_by(sample_run: Path, tmp_path: Path) -> None:
+    package = sample_run / "out" / "it.zip"
+    extra = {"seen": 1_234_567_890_123_456_789, "rate": 0.25, "tags": ["a", "b"], "note": None}
+    rows = [row | extra | {"note": "x" if number == 3 else None} for number, row in enumerate(read_rows(SAMPLE)[:50])]
+    make_rows(tmp_path / "new.json", rows)
+    columns = ["row_id", "item", "position", "age", "ctr", *extra]
+    arguments = ("predict", f"--package={package}", "--data=new.json", "--out=kept.json")
+    done = trainer(tmp_path, *arguments, f"--keep={','.join(columns)}", module="trainer.package.score")
+    assert (done.code, done.out, done.err) == (0, "50 predictions in kept.json\n", "")
+    for row, scored in zip(rows, read_rows(tmp_path / "kept.json"), strict=True):
+        assert list(scored) == [*columns, "prediction"]
+        for name in columns:
+            numeric = name in ("position", "age", "ctr", "rate") and row.get(name) is not None
+            expected = float(row[name]) if numeric else row.get(name)
+            assert scored[name] == (str(expected) if name == "seen" else expected), name
+    for keep, code, words in (
+        ("row_ip", 3, "column 'row_ip' of --keep. Did you mean 'row_id'?"),
+        ("prediction", 2, "Column 'prediction' cannot be kept"),
+    ):
+        done = trainer(tmp_path, *arguments, f"--keep={keep}", module="trainer.package.score")
+        assert done.code == code
+        assert words in done.err
+
+
 def test_a_metric_that_the_rows_do_not_determine_is_null(sample_run: Path, tmp_path: Path) -> None:
     make_rows(tmp_path / "one.json", [read_rows(SAMPLE)[0] | {"ctr": 0.0}])
     package = sample_run / "out" / "it.zip"
-    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.package.predictor")
+    done = trainer(tmp_path, "evaluate", f"--package={package}", "--data=one.json", module="trainer.package.score")
     assert done.code == 0, done.err
     metrics = json.loads(done.out)
     assert metrics["auc"] is None
@@ -435,7 +460,7 @@ def test_regression_with_a_split_by_time(tmp_path: Path) -> None:
     features = ("id", "item", "tags", "title", "price")  # no label, nor what only decided the split
     make_rows(tmp_path / "new.json", ({name: row[name] for name in row.keys() & set(features)} for row in rows))
     scoring = ("predict", "--package=packages/it.zip", "--data=new.json", "--out=scores.json")
-    scored = trainer(tmp_path, *scoring, module="trainer.package.predictor")
+    scored = trainer(tmp_path, *scoring, module="trainer.package.score")
     assert (scored.code, scored.err) == (0, "")
     scores = read_rows(tmp_path / "scores.json")
     assert [row["id"] for row in scores] == [row["id"] for row in rows]

@@ -12,7 +12,7 @@ from tests.commands import SAMPLE, Done, trainer
 from trainer.package.archive import read_package
 
 ROWS = [json.loads(line) for line in SAMPLE.read_text().rstrip("\n").split("\n")]
-PREDICTOR = "trainer.package.predictor"
+PREDICTOR = "trainer.package.score"
 
 
 def write(folder: Path, rows: list[Any], name: str = "rows.json") -> Path:

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.config.options import train_options
 from trainer.runtime.command import (
-    add_set,
-    argument_parser,
     begin_imports,
     count,
     import_tensorflow_quietly,
@@ -23,6 +22,7 @@ from trainer.runtime.command import (
 
 if __name__ == "__main__":
     begin_imports()
+    train_options()  # what is wrong with them need not wait for TensorFlow
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
@@ -269,21 +269,11 @@ def train(
 
 def main(argv: list[str] | None = None) -> None:
     """Train a variant and write its package."""
-    parser = argument_parser("trainer", main)
-    rows = "a file, a folder of shards, or a quoted glob; gs:// likewise"
-    parser.add_argument("--variant", default="deep_v1", help="name in variant_config.json; default: %(default)s")
-    parser.add_argument("--data", default=SAMPLE, help=f"rows: {rows}; default: %(default)s")
-    parser.add_argument("--test-data", help="separate rows to test on; default: a share of the data")
-    parser.add_argument("--validation-data", help="separate rows to choose by; default: a share of the data")
-    parser.add_argument("--output", default="packages", help="folder of the package, or gs://; default: %(default)s")
-    parser.add_argument("--run", help="name of the run and its package; default: variant and time")
-    parser.add_argument("--restart", action="store_true", help="start an existing run from the beginning")
-    add_set(parser)
-    arguments = parser.parse_args(argv)
+    options = train_options(argv)
 
-    settings = loading.load_config(arguments.variant, environ=os.environ, command_line=arguments.set)
-    data = {"train": arguments.data, "validation": arguments.validation_data, "test": arguments.test_data}
-    train(settings, data=data, output=arguments.output, name=arguments.run, restart=arguments.restart)
+    settings = loading.load_config(options.variant, environ=os.environ, command_line=options.set)
+    data = {"train": options.data or SAMPLE, "validation": options.validation_data, "test": options.test_data}
+    train(settings, data=data, output=options.output, name=options.run, restart=options.restart)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def measure(package: Path, task: str, *, refused: bool) -> None:
     folder = package.parent
     rows = ROWS if task == "predict" else ROWS.replace(b"}", b', "label": 1}')
     (folder / "rows.json").write_bytes(rows)
-    command = [sys.executable, "-m", "trainer.package.predictor", task, f"--package={package}", "--data=rows.json"]
+    command = [sys.executable, "-m", "trainer.package.score", task, f"--package={package}", "--data=rows.json"]
     command += ["--out=/dev/null"] if task == "predict" else []
     with (folder / "errors").open("wb") as errors_file:
         child = subprocess.Popen(

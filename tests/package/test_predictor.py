@@ -171,7 +171,7 @@ def test_scored_rows_keep_their_order_and_keys(tmp_path: Path, monkeypatch: pyte
     predictor = load_predictor(members)
     rows = rows_of(objective, 3) + HOSTILE
     frame = loaded(tmp_path, rows, predictor.settings.config)
-    lines = list(prediction_rows.prediction_rows(predictor, frame))
+    lines = list(prediction_rows.prediction_rows(predictor, frame, ["id", "shop"]))
     scored = [json.loads(line) for line in lines]
     assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
     assert [(row["id"], row["shop"]) for row in scored] == [(row["id"], row.get("shop")) for row in rows]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from trainer.data.loaded import BadRow
 from trainer.features.labels import Label
+from trainer.package.kept_columns import as_json
 
 if TYPE_CHECKING:
     from trainer.package.predictor import Predictor
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 BLOCK = 65_536  # rows turned into JSON at a time
 
 
-def prediction_rows(predictor: "Predictor", frame: pd.DataFrame, left_out: Sequence[BadRow] = ()) -> Iterator[bytes]:
-    """One JSON line per row: its key columns, then its prediction. left_out: bad rows, by `BadRow.before`.
+def prediction_rows(
+    predictor: "Predictor", frame: pd.DataFrame, kept: Sequence[str], left_out: Sequence[BadRow] = ()
+) -> Iterator[bytes]:
+    """One JSON line per row: its kept columns, then its prediction. left_out: bad rows, by `BadRow.before`.
 
     binary and regression: `prediction`, a number. multiclass: `prediction`, the likeliest class, and `probabilities`
     by class. multilabel: `prediction`, the classes above 0.5, and `probabilities` by class. A bad row, which keeps its
     place: `prediction`, null, and `reason`.
     """
-    keys = list(predictor.settings.config.key_columns)
+    keys = list(kept)
     bad = deque(left_out)
     for start in range(0, len(frame), BLOCK):
         block = frame.iloc[start : start + BLOCK]
@@ -33,7 +36,7 @@ def prediction_rows(predictor: "Predictor", frame: pd.DataFrame, left_out: Seque
         for number, (key, score) in enumerate(zip(key_values, scores, strict=True), start):
             while bad and bad[0].before <= number:
                 yield refused(bad.popleft())
-            named = {name: None if pd.isna(value) else value for name, value in zip(keys, key, strict=True)}
+            named = {name: as_json(value) for name, value in zip(keys, key, strict=True)}
             line = named | described(predictor.preprocessing.label, score)
             yield orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     yield from map(refused, bad)

@@ -1,46 +1,34 @@
-"""Predict or evaluate with a package: `python -m trainer.package.predictor predict|evaluate --package=ZIP --data=PATH`.
+"""Open a package and score rows with it.
 
 The network is rebuilt from this project's code and the package's configuration, and gets the package's weights. No code
 from a package is run.
 """
 
-import contextlib
 import dataclasses
-import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.runtime.command import argument_parser, begin_imports, import_tensorflow_quietly, run_command
+from trainer.runtime.command import import_tensorflow_quietly
 
-if __name__ == "__main__":
-    begin_imports()
 import_tensorflow_quietly()
 
 import numpy as np
-import orjson
 import pandas as pd
 import tensorflow as tf
 
-from trainer.cloud import output
 from trainer.config import loading, record, roles
 from trainer.config.net_config import NetConfig
-from trainer.data import dataset, sources
-from trainer.data.bad_rows import counted
+from trainer.data import sources
 from trainer.data.frames import typed_frame
-from trainer.data.loaded import Dataset
-from trainer.features import labels
 from trainer.features.preprocessing import Preprocessing, transform
 from trainer.features.rules import row_rules, text_rules, vocabulary_rules
 from trainer.model.layers import embeddings_by_column
 from trainer.model.ops_wrapper import EVALUATION_BATCH, OpsWrapper, build_model_graph, outline_of
 from trainer.package import archive, saved_model
-from trainer.package.prediction_rows import prediction_rows
 from trainer.package.weights import weights_from_bytes
-from trainer.runtime import cache
-from trainer.runtime.command import amount, count, printable
+from trainer.runtime.command import amount
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, did_you_mean
 from trainer.runtime.memory import available_memory
 
@@ -219,75 +207,8 @@ def verify(package: Path, frame: pd.DataFrame, expected: np.ndarray) -> float:
 
 
 def needed_columns(config: NetConfig, *, labelled: bool) -> dict[str, str]:
-    """Column -> kind: features, with labels also label and weight, otherwise the keys that predictions are written
-    with."""
+    """Column -> kind: features, with labels also label and weight, otherwise the keys."""
     needed = {*roles.feature_roles(config)}
     needed |= {config.label_column, config.weight_column or ""} if labelled else {*config.key_columns}
     kinds = roles.column_kinds(config, labelled=labelled)
     return {column: kind for column, kind in kinds.items() if column in needed}
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Score or evaluate the rows of a dataset with a package."""
-    parser = argument_parser("trainer.package.predictor", main)
-    parser.add_argument("task", choices=("predict", "evaluate"))
-    parser.add_argument("--package", required=True, help="the zip of a run; gs:// likewise")
-    parser.add_argument("--data", required=True, help="rows: a file, a folder of shards or a glob; gs:// likewise")
-    parser.add_argument("--out", help="predict: file to write, one JSON line per row; gs:// likewise")
-    arguments = parser.parse_args(argv)
-    if (arguments.task == "predict") != (arguments.out is not None):
-        parser.error("--out=FILE goes with predict, and only with it")
-
-    with contextlib.redirect_stdout(sys.stderr) if output.is_stdout(arguments.out) else contextlib.nullcontext():
-        if arguments.task == "evaluate":
-            evaluate_dataset(arguments.package, arguments.data)
-        else:
-            predict_dataset(arguments.package, arguments.data, arguments.out)
-
-
-def evaluate_dataset(package: str, data: str) -> None:
-    """Print the metrics of a package on labelled rows, as JSON."""
-    predictor = load_package(package)
-    config = record.for_reading(predictor.settings, os.environ).config
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the metrics alone
-        loaded = load_rows(config, data, labelled=True)
-    if left_out := counted(loaded.bad_rows, loaded.unlabelled):
-        warn(f"{loaded.rows:,} rows of {data} are evaluated{left_out}.")
-    label = predictor.preprocessing.label
-    if unseen := labels.unseen_classes(label, loaded.frame[label.column]):
-        warn(labels.unseen_classes_warning(label, "evaluation", unseen))
-    print(orjson.dumps(predictor.measure(loaded.frame), option=orjson.OPT_INDENT_2).decode())  # NaN: null
-
-
-def predict_dataset(package: str, data: str, out: str) -> None:
-    """Write the predictions of rows; a place that cannot be written is refused before anything is read."""
-    with output.new_file(out) as temporary:
-        predictor = load_package(package)
-        config = record.for_reading(predictor.settings, os.environ).config
-        loaded = load_rows(config, data, labelled=False)
-        with temporary.open("wb") as file:
-            file.writelines(prediction_rows(predictor, loaded.frame, loaded.left_out))
-    without = f", {loaded.bad_rows:,} bad rows without a prediction" if loaded.bad_rows else ""
-    print(printable(f"{count(loaded.rows, 'prediction')} in {out}{without}"))
-
-
-def load_rows(config: NetConfig, data: str, *, labelled: bool) -> Dataset:
-    """The columns of a dataset that a package needs; warns where one is absent."""
-    keys = None if labelled else config.key_columns
-    rules = row_rules(config)._replace(absent_is_missing=True, keys=keys)
-    source = sources.look_up(data)
-    with sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)) as path:
-        loaded = dataset.load(path, needed_columns(config, labelled=labelled), rules=rules, name=data)
-    sources.check_rows(source, loaded)
-    for warning in loaded.warnings(data):
-        warn(warning)
-    return loaded
-
-
-def warn(text: str) -> None:
-    """Print a warning for people to stderr."""
-    print(printable(f"warning: {text}"), file=sys.stderr)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -13,9 +13,9 @@ import sys
 import traceback
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from trainer.runtime.errors import Interrupted, ResourceError, TrainerError
+from trainer.runtime.errors import Interrupted, ResourceError, TrainerError, did_you_mean
 from trainer.runtime.signals import interruptible, record_stop_signals
 from trainer.runtime.system import storage_error
 
@@ -52,13 +52,18 @@ def end_imports() -> None:
 class ArgumentParser(argparse.ArgumentParser):
     """A parser whose errors, which quote the arguments, are safe for a terminal."""
 
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+        hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        super().error(printable(message) + f". {hint}" * hint.startswith("Did"))
 
 
 def argument_parser(module: str, main: Callable[..., None]) -> argparse.ArgumentParser:
     """The parser of `python -m MODULE`, described by the docstring of `main`. Options cannot be abbreviated."""
-    return ArgumentParser(prog=f"python -m {module}", description=main.__doc__, allow_abbrev=False)
+    return ArgumentParser(f"python -m {module}", description=main.__doc__)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
