@@ -94,7 +94,7 @@ def test_a_run_from_bucket_to_bucket_has_the_bits_of_one_at_home(
     assert done.out.splitlines()[-1] == f"package  {bucket.uri}/models/it.zip"
     assert bits(package(tmp_path, bucket)) == at_home
     again = run(tmp_path / "elsewhere", bucket)
-    assert (again.code, "finished" in again.out) == (0, True)
+    assert (again.code, "finished" in again.out) == (0, True), again
 
 
 def test_a_machine_that_is_taken_away_is_followed_by_another(

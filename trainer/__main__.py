@@ -66,8 +66,7 @@ def run(
     data: place of the dataset under "train"; of separate sets under "validation" and "test", if there are any. A run
     that was stopped continues. restart: start it again, and delete the package that it left.
     """
-    config, timings = settings.config, Timings(progress)
-    package = storage.join(output, f"{folder.name}.zip")
+    config, timings, package = settings.config, Timings(progress), storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
     latest = resume.find_checkpoint(folder, identity, mirror, restart=restart)
     identity |= {resume.THREADS: use_threads(config.threads or resume.threads_of(latest))}
@@ -80,7 +79,8 @@ def run(
     if latest:
         resume.check_same_run(folder, latest.progress["identity"], identity)
     if latest and finished and resume.is_over(latest, config):
-        return say_finished(config, resume.history_of(latest), package)
+        progress.close()
+        return say_finished(config, resume.history_of(latest), folder / "report.html", package)
     warnings = warn(run_warnings.before_training(config, prepared, data))
     if restart:
         storage.delete(package)
@@ -180,6 +180,8 @@ def fit(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
             history=history, callback=callback, progress=progress,
         )  # fmt: skip
+    if mirror:  # by its last checkpoint, another machine sees that the run is finished
+        mirror.wait(resume.UPLOAD_SECONDS)
     return history.rows_trained(rows, config.batch_size) - rows_before
 
 
@@ -211,11 +213,13 @@ def say_end(run: TrainedRun, folder: Path, package: str, difference: float) -> N
     say("package", package)
 
 
-def say_finished(config: NetConfig, history: loop.History, package: str) -> None:
+def say_finished(config: NetConfig, history: loop.History, report: Path, package: str) -> None:
     """Print the metrics of a run that is finished, and how to go on."""
     side = "test" if "test_loss" in history.best else "validation"
     epochs = count(len(history.rows), "epoch")
     say_lines("finished", f"{epochs}, best epoch {history.best_epoch}: {side} {summary(history.best_metrics(side))}")
+    if report.exists():  # not on another machine
+        say_file("report", report)
     say("package", package)
     early = len(history.rows) < config.epochs
     more = f"a patience above {config.patience}" if early else f"epochs above {config.epochs}"
