@@ -268,7 +268,6 @@ def test_machines_as_people_write_them(name: str) -> None:
         (2, {"variant": "deep_v1"}, "2 machines take 2 names"),
         (1, {"variant": "deep_v1,rnn_v1"}, "1 machines take 1 names"),
         (2, {"variant": "deep_v1,rnn_v1", "run": "a"}, "--run: 2 machines"),
-        (2, {"variant": "deep_v1,deep_v1"}, "have the same name"),
         (2, {"variant": "deep_v1,rnn_v1", "run": "a,a"}, "have the same name"),
         (1, {"variant": "deep_v2"}, "no variant 'deep_v2'"),
         (1, {"data": {"test_data": "rows/"}}, "--test-data"),
