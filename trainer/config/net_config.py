@@ -98,7 +98,10 @@ class NetConfig:
         "first", "which categories of a longer list to keep; a history that ends with the latest: last", choices=ENDS
     )
     tokenizer: str = setting(
-        "spacy", "spacy: English rules; regex: also works inside the SavedModel", choices=("spacy", "regex")
+        "regex",
+        "regex: words and single symbols, which the SavedModel finds itself; spacy: English rules, which callers of the "
+        "SavedModel must apply",
+        choices=("regex", "spacy"),
     )
     lowercase: bool = setting(True, "convert text to lower case")
     split_characters: bool = setting(

@@ -1,15 +1,14 @@
 """Split texts into tokens, by spaCy's English rules or by a regular expression.
 
 Both split at white space first and tokenize each distinct piece once, so a million texts cost as much as their distinct
-words. The regular expression uses TensorFlow string operations, which also run in a SavedModel: preprocessing and
-serving call the same function, `regex_tokens`.
+words. The regular expression also runs inside a SavedModel, as TensorFlow string operations: `regex_tokens` splits any
+text into the same tokens as `tokenize` does.
 """
 
 import functools
 import itertools
 import os
 import re
-import sys
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.runtime.command import import_tensorflow_quietly
-
 if typing.TYPE_CHECKING:
     import tensorflow as tf
     from spacy.tokenizer import Tokenizer
@@ -30,7 +27,8 @@ TOKENIZERS = ("spacy", "regex")
 
 # RE2 classes. A word is a run of letters, marks and digits; any other visible character is a token of its own, with the
 # marks that follow it (variation selectors of emoji); separators and control characters only separate.
-SYMBOL = r"[^\pL\pM\pN\pZ\pC]\pM*"
+# Han characters of Unicode 15.1 count as symbols: TensorFlow's tables do not have them yet.
+SYMBOL = r"([^\pL\pM\pN\pZ\pC]|[\x{2EBF0}-\x{2EE5D}])\pM*"
 SEPARATORS = r"[\pZ\pC]+"
 
 # A character of a script that writes no spaces between words, with its marks. The long vowel of Katakana belongs to no
@@ -40,11 +38,16 @@ UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 # The letters whose lower case depends on the machine's language, which ICU asks for: Turkish, Azeri, Lithuanian.
 LANGUAGE_DEPENDENT = "IİJÌÍĨĮ"
 
+# Capital letters of Unicode 14 and later, which TensorFlow's ICU leaves as they are; which ones Python knows depends on
+# its version.
+NEWEST_LETTERS = re.compile(
+    r"([\u2c2f\ua7c0\ua7d0\ua7d6\ua7d8\U00010570-\U00010595\u1c89\ua7cb\ua7cc\ua7da\ua7dc\U00010d50-\U00010d65])"
+)
+
 # spaCy's time for a run of symbols grows with the square of its length (20,000 brackets: 40 s), so that longer runs are
 # cut here; no word is that long.
 LONG_RUN = re.compile(r"\S{1000}")
 
-PIECES_PER_CALL = 2**16  # bounds the memory of the TensorFlow string operations
 BLOCK_TEXTS = 2**17  # split at a time
 
 
@@ -104,12 +107,9 @@ def load_tokenizer(tokenizer: str) -> None:
 
 def regex_tokens(strings: "tf.Tensor", rules: TextRules) -> "tf.RaggedTensor":
     """The words and symbols of each text: strings, UTF-8 [n] -> [n, (tokens)]. Runs eagerly and inside a graph."""
-    if "tensorflow" not in sys.modules:
-        import_tensorflow_quietly("tensorflow")
-    import tensorflow as tf  # noqa: PLC0415 - takes seconds, and spaCy does not need it
+    import tensorflow as tf  # noqa: PLC0415 - takes seconds, and only the SavedModel needs it
 
-    alone = f"({SYMBOL}|{UNSPACED})" if rules.split_characters else f"({SYMBOL})"
-    spaced = tf.strings.regex_replace(strings, alone, r" \1 ")
+    spaced = tf.strings.regex_replace(strings, _alone(rules), r" \1 ")
     tokens = tf.strings.split(tf.strings.regex_replace(spaced, SEPARATORS, " "))
     if not rules.lowercase:
         return tokens
@@ -117,6 +117,11 @@ def regex_tokens(strings: "tf.Tensor", rules: TextRules) -> "tf.RaggedTensor":
     for letter in LANGUAGE_DEPENDENT:
         flat = tf.strings.regex_replace(flat, letter, letter.lower())
     return tokens.with_flat_values(tf.strings.lower(flat, encoding="utf-8"))
+
+
+def _alone(rules: TextRules) -> str:
+    """The pattern of a character that is a token of its own."""
+    return f"({SYMBOL}|{UNSPACED})" if rules.split_characters else f"({SYMBOL})"
 
 
 def _pieces(texts: pa.LargeStringArray, rules: TextRules) -> tuple[pa.DictionaryArray, npt.NDArray[np.int32]]:
@@ -139,14 +144,25 @@ def _pieces(texts: pa.LargeStringArray, rules: TextRules) -> tuple[pa.Dictionary
 
 
 def _regex_tokens(pieces: pa.LargeStringArray, rules: TextRules) -> pa.ListArray:
-    """The tokens of each piece."""
-    blocks = [
-        regex_tokens(pieces[start : start + PIECES_PER_CALL].to_numpy(zero_copy_only=False), rules)
-        for start in range(0, max(len(pieces), 1), PIECES_PER_CALL)
-    ]
-    values = [pa.array(block.flat_values.numpy(), pa.large_binary()).cast(pa.large_string()) for block in blocks]
-    lengths = np.concatenate([block.row_lengths().numpy() for block in blocks])
-    return pa.ListArray.from_arrays(np.append(0, np.cumsum(lengths)).astype(np.int32), pa.concat_arrays(values))
+    """The tokens of each piece, as by `regex_tokens`: Arrow has the same regular expressions (RE2) as TensorFlow."""
+    spaced = pc.replace_substring_regex(pieces, _alone(rules), r" \1 ")
+    split = pc.split_pattern(pc.replace_substring_regex(spaced, SEPARATORS, " "), " ")
+    values = split.flatten()
+    is_token = pc.greater(pc.binary_length(values), 0)
+    ends = np.append(0, np.cumsum(is_token.to_numpy(zero_copy_only=False)))
+    offsets = ends[split.offsets.to_numpy() - split.offsets[0].as_py()].astype(np.int32)
+    tokens = values.filter(is_token).dictionary_encode()
+    if rules.lowercase:
+        lowered = pa.array([lower(token) for token in tokens.dictionary.to_pylist()], pa.large_string())
+        return pa.ListArray.from_arrays(offsets, lowered.take(tokens.indices))
+    return pa.ListArray.from_arrays(offsets, tokens.dictionary.take(tokens.indices))
+
+
+def lower(text: str) -> str:
+    """Text in lower case as TensorFlow converts it, which does not know the newest letters."""
+    if text.isascii() or not NEWEST_LETTERS.search(text):
+        return text.lower()
+    return "".join(part if number % 2 else part.lower() for number, part in enumerate(NEWEST_LETTERS.split(text)))
 
 
 def _spacy_tokens(pieces: pa.LargeStringArray, rules: TextRules) -> pa.ListArray:
