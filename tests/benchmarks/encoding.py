@@ -13,7 +13,7 @@ from trainer.config.net_config import NetConfig
 from trainer.features.pipeline import prepare
 from trainer.runtime.timing import Timings
 
-CONFIG = NetConfig(**SAMPLE_COLUMNS, cache_gb=0.0)  # in memory, as the other side
+CONFIG = NetConfig(**SAMPLE_COLUMNS, tokenizer="spacy", cache_gb=0.0)  # in memory, as the other side
 SPACY = spacy.blank("en")  # imported and made before the clock runs, for both sides
 
 

@@ -96,7 +96,7 @@ def test_encoded_rows_are_those_that_preprocessing_gives_row_by_row(monkeypatch:
 
 OTHER: dict[str, Any] = {
     "categorical_columns": ("item",), "text_columns": (), "label_column": "age", "weight_column": None,
-    "objective": "regression", "split_seed": 1, "test_fraction": 0.2, "min_count": 3, "tokenizer": "regex",
+    "objective": "regression", "split_seed": 1, "test_fraction": 0.2, "min_count": 3, "tokenizer": "spacy",
     "lowercase": False, "max_tokens": 5, "subsample": 0.5,
 }  # fmt: skip
 
