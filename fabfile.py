@@ -51,7 +51,7 @@ def trainer(docker: bool, gpu: bool) -> list[str]:
         "test-data": "separate test set; default: a share of the rows",
         "validation-data": "separate validation set; default: a share of the rows",
         "output": "folder or gs:// prefix of the package; default: packages",
-        "run": "name of the run; an existing run is resumed; default: variant and time",
+        "run": "name of the run; an existing run is resumed; default: variant, time, random digits",
         "restart": "start an existing run from the beginning",
         "set": SET_HELP,
         "docker": "train in a container of the image of this code, which is built if needed",

@@ -46,7 +46,7 @@ def train(
 
     data: a file, a folder of shards or a glob, also at gs://; default: the sample. test_data, validation_data:
     separate rows; default: shares of the data. output: folder of the package, or gs://. run: name of the run and its
-    package, default: variant and time; a stopped run of this name continues. restart: start it again.
+    package, default: variant, time and random digits; a stopped run of this name continues. restart: start it again.
     settings: override the variant and the environment, such as learning_rate=0.01.
 
     Ctrl-C, or the stop button of a notebook, saves a checkpoint and raises Interrupted. Expected faults are

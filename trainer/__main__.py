@@ -259,7 +259,7 @@ def train(
 ) -> str:
     """Train a variant under a name that no other process uses meanwhile; returns its package, a path or gs://.
 
-    data, output, restart: see `run`. name: of the run; default: variant and time.
+    data, output, restart: see `run`. name: of the run; default: variant, time and random digits.
     """
     name = name or names.new_run_name(settings.variant)
     names.check_name(name, "run")

@@ -99,7 +99,7 @@ class NetConfig:
     )
     tokenizer: str = setting(
         "regex",
-        "regex: words and single symbols, which the SavedModel finds itself; spacy: English rules, which a caller of the "
+        "regex: words and symbols, which the SavedModel finds itself; spacy: English rules, which callers of the "
         "SavedModel must apply",
         choices=("regex", "spacy"),
     )
