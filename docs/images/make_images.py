@@ -77,6 +77,8 @@ def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float])
 
 def photograph(page: Path, path: Path) -> None:
     """The upper part of a page, as a browser shows it."""
+    if not page.is_file():
+        sys.exit(f"There is no {page}. Train first: fab train --run=first")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit("This needs Chromium: Debian's package chromium.")
