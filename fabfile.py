@@ -216,12 +216,13 @@ def list_networks(c):
         "gpu": "build the image for NVIDIA GPUs",
         "tag": "name of the image; default: flatfab:cpu or flatfab:gpu",
         "build-arg": "NAME=VALUE of an ARG in the Dockerfile, such as BASE; repeatable",
+        "network": "network of the build, such as host",
     },
 )
-def build(c, build_arg, gpu=False, tag=None):
+def build(c, build_arg, gpu=False, tag=None, network=None):
     """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0"""
     arguments = ["--gpu"] * gpu + [f"--build-arg={value}" for value in build_arg]
-    python("-m", "trainer.machines.images", "build", *arguments, tag=tag)
+    python("-m", "trainer.machines.images", "build", *arguments, tag=tag, network=network)
 
 
 @task(help={"tag": "name of the image, starting with its registry"})

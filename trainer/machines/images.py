@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = (("Dockerfile", "flatfab:cpu"), ("Dockerfile.gpu", "flatfab:gpu"))  # without and with GPU: file, tag
 NETWORK = "FLATFAB_DOCKER_NETWORK"  # of builds and containers, such as host
 TIMEOUT = 300  # seconds for one answer of the engine
+# Proxies, which builds get from this process: the engine keeps these, and no others, out of the image's history.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def engine() -> docker.DockerClient:
@@ -96,7 +98,7 @@ def build(
     """
     file, default_tag = RECIPES[gpu]
     tag = tag or default_tag
-    values = {"REVISION": revision(), "VERSION": version()} | dict(arguments or {})
+    values = {"REVISION": revision(), "VERSION": version()} | proxies(os.environ) | dict(arguments or {})
     digest = build_from(client, ROOT, file, tag, values)
     say("image", f"{tag}, {digest}")
     return digest
@@ -155,6 +157,11 @@ def print_progress(answers: Iterable[dict[str, Any]], action: str, prefix: str =
     return facts
 
 
+def proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxies that an environment names."""
+    return {name: environ[name] for name in PROXIES if environ.get(name)}
+
+
 def revision() -> str:
     """The commit of the project, with "-dirty" if files have changed since; "" without git or a repository."""
     return provenance.git(ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or ""
@@ -181,12 +188,15 @@ def main(argv: list[str] | None = None) -> None:
     building.add_argument("--gpu", action="store_true", help="build the image for NVIDIA GPUs")
     building.add_argument("--tag", help=f"name of the image; default: {RECIPES[0][1]} or {RECIPES[1][1]}")
     building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG in the Dockerfile")
+    building.add_argument("--network", help=f"network of the build, such as host; default: {NETWORK}")
     pushing = actions.add_parser("push", help="push an image to its registry", allow_abbrev=False)
     pushing.add_argument("--tag", required=True, help="name of the image, starting with its registry")
     arguments = parser.parse_args(argv)
     if arguments.action == "push":
         push(engine(), arguments.tag)
     else:
+        if arguments.network:
+            os.environ[NETWORK] = arguments.network
         build(engine(), gpu=arguments.gpu, tag=arguments.tag, arguments=build_arguments(arguments.build_arg))
 
 
