@@ -15,7 +15,8 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainer.runtime.errors import Interrupted, ResourceError, TrainerError, did_you_mean
+from trainer.runtime import missing
+from trainer.runtime.errors import ConfigError, Interrupted, ResourceError, TrainerError, did_you_mean
 from trainer.runtime.signals import interruptible, record_stop_signals
 from trainer.runtime.system import storage_error
 
@@ -143,6 +144,10 @@ def run_command(main: Callable[[], None]) -> None:
     except TrainerError as error:
         first, *others = map(str, error.args)
         exit_process(error.exit_code, f"error: {first}", *(f"  {line}" for line in others))
+    except ModuleNotFoundError as error:
+        if not (text := missing.explanation(error)):
+            report_bug()
+        exit_process(ConfigError.exit_code, f"error: {text}")
     except MemoryError:
         exit_process(ResourceError.exit_code, "error: Out of memory. Use fewer rows, or a machine with more memory.")
     except BrokenPipeError:
