@@ -1,21 +1,32 @@
 # The trainer with TensorFlow for CPUs; Dockerfile.gpu is the same with TensorFlow for NVIDIA's GPUs, and a test holds
 # the two together. For Docker's classic builder and BuildKit. A base of your own needs Python 3.11 to 3.13 with pip.
 ARG BASE=python:3.11-slim-bookworm
-FROM ${BASE}
+FROM ${BASE} AS packages
 
-# Dependencies, each with its hash, in a layer of their own, which a change of code leaves as it is. Headers and the
-# tests of packages, a sixth of the whole, are for those who compile or develop them.
+# Dependencies, each with its hash, in an environment of their own, which a change of code leaves as it is. Headers and
+# the tests of packages, a sixth of the whole, are for those who compile or develop them. The address of an index, with
+# what lets one in, is known to this stage alone: the image has neither its layers nor its history.
+ARG PIP_INDEX_URL=""
+ARG PIP_EXTRA_INDEX_URL=""
+ARG PIP_TRUSTED_HOST=""
+ARG CA_CERTIFICATES=""
 COPY requirements-build.txt requirements.txt /opt/flatfab/
-RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --require-hashes \
+RUN if [ -n "${CA_CERTIFICATES}" ]; then echo "${CA_CERTIFICATES}" > /tmp/ca.pem && export PIP_CERT=/tmp/ca.pem; fi \
+    && python -m venv /opt/venv \
+    && /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes \
         --requirement /opt/flatfab/requirements-build.txt \
-    && python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation --require-hashes \
+    && /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation --require-hashes \
         --requirement /opt/flatfab/requirements.txt \
-    && python -m pip check \
-    && find "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -type d \
+    && /opt/venv/bin/python -m pip check \
+    && find "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -type d \
         \( -name tests -o -path '*/tensorflow/include' \) -prune -exec rm -r {} +
 
+FROM ${BASE}
+COPY --from=packages /opt/venv /opt/venv
+
 # A run writes to /work and /tmp alone, whoever it runs as, though the rest of the system be read-only.
-ENV PYTHONPATH=/opt/flatfab \
+ENV PATH="/opt/venv/bin:${PATH}" \
+    PYTHONPATH=/opt/flatfab \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -419,7 +419,12 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     if not many(False, True):
         for listed in ("requirements-build.txt", "requirements.txt"):
             (copy / listed).write_text("")
-    done = command(copy, copy, "trainer.machines.images", "build", f"--tag={name}", f"--build-arg=TOKEN={CANARY}")
+    secrets = [f"--build-arg={argument}" for argument in (f"TOKEN={CANARY}", "PIP_EXTRA_INDEX_URL")]
+    mirror = f"http://user:{CANARY}@127.0.0.1:9/simple"
+    done = command(
+        copy, copy, "trainer.machines.images", "build", f"--tag={name}", *secrets, PIP_EXTRA_INDEX_URL=mirror,
+        HTTPS_PROXY=f"http://user:{CANARY}@127.0.0.1:9",
+    )  # fmt: skip
     assert done.code == 0, done.err
     names, leaks = files_in_layers(engine.images.get(name).save(chunk_size=2**21))
     metadata = [[one.history(), one.attrs] for one in map(engine.images.get, (name, image))]
@@ -432,7 +437,7 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     code += [path for room in rooms for path in (project / "trainer" / room).glob("*.py")]
     templates = [*project.glob("trainer/*/templates/*.html")]
     assert {name for name in own if "__pycache__" not in name} == {
-        "requirements-build.txt", "requirements.txt", "variant_config.json",
+        "variant_config.json",
         "data", "data/sample_2k.json", "networks", "trainer",
         *(f"trainer/{room}" for room in rooms),
         *(path.parent.relative_to(project).as_posix() for path in templates),
@@ -491,7 +496,10 @@ def test_S8_the_context_is_what_the_list_allows(project: Path) -> None:
 def test_S7_no_dockerfile_asks_for_a_secret() -> None:
     for name in ("Dockerfile", "Dockerfile.gpu"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == ["BASE", "REVISION", "VERSION"]
+        assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == [
+            "BASE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "CA_CERTIFICATES", "REVISION", "VERSION"
+        ]  # fmt: skip
+        assert "ARG PIP" not in text[text.rindex("FROM ") :]  # only the stage that is left behind has them
         assert not re.search(r"secret|token|passw|credential|api_?key|--mount", text, re.IGNORECASE)
         assert not re.search(r"^(ENTRYPOINT|CMD) [^\[]", text, re.MULTILINE)
 
@@ -713,3 +721,25 @@ def test_R28_a_registry_that_refuses_or_is_gone_is_reported(
         4, "error: There is no image 127.0.0.1:1/no/image:1. `fab build --tag=127.0.0.1:1/no/image:1` builds it.\n",
     )  # fmt: skip
     assert isinstance(images.engine_error("Pushing", "denied"), StorageError)
+
+
+# Mirrors and proxies
+
+
+def test_what_a_build_takes_from_the_environment_is_named(tmp_path: Path) -> None:
+    environ = {"PIP_INDEX_URL": "https://user:word@mirror.example/simple", "HTTPS_PROXY": "http://proxy:3128"}
+    assert images.build_arguments(["BASE=python:3.12", "PIP_INDEX_URL"], environ) == {
+        "BASE": "python:3.12",
+        "PIP_INDEX_URL": environ["PIP_INDEX_URL"],
+    }
+    assert images.proxies(environ) == {"HTTPS_PROXY": "http://proxy:3128"}
+    for wrong in ("PIP_TRUSTED_HOST", "=x", ""):
+        with pytest.raises(ConfigError, match="is not NAME=VALUE, nor the name of an environment variable"):
+            images.build_arguments([wrong], environ)
+    (tmp_path / "company.pem").write_text("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n")
+    assert images.certificates(str(tmp_path / "company.pem"))["CA_CERTIFICATES"].count("\n") == 3
+    (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(ConfigError, match="holds no certificate"):
+        images.certificates(str(tmp_path / "key.pem"))
+    with pytest.raises(StorageError, match=r"missing\.pem"):
+        images.certificates(str(tmp_path / "missing.pem"))

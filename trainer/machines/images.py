@@ -18,7 +18,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound
 from urllib3.exceptions import HTTPError
 
-from trainer.runtime import provenance
+from trainer.runtime import provenance, system
 from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, ResourceError, StorageError, TrainerError
 
@@ -172,12 +172,27 @@ def version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
-def build_arguments(texts: Iterable[str]) -> dict[str, str]:
-    """The values of --build-arg=NAME=VALUE by name. ConfigError for any other form."""
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-        raise ConfigError(f"--build-arg={wrong[0]} is not NAME=VALUE.")
-    return {name: value for name, _, value in pairs}
+def build_arguments(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The values of --build-arg=NAME=VALUE by name; of --build-arg=NAME that of the environment, as for Docker.
+
+    ConfigError for any other form, and for a name that the environment does not have.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or (not equals and name not in environ):
+            raise ConfigError(f"--build-arg={text} is not NAME=VALUE, nor the name of an environment variable.")
+        values[name] = value if equals else environ[name]
+    return values
+
+
+def certificates(path: str) -> dict[str, str]:
+    """The build argument for a file of certificates, in the form PEM. StorageError if it cannot be read."""
+    with system.disk_errors("reading", Path(path)):
+        text = Path(path).read_text(encoding="ascii", errors="replace")
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ConfigError(f"{path} holds no certificate. Give a file in the form PEM.")
+    return {"CA_CERTIFICATES": text}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -187,7 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     building = actions.add_parser("build", help="build an image", allow_abbrev=False)
     building.add_argument("--gpu", action="store_true", help="build the image for NVIDIA GPUs")
     building.add_argument("--tag", help=f"name of the image; default: {RECIPES[0][1]} or {RECIPES[1][1]}")
-    building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG in the Dockerfile")
+    building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG, or NAME")
+    building.add_argument("--certificates", help="file of certificates (PEM) that packages are downloaded with")
     building.add_argument("--network", help=f"network of the build, such as host; default: {NETWORK}")
     pushing = actions.add_parser("push", help="push an image to its registry", allow_abbrev=False)
     pushing.add_argument("--tag", required=True, help="name of the image, starting with its registry")
@@ -197,7 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         if arguments.network:
             os.environ[NETWORK] = arguments.network
-        build(engine(), gpu=arguments.gpu, tag=arguments.tag, arguments=build_arguments(arguments.build_arg))
+        values = build_arguments(arguments.build_arg, os.environ)
+        values |= certificates(arguments.certificates) if arguments.certificates else {}
+        build(engine(), gpu=arguments.gpu, tag=arguments.tag, arguments=values)
 
 
 if __name__ == "__main__":
