@@ -232,7 +232,7 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
     arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
     there = trainer(tmp_path, *arguments, module="trainer.package.score", **service)
     assert (there.code, there.err) == (0, "")
-    assert there.out == f"{len(rows)} predictions in {scores}\n"
+    assert there.out.startswith(f"{len(rows)} predictions in {scores}, in the order of the rows")
     arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
     assert trainer(tmp_path, *arguments, module="trainer.package.score").code == 0
     assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()

@@ -21,6 +21,7 @@ from trainer.data import dataset
 from trainer.features import pipeline
 from trainer.features.sides import split_sides
 from trainer.package import predictor as prediction
+from trainer.package import score
 from trainer.package.archive import read_package
 from trainer.runtime.progress import RunProgress
 
@@ -74,7 +75,7 @@ def test_a_variant_reaches_its_bar_and_its_package_alone_repeats_the_metrics(
         assert best[f"test_{metric}"] <= bar
 
     capsys.readouterr()
-    prediction.main(["evaluate", f"--package={package}", f"--data={data['test']}"])
+    score.main(["evaluate", f"--package={package}", f"--data={data['test']}"])
     evaluated = json.loads(capsys.readouterr().out)
     reported = {name.removeprefix("test_"): value for name, value in best.items() if name.startswith("test_")}
     assert evaluated == pytest.approx(reported, rel=0, abs=1e-6)

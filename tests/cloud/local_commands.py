@@ -4,12 +4,12 @@ import json
 import sys
 
 from trainer import __main__
-from trainer.package import predictor, publish  # noqa: F401 - that these import none is to be shown, too
+from trainer.package import publish, score  # noqa: F401 - that these import none is to be shown, too
 
 GOOGLE = ("google.cloud", "google.auth", "google.api_core")
 
 
 def main() -> None:
     __main__.main(["--data=rows.json", "--run=it"])
-    predictor.main(["predict", "--package=packages/it.zip", "--data=rows.json", "--out=scores.json"])
+    score.main(["predict", "--package=packages/it.zip", "--data=rows.json", "--out=scores.json"])
     print(json.dumps([name for name in sys.modules if name.startswith(GOOGLE)]))

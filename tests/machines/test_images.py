@@ -396,7 +396,7 @@ def test_the_image_for_gpus_refuses_to_train_without_one(
         for listed in ("requirements-build.txt", "requirements-gpu.txt"):
             (copy / listed).write_text("")
         dockerfile = (copy / "Dockerfile.gpu").read_text(encoding="utf-8")
-        (copy / "Dockerfile.gpu").write_text(dockerfile.replace("FROM ${BASE}", "FROM ${BASE}\nUSER 0:0"))
+        (copy / "Dockerfile.gpu").write_text(re.sub(r"(FROM .*)", r"\1\nUSER 0:0", dockerfile))
     done = command(copy, copy, "trainer.machines.images", "build", "--gpu", f"--tag={name}", *arguments)
     assert done.code == 0, done.err
     container = engine.containers.run(name, ["--data=no_such_rows"], detach=True, network_mode="none")

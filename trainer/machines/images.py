@@ -199,13 +199,13 @@ def main(argv: list[str] | None = None) -> None:
     """Build an image of the trainer, or push one to its registry."""
     parser = argument_parser("trainer.machines.images", main)
     actions = parser.add_subparsers(dest="action", required=True)
-    building = actions.add_parser("build", help="build an image", allow_abbrev=False)
+    building = actions.add_parser("build", help="build an image")
     building.add_argument("--gpu", action="store_true", help="build the image for NVIDIA GPUs")
     building.add_argument("--tag", help=f"name of the image; default: {RECIPES[0][1]} or {RECIPES[1][1]}")
     building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG, or NAME")
     building.add_argument("--certificates", help="file of certificates (PEM) that packages are downloaded with")
     building.add_argument("--network", help=f"network of the build, such as host; default: {NETWORK}")
-    pushing = actions.add_parser("push", help="push an image to its registry", allow_abbrev=False)
+    pushing = actions.add_parser("push", help="push an image to its registry")
     pushing.add_argument("--tag", required=True, help="name of the image, starting with its registry")
     arguments = parser.parse_args(argv)
     if arguments.action == "push":
