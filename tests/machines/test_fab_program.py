@@ -1,9 +1,9 @@
 """The command line of `fab`: mistakes are explained, commands have groups, options are written out."""
 
+import importlib
 import inspect
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def test_the_list_has_each_command_once_in_a_group() -> None:
 
 
 def test_options_have_no_short_form_and_a_meaning() -> None:
-    tasks = Collection.from_module(SourceFileLoader("fresh", str(ROOT / "fabfile.py")).load_module())
+    tasks = Collection.from_module(importlib.reload(fabfile))
     for name in tasks.task_names:  # anew, since a parser takes the help out of a task
         task = tasks[name]
         parameters = list(inspect.signature(task.body).parameters)[1:]
