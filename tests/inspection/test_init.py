@@ -214,6 +214,18 @@ def test_the_command_adds_a_variant_that_trains(
     assert done.code == 0, done.err
 
 
+def test_rows_of_another_dataset_are_told_from_rows_that_lack_a_column(tmp_path: Path) -> None:
+    write(tmp_path / "shop.json", rows_of())
+    for module in ("trainer.__main__", "trainer.inspection.inspect"):
+        done = trainer(tmp_path, "--data=shop.json", module=module)
+        assert done.code == DataError.exit_code
+        assert done.err == (
+            "error: shop.json lacks 9 of the 11 columns that the variant names: 'item', 'publisher', 'campaign' and "
+            "more. Choose the --variant of these rows, or the --data of this variant. To write a variant: fab init "
+            "--data=shop.json --label=COLUMN\n"
+        )
+
+
 def refused(variant_file: Path, error: type[Exception], message: str, *arguments: str) -> None:
     before = variant_file.read_bytes()
     with pytest.raises(error, match=message):

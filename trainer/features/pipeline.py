@@ -1,7 +1,7 @@
 """Read, split and encode the rows of a run, or take the encoded rows of an earlier run from the cache."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +16,10 @@ from trainer.config import roles
 from trainer.config.net_config import NetConfig
 from trainer.data import capacity, dataset, sources
 from trainer.data.bad_rows import counted
+from trainer.data.first_rows import first_rows
 from trainer.data.loaded import Dataset
 from trainer.data.schema import NUMERIC_KINDS, plan_columns
+from trainer.data.selection import find_shards
 from trainer.data.sources import Source
 from trainer.features.encoded import EncodedRows, encode_rows
 from trainer.features.labels import unseen_by_set
@@ -32,6 +34,7 @@ from trainer.runtime.errors import DataError, ResourceError
 from trainer.runtime.provenance import code_hashes, package_versions
 from trainer.runtime.timing import Timings
 
+NAMES_BYTES = 2**16  # of rows, that show which columns there are
 HELD_OUT_ROWS = 1000  # raw rows that a written package must score as the trained model does
 HELD_OUT = "held_out.arrow"
 MOST_LISTED = 1000  # bad rows that the package names
@@ -102,7 +105,9 @@ def local_paths(config: NetConfig, located: Mapping[str, Source], timings: Timin
     DataError where a column cannot have its role by schema.json, ResourceError where the rows do not fit in memory.
     """
     for source in located.values():
-        plan_columns(roles.column_kinds(config), sources.fields_of(source))
+        fields = sources.fields_of(source)
+        check_dataset(config, source.path, fields or ())
+        plan_columns(roles.column_kinds(config), fields)
     with contextlib.ExitStack() as copies, ThreadPoolExecutor(1) as background:
         if config.text_columns:
             background.submit(load_tokenizer, config.tokenizer)  # takes a second, while reading mostly waits
@@ -113,8 +118,25 @@ def local_paths(config: NetConfig, located: Mapping[str, Source], timings: Timin
                 side: copies.enter_context(sources.local(source, cache.FOLDER, int(config.cache_gb * 1e9)))
                 for side, source in located.items()
             }
+        for side, path in paths.items():
+            rows = first_rows(find_shards(path), most=1, size=NAMES_BYTES)
+            check_dataset(config, located[side].path, {name for row in rows for name in row})
         capacity.check_before_reading(config, paths.values())
         yield paths
+
+
+def check_dataset(config: NetConfig, data: str, names: Collection[str]) -> None:
+    """DataError if most columns of the variant are not among the names: then it is that of another dataset."""
+    wanted = roles.column_kinds(config)
+    missing = [name for name in wanted if name not in names]
+    if not names or len(missing) <= max(2, len(wanted) / 2):
+        return
+    first = ", ".join(map(repr, missing[:3])) + " and more" * (len(missing) > 3)
+    raise DataError(
+        f"{data} lacks {len(missing)} of the {len(wanted)} columns that the variant names: {first}. Choose the "
+        "--variant of these rows, or the --data of this variant. To write a variant: fab init "
+        f"--data={data} --label=COLUMN"
+    )
 
 
 def read_all(

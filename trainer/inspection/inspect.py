@@ -4,7 +4,6 @@ Reads and splits the rows as a run does, with the same errors. Then prints facts
 label and the split, and writes them to a page.
 """
 
-import contextlib
 import functools
 import os
 import re
@@ -21,16 +20,16 @@ if __name__ == "__main__":
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pandas as pd
 
 from trainer.cloud import output, storage
 from trainer.config import roles
 from trainer.config.loading import load_config
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity, partitions, sources
+from trainer.data import partitions, sources
 from trainer.data.bad_rows import counted
 from trainer.data.columns import NUMBER
+from trainer.data.first_rows import first_rows
 from trainer.data.json_values import JSON_TYPE
 from trainer.data.loaded import Dataset
 from trainer.data.selection import find_shards
@@ -106,14 +105,11 @@ def read(config: NetConfig, data: Mapping[str, str]) -> tuple[dict[str, Dataset]
 def json_types(shards: Sequence[Path]) -> dict[str, str]:
     """The JSON types of every column in the first lines of some shards, such as "fraction or integer"."""
     seen: dict[str, dict[str, None]] = defaultdict(dict)
-    for shard in shards[:: -(-len(shards) // SAMPLED_SHARDS)]:
-        for name in partitions.values_of(shard.absolute().parent):
-            seen[name]["string"] = None
-        _, text = capacity.head_of(shard, SAMPLED_BYTES)
-        for line in text.split(b"\n")[:-1]:
-            with contextlib.suppress(orjson.JSONDecodeError, AttributeError):  # the reader reports bad lines
-                for name, value in orjson.loads(line).items():
-                    seen[name][json_type(value)] = None
+    for row in first_rows(shards, most=SAMPLED_SHARDS, size=SAMPLED_BYTES):  # the reader reports bad lines
+        for name, value in row.items():
+            seen[name][json_type(value)] = None
+    for shard in shards:
+        seen |= {name: {"string": None} for name in partitions.values_of(shard.absolute().parent)}
     for types in seen.values():
         if len(types) > 1:
             types.pop("null", None)

@@ -1,15 +1,12 @@
 """Advise a key where rows have none: without one, a row that is corrected may move to another set."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity
+from trainer.data.first_rows import first_rows
 
 SHARDS, BYTES = 4, 2**18  # that are looked at: shards, and the start of each
 MIN_ROWS = 50  # below which a column may be distinct by chance
@@ -19,24 +16,15 @@ def key_advice(config: NetConfig, shards: Sequence[Path]) -> str:
     """A column that can be the key, if rows are drawn by all their columns and there is such a column; or ""."""
     if config.key_columns or (config.split != "random" and config.subsample == 1):
         return ""
-    names = distinct_columns(rows_of(shards), {config.label_column, config.weight_column})
+    names = distinct_columns(
+        list(first_rows(shards, most=SHARDS, size=BYTES)), {config.label_column, config.weight_column}
+    )
     if not names:
         return ""
     return (
         f"A row's set depends on all its columns, so a corrected label moves it. Column {names[0]!r} differs in every "
         f'row looked at. If it identifies the row, set key_columns to ["{names[0]}"]: then each row stays in its set.'
     )
-
-
-def rows_of(shards: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """The first rows of some shards; bad lines are left out."""
-    rows: list[Mapping[str, Any]] = []
-    for shard in shards[:: -(-len(shards) // SHARDS)]:
-        for line in capacity.head_of(shard, BYTES)[1].split(b"\n")[:-1]:
-            with contextlib.suppress(orjson.JSONDecodeError):
-                row = orjson.loads(line)
-                rows += [row] if isinstance(row, dict) else []
-    return rows
 
 
 def distinct_columns(rows: Sequence[Mapping[str, Any]], without: set[str | None]) -> list[str]:

@@ -1,15 +1,14 @@
 """Columns of the rows that predictions are written with, so that they can be joined: the keys, and those of --keep."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 import pandas as pd
 
 from trainer.config.net_config import NetConfig
-from trainer.data import capacity, partitions, sources
+from trainer.data import sources
+from trainer.data.first_rows import first_rows
 from trainer.data.schema import NUMBER_TYPES
 from trainer.data.selection import find_shards
 from trainer.runtime.errors import ConfigError, DataError, did_you_mean
@@ -41,14 +40,9 @@ def kept_kinds(source: sources.Source, path: str, columns: Sequence[str]) -> dic
             for name in columns
         }  # a name that is no field is refused by the reader
     seen: dict[str, set[type]] = defaultdict(set)
-    shards = find_shards(path)
-    for shard in shards[:: -(-len(shards) // SHARDS)]:
-        for name in partitions.values_of(shard.absolute().parent):
-            seen[name].add(str)
-        for line in capacity.head_of(shard, BYTES)[1].split(b"\n")[:-1]:
-            with contextlib.suppress(orjson.JSONDecodeError, AttributeError):  # the reader reports bad lines
-                for name, value in orjson.loads(line).items():
-                    seen[name].add(type(value))
+    for row in first_rows(find_shards(path), most=SHARDS, size=BYTES):  # the reader reports bad lines
+        for name, value in row.items():
+            seen[name].add(type(value))
     for name in columns:
         if name not in seen and seen:
             raise DataError(f"No row of {source.path} has the column {name!r} of --keep. {did_you_mean(name, seen)}")
