@@ -467,7 +467,7 @@ def serving(bucket_host: str, folder: Path) -> Iterator[Service]:
     handler = type("BoundHandler", (Handler,), {"service": service})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
     thread.start()
     host = f"http://127.0.0.1:{server.server_address[1]}"
     credentials = folder / "credentials.json"

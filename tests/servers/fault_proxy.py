@@ -129,7 +129,7 @@ def faults(behind: str) -> Iterator[Proxy]:
     proxy = Proxy(behind)
     handler = type("ProxyHandler", (Handler,), {"proxy": proxy})
     server = Server(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
     thread.start()
     proxy.host = f"http://127.0.0.1:{server.server_address[1]}"
     try:
@@ -153,6 +153,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     proxy: Proxy
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait 40 ms after its head
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return super().date_time_string((timestamp or time.time()) + self.proxy.clock_seconds)
