@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from tests.commands import SAMPLE, trainer
+from tests.scale import many
 from trainer.config import loading
+from trainer.config.roles import column_kinds
 from trainer.config.variant_text import with_variant
-from trainer.data import sources
+from trainer.data import dataset, sources
 from trainer.data.schema import Field
+from trainer.features.rules import row_rules
 from trainer.inspection import init
 from trainer.inspection.outcomes import outcomes
 from trainer.inspection.proposal import propose
@@ -107,6 +110,43 @@ def test_text_in_a_script_without_spaces_is_text() -> None:
     signs = "新聞記者発表東京大阪経済市場株価上昇下落政府会議"
     rows = [{"headline": "".join(choose.choices(signs, k=12)), "y": number % 2} for number in range(400)]
     assert proposed(rows)["headline"] == "text_columns"
+
+
+KINDS: list[Callable[[random.Random], Any]] = [
+    lambda choose: choose.randint(0, 3),
+    lambda choose: choose.random(),
+    lambda choose: str(choose.randint(-5, 10 ** choose.randint(1, 18))),
+    lambda choose: choose.choice(["a", "b", "c d e f", ""]),
+    lambda choose: choose.sample("abc", choose.randint(0, 3)),
+    lambda _: {"a": 1},
+    lambda _: None,
+    lambda choose: choose.random() < 0.5,
+    lambda choose: 10.0 ** choose.randint(0, 300),
+    lambda choose: f"2026-01-0{choose.randint(1, 9)} 00:00:00 UTC",
+    lambda choose: choose.choice(["NaN", "Infinity", "1e400"]),
+    lambda choose: 1.7e9 + choose.randint(0, 10**6),
+    lambda _: [[1]],
+    lambda choose: "x" * choose.randint(0, 500),
+]
+NAMES = ["id", "x", "ctr", "created_at", "größe", "a b", "__p", "weight", "impressions", '"q"', "\u202e", "epoch", ""]
+
+
+@pytest.mark.parametrize("seed", range(many(40, 2000)))
+def test_any_rows_are_a_variant_that_loads_and_reads_them_or_refused(tmp_path: Path, seed: int) -> None:
+    choose = random.Random(seed)
+    kinds = {name: choose.choices(KINDS, k=choose.choice((1, 1, 2))) for name in choose.sample(NAMES, 6)}
+    rows = [
+        {name: choose.choice(kind)(choose) for name, kind in kinds.items() if choose.random() < 0.9}
+        for _ in range(choose.choice((1, 49, 60, 300)))
+    ]
+    try:
+        settings = propose(raw_columns(rows, None), choose.choice(list(kinds))).settings
+        (tmp_path / "v.json").write_text(with_variant("{}", "v", {"network": "deep_v1"} | settings))
+        config = loading.load_config("v", path=tmp_path / "v.json", environ={}).config
+    except (ConfigError, DataError):
+        return
+    loaded = dataset.load(write(tmp_path / "rows.json", rows), column_kinds(config), rules=row_rules(config))
+    assert loaded.bad_rows == 0
 
 
 LEAKS: dict[str, Callable[[dict[str, Any]], Any]] = {

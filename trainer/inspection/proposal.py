@@ -19,6 +19,7 @@ from trainer.inspection.raw_columns import (
     OBJECT,
     TEXT,
     TIME,
+    TOO_LARGE,
     RawColumn,
 )
 from trainer.package.html import percent
@@ -42,7 +43,12 @@ LEFT_OUT = ""  # the role of a column without one
 OUTCOME = "an outcome? "  # begins the reason
 
 # type -> why it can have no role
-NO_ROLE = {NOTHING: "no row has a value", OBJECT: "records and nested lists are not read", MIXED: MIXED}
+NO_ROLE = {
+    NOTHING: "no row has a value",
+    OBJECT: "records and nested lists are not read",
+    MIXED: MIXED,
+    TOO_LARGE: TOO_LARGE,
+}
 
 
 class Proposed(NamedTuple):

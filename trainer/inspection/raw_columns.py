@@ -14,13 +14,14 @@ import orjson
 import pandas as pd
 
 from trainer.data import capacity, partitions, times
-from trainer.data.columns import NUMBER
+from trainer.data.columns import FLOAT32_MAX, NUMBER
 from trainer.data.schema import NUMBER_TYPES, Field
 
 SHARDS, BYTES, ROWS = 16, 2**26, 100_000  # most that are looked at: shards, bytes of all, rows of all
 
 INTEGER, FRACTION, BOOLEAN, TEXT, TIME = "whole number", "number", "true or false", "text", "time"
 LIST, OBJECT, MIXED, NOTHING = "list", "object", "values of different types", "nothing"
+TOO_LARGE = "numbers that are infinite or beyond 3.4e38"
 NUMBERS = (INTEGER, FRACTION)
 TIME_TYPES = ("DATE", "DATETIME", "TIMESTAMP")
 UNREADABLE = ("RECORD", "BYTES", "JSON", "GEOGRAPHY", "INTERVAL", "RANGE")
@@ -94,7 +95,11 @@ def raw_column(name: str, values: Sequence[Any], field: Field | None) -> RawColu
     type_ = type_of(name, present, field)
     if type_ in NUMBERS or (type_ == TIME and not isinstance(present[0], str)):
         numbers = np.array([math.nan if value is None else float(value) for value in values])
-        counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)[1]
+        distinct, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+        if not len(distinct):
+            type_ = NOTHING
+        elif np.abs(distinct).max() > FLOAT32_MAX:
+            type_, numbers = TOO_LARGE, np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX)
         return RawColumn(name, type_, values, numbers, np.sort(counts)[::-1])
     texts = [None if value is None else value if isinstance(value, str) else dumps(value) for value in values]
     codes, _ = pd.factorize(np.array(texts, dtype=object))
