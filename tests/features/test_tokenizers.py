@@ -188,7 +188,9 @@ def test_characters_of_scripts_without_spaces_are_tokens(tokenizer: str) -> None
 @pytest.mark.parametrize("split_characters", [True, False])
 def test_every_character_gives_the_same_tokens_in_a_graph(split_characters: bool) -> None:
     rules = TextRules("regex", True, 16, split_characters=split_characters)
-    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    used = 0x33480  # above, Unicode has few characters
+    codes = [*range(used), *range(used, sys.maxunicode + 1, many(101, 1))]
+    characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     for start in range(0, len(characters), 2**16):  # of a TensorFlow operation
         texts = [f"a{character}B {character}{character}" for character in characters[start : start + 2**16]]
         expected = regex_tokens(tf.constant([text.encode() for text in texts]), rules)

@@ -101,14 +101,14 @@ class Mirror:
             self.requested.clear()
             if self.ended.is_set():
                 return
+            number = self.newest()
             try:
                 self.send_newest()
                 self.failure = ""
-            except FileNotFoundError:
-                self.requested.set()  # a newer checkpoint has replaced it
-            except TrainerError as error:
-                self.failure = str(error)
-                self.ended.wait(RETRY_SECONDS)
+            except (TrainerError, FileNotFoundError) as error:
+                if self.newest() == number:  # otherwise a newer checkpoint has replaced it: send that one now
+                    self.failure = str(error)
+                    self.ended.wait(RETRY_SECONDS)
                 self.requested.set()
             with self.attempted:
                 self.attempted.notify_all()
