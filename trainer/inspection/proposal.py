@@ -195,7 +195,7 @@ def skewness(numbers: np.ndarray) -> float:
 
 def identifiers(proposed: Mapping[str, Proposed]) -> dict[str, Proposed]:
     """Columns of categories or whole numbers that tell rows apart; one of them becomes the key."""
-    found: dict[str, Proposed] = {}
+    named: dict[str, Proposed] = {}
     candidates = []
     for name, item in proposed.items():
         column = item.column
@@ -204,13 +204,13 @@ def identifiers(proposed: Mapping[str, Proposed]) -> dict[str, Proposed]:
             continue
         if column.singletons >= IDENTIFIER:
             share = percent(column.singletons)
-            found[name] = Proposed(column, LEFT_OUT, f"an identifier: {share} of its values occur once")
+            named[name] = Proposed(column, LEFT_OUT, f"an identifier: {share} of its values occur once")
             if len(column.counts) == len(column.values):
                 candidates.append(name)
     if candidates:
         key = min(candidates, key=lambda name: "id" not in name.lower())
-        found[key] = Proposed(found[key].column, "key_columns", "differs in every row")
-    return found
+        named[key] = Proposed(named[key].column, "key_columns", "differs in every row")
+    return named
 
 
 def is_dense(column: RawColumn) -> bool:
