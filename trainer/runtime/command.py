@@ -30,12 +30,13 @@ UNUSED = ("sklearn", "IPython", "matplotlib.pyplot")
 
 
 def begin_imports() -> None:
-    """Call this first in a program: record stop signals and speed up imports.
+    """Call this first in a program: record stop signals, speed up imports, and explain packages that are missing.
 
     Until `run_command` starts, the `UNUSED` modules count as not installed, and the garbage collector is off: imports
     make no garbage, but the collector would scan everything they load again and again.
     """
     record_stop_signals()
+    sys.excepthook = missing.explain_uncaught  # until `run_command` can catch what an import raises
     gc.disable()
     for name in UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
