@@ -3,22 +3,13 @@
 `run` goes from rows to a verified package, one step after the other.
 """
 
-import math
 import os
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.config.options import train_options
-from trainer.runtime.command import (
-    begin_imports,
-    count,
-    import_tensorflow_quietly,
-    run_command,
-    say,
-    say_file,
-)
+from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command, say
 
 if __name__ == "__main__":
     begin_imports()
@@ -26,7 +17,7 @@ if __name__ == "__main__":
 import_tensorflow_quietly()
 
 from trainer.cloud import storage
-from trainer.config import loading, names
+from trainer.config import loading, names, record
 from trainer.config.loading import Configuration
 from trainer.config.net_config import NetConfig
 from trainer.config.show import config_rows
@@ -41,10 +32,10 @@ from trainer.model.threads import use_threads
 from trainer.model.unused import check_features_used
 from trainer.package import publish
 from trainer.package.artefacts import TrainedRun, write_artefacts, write_verified_package
+from trainer.package.console import say_end, say_epoch, say_finished, warn
 from trainer.package.logs import TensorBoardLog, write_metrics_csv
 from trainer.package.publish import RUNS
-from trainer.package.report import BASELINES
-from trainer.package.shown import hidden_metrics, main_metrics
+from trainer.package.shown import hidden_metrics
 from trainer.runtime import heartbeat, signals, system
 from trainer.runtime.errors import StorageError
 from trainer.runtime.progress import RunProgress
@@ -52,19 +43,25 @@ from trainer.runtime.timing import Timings
 from trainer.training import checkpoint, loop, resume
 from trainer.training.checkpoint_mirror import Mirror, mirrored
 
-LINE_WIDTH = 100  # columns of the last lines of a run
 ROOT = Path(__file__).parent.parent
 SAMPLE = os.path.relpath(ROOT / "data" / "sample_2k.json")
 
 
+class Goal(NamedTuple):
+    """How far a run goes now; the same run may go on later."""
+
+    pause_after: int | None = None  # epochs
+    package: bool = True  # whether training ends with a report and a package
+
+
 def run(
     settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None,
-    restart: bool, progress: RunProgress,
+    restart: bool, progress: RunProgress, goal: Goal,
 ) -> None:  # fmt: skip
     """Train, report, package and verify: writes `output`/NAME.zip, where NAME is that of the run's folder.
 
     data: place of the dataset under "train"; of separate sets under "validation" and "test", if there are any. A run
-    that was stopped continues. restart: start it again, and delete the package that it left.
+    that was stopped continues. restart: start it again, and delete the package that it left. goal: how far to go now.
     """
     config, timings, package = settings.config, Timings(progress), storage.join(output, f"{folder.name}.zip")
     identity = resume.identity(config, ROOT)
@@ -78,9 +75,9 @@ def run(
     identity |= resume.identity_of_data(prepared)
     if latest:
         resume.check_same_run(folder, latest.progress["identity"], identity)
-    if latest and finished and resume.is_over(latest, config):
+    if latest and resume.is_over(latest, config) and (finished or not goal.package):
         progress.close()
-        return say_finished(config, resume.history_of(latest), folder / "report.html", package)
+        return say_finished(config, resume.history_of(latest), folder, package if finished else None)
     warnings = warn(run_warnings.before_training(config, prepared, data))
     if restart:
         storage.delete(package)
@@ -91,15 +88,15 @@ def run(
         prepared.encoded.clear()  # the tables hold the same rows
     with timings.stage("train"):
         history = resume.restore(ops, latest)
-        timings.count_rows("train", fit(settings, ops, tables, history, identity, folder, mirror, progress))
+        done = fit(settings, ops, tables, history, identity, folder, mirror, progress, goal.pause_after)
+        timings.count_rows("train", done)
+    if not goal.package:
+        progress.close()
+        return say_finished(config, history, folder, None)
 
     with timings.stage("report"):
-        side, table = list(tables.items())[-1]
-        best, constant = history.best_metrics(side), ops.evaluate_constant(table)
-        check_worth(config, ops, tables, history, gain := ops.gain_over_constant(table))
-        warnings += warn(run_warnings.after_training(side, history.best_metrics("train"), best, constant, gain))
-        trained = TrainedRun(settings, data, prepared, ops, tables, history, constant, timings, warnings)
-        members = write_artefacts(folder, trained, ROOT)
+        trained = TrainedRun(settings, data, prepared, ops, tables, history, {}, timings, warnings)
+        members = report(folder, trained)
     with timings.stage("package"):
         local = folder / f"{folder.name}.zip"
         difference = write_verified_package(local, members, ops, prepared)
@@ -151,10 +148,11 @@ def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> No
 
 def fit(
     settings: Configuration, ops: OpsWrapper, tables: dict[str, Rows], history: loop.History,
-    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None, progress: RunProgress,
+    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None, progress: RunProgress, pause_after: int | None,
 ) -> int:  # fmt: skip
     """Train from the end of the history on, and add to it, with logs, checkpoints and a line per epoch.
 
+    pause_after: epochs after which it raises Interrupted, if there are more.
     Returns how many rows this process has trained on, with repetitions.
     """
     config, rows = settings.config, tables["train"].rows
@@ -166,7 +164,7 @@ def fit(
     ):
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        checkpointer = resume.Checkpointer(folder, ops, identity, stop_request, history, mirror)
+        checkpointer = resume.Checkpointer(folder, ops, identity, stop_request, history, mirror, pause_after)
 
         def callback(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
@@ -185,81 +183,33 @@ def fit(
     return history.rows_trained(rows, config.batch_size) - rows_before
 
 
+def report(folder: Path, run: TrainedRun) -> dict[str, Path]:
+    """Compare the model with a constant prediction, print warnings, and write the files of the package.
+
+    Returns the members of the package, name -> file. DivergedError if the model is far worse than the constant.
+    """
+    side, table = list(run.tables.items())[-1]
+    run.constant.update(run.ops.evaluate_constant(table))
+    gain = run.ops.gain_over_constant(table)
+    check_worth(run.settings.config, run.ops, run.tables, run.history, gain)
+    best, of_training = run.history.best_metrics(side), run.history.best_metrics("train")
+    run.warnings.extend(warn(run_warnings.after_training(side, of_training, best, run.constant, gain)))
+    return write_artefacts(folder, run, ROOT)
+
+
 def hidden(ops: OpsWrapper, history: loop.History) -> set[str]:
     """The metrics that are not shown of the last epoch, after whose evaluation this is called."""
     metrics = {name.removeprefix("validation_"): value for name, value in history.rows[-1].items()}
     return hidden_metrics(metrics, rates=ops.metrics.rates, stopping_metric=ops.config.stopping_metric)
 
 
-def warn(warnings: list[str]) -> list[str]:
-    """Print warnings; returns them."""
-    for warning in warnings:
-        say("warning", warning)
-    return warnings
-
-
-def summary(metrics: Mapping[str, float]) -> str:
-    """The main metrics: `loss 0.3633, auc 0.7104`."""
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
-
-
-def say_end(run: TrainedRun, folder: Path, package: str, difference: float) -> None:
-    """Print the metrics of the last set, those of the best constant prediction, and where the results are."""
-    side, rows = list(run.tables)[-1], len(run.prepared.held_out)
-    say_lines("best", f"epoch {run.history.best_epoch}: {side} {summary(run.history.best_metrics(side))}")
-    say_lines("baseline", f"{BASELINES[run.settings.config.objective]}: {side} {summary(run.constant)}")
-    say("verified", f"{rows:,} rows, package against model: largest difference {difference:.1g}")
-    say_file("report", folder / "report.html")
-    say("package", package)
-
-
-def say_finished(config: NetConfig, history: loop.History, report: Path, package: str) -> None:
-    """Print the metrics of a run that is finished, and how to go on."""
-    side = "test" if "test_loss" in history.best else "validation"
-    epochs = count(len(history.rows), "epoch")
-    say_lines("finished", f"{epochs}, best epoch {history.best_epoch}: {side} {summary(history.best_metrics(side))}")
-    if report.exists():  # not on another machine
-        say_file("report", report)
-    say("package", package)
-    early = len(history.rows) < config.epochs
-    more = f"a patience above {config.patience}" if early else f"epochs above {config.epochs}"
-    possible = early or config.decay == "none"  # with a decay, the learning rate depends on the number of epochs
-    say_lines("next", f"--restart trains again{f', --set with {more} goes on' * possible}")
-
-
-def say_lines(stage: str, text: str) -> None:
-    """Print text as `say` does, on as many lines of 100 columns as it needs."""
-    for line in textwrap.wrap(text, LINE_WIDTH - 9, break_long_words=False, break_on_hyphens=False):
-        say(stage, line)
-        stage = ""
-
-
-def say_epoch(config: NetConfig, history: loop.History) -> None:
-    """Print the loss of each set after the last epoch and the speed of training; below, another stopping metric."""
-    row = history.rows[-1]
-    sides = [side for side in ("train", "validation", "test") if f"{side}_loss" in row]
-    metrics = dict.fromkeys(("loss", config.stopping_metric))
-    metrics.pop("log_loss", None)  # is the loss
-    figures = {metric: [f"{side} {compact(row[f'{side}_{metric}'])}" for side in sides] for metric in metrics}
-    lines = [f"{metric} {'  '.join(of_sides)}" for metric, of_sides in figures.items()]
-    if not math.isnan(history.rows_per_second):
-        lines[0] += f"  training {history.rows_per_second:,.0f} rows/s"
-    say("epoch", f"{row['epoch']:>3}  {lines[0]}")
-    for line in lines[1:]:
-        say("", f"     {line}")
-
-
-def compact(value: float) -> str:
-    """A metric with five decimals; one that needs more digits with four significant ones."""
-    return f"{value:.5f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
-
-
 def train(
-    settings: Configuration, *, data: Mapping[str, str | None], output: str, name: str | None, restart: bool
-) -> str:
+    settings: Configuration, *, data: Mapping[str, str | None], output: str, name: str | None, restart: bool,
+    goal: Goal = Goal(),
+) -> str:  # fmt: skip
     """Train a variant under a name that no other process uses meanwhile; returns its package, a path or gs://.
 
-    data, output, restart: see `run`. name: of the run; default: variant, time and random digits.
+    data, output, restart, goal: see `run`. name: of the run; default: variant, time and random digits.
     """
     name = name or names.new_run_name(settings.variant)
     names.check_name(name, "run")
@@ -267,7 +217,8 @@ def train(
     paths = {side: path for side, path in data.items() if path}
     folder = RUNS / name
     with system.locked_folder(folder), mirrored(output, folder) as mirror, RunProgress() as progress:
-        run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart, progress=progress)
+        run(settings, data=paths, output=output, folder=folder, mirror=mirror, restart=restart, progress=progress,
+            goal=goal)  # fmt: skip
     return storage.join(output, f"{name}.zip")
 
 
@@ -275,9 +226,13 @@ def main(argv: list[str] | None = None) -> None:
     """Train a variant and write its package."""
     options = train_options(argv)
 
-    settings = loading.load_config(options.variant, environ=os.environ, command_line=options.set)
+    if options.config:
+        settings = record.read(Path(options.config))
+    else:
+        settings = loading.load_config(options.variant, environ=os.environ, command_line=options.set)
     data = {"train": options.data or SAMPLE, "validation": options.validation_data, "test": options.test_data}
-    train(settings, data=data, output=options.output, name=options.run, restart=options.restart)
+    goal = Goal(options.pause_after, not options.no_package)
+    train(settings, data=data, output=options.output, name=options.run, restart=options.restart, goal=goal)
 
 
 if __name__ == "__main__":

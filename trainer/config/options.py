@@ -20,8 +20,16 @@ def train_options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default="packages", help="folder of the package, or gs://; default: %(default)s")
     parser.add_argument("--run", help="name of the run and its package; default: variant, time and random digits")
     parser.add_argument("--restart", action="store_true", help="start an existing run from the beginning")
+    parser.add_argument("--config", help="file with all settings, as config.json in a package; replaces --variant")
+    parser.add_argument("--pause-after", type=int, metavar="EPOCHS", help="stop after so many epochs, to go on later")
+    parser.add_argument("--no-package", action="store_true", help="train only; without this option, a package follows")
     add_set(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.config and options.set:
+        parser.error("--set goes with --variant, not with --config")
+    if options.pause_after is not None and options.pause_after < 1:
+        parser.error("--pause-after needs a number of epochs from 1 on")
+    return options
 
 
 def score_options(argv: list[str] | None = None) -> argparse.Namespace:

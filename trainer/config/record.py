@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from trainer.config import strict_json
 from trainer.config.levels import Level, resolve, shown, value_from_json
@@ -22,6 +23,14 @@ def to_json(configuration: Configuration) -> str:
     settings = {name: {"value": value, "source": sources[name]} for name, value in asdict(config).items()}
     record = {"format_version": FORMAT_VERSION, "variant": variant, "network": config.network, "settings": settings}
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> Configuration:
+    """The configuration of a file that holds the text of `to_json`; ConfigError if it does not, or cannot be read."""
+    try:
+        return from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. --config needs a config.json.") from error
 
 
 def from_json(data: bytes | str) -> Configuration:

@@ -28,7 +28,7 @@ Weights = dict[str, np.ndarray]
 class History:
     """The state of a training: one row of metrics per epoch, and the best epoch by the stopping metric.
 
-    Interruptions change nothing in it but `rows_per_second`.
+    Interruptions change nothing in it but `seconds` and `rows_per_second`.
     """
 
     rows: list[EpochRow] = field(default_factory=list)
@@ -36,6 +36,7 @@ class History:
     best_value: float = math.nan
     best_weights: Weights = field(default_factory=dict)  # path -> array, of the best epoch
     step: int = 0  # steps done in the epoch after the last row
+    seconds: list[float] = field(default_factory=list)  # that each epoch took; of one that was stopped, the last part
     rows_per_second: float = math.nan  # of training in the last epoch, evaluation and first steps apart
 
     @property
@@ -98,7 +99,7 @@ def train(
         evaluated=sum(table.rows for table in measured.values()), can_stop=patience is not None,
     )  # fmt: skip
     while not history.is_over(epochs, patience):
-        meter.best = best_so_far(history, stopping_metric)
+        meter.best, began = best_so_far(history, stopping_metric), time.monotonic()
         train_epoch(ops, tables["train"], history, epochs, callback, meter)
         trained_at = time.monotonic()
         callback(history, epoch_ended=False)  # a request to stop need not wait for the metrics
@@ -108,6 +109,7 @@ def train(
         value = row[f"validation_{stopping_metric}"]
         check_validation(row, value, stopping_metric)
         history.rows.append(row)
+        history.seconds.append(time.monotonic() - began)
         history.step = 0
         if epoch == 1 or (value > history.best_value if higher_is_better else value < history.best_value):
             history.best_epoch, history.best_value = epoch, value

@@ -110,8 +110,9 @@ def history_of(latest: Checkpoint) -> History:
     """The training up to a checkpoint."""
     progress = latest.progress
     return History(
-        progress["rows"], progress["best_epoch"], progress["best_value"], dict(latest.best), progress["step"]
-    )
+        progress["rows"], progress["best_epoch"], progress["best_value"], dict(latest.best), progress["step"],
+        progress.get("seconds", []),
+    )  # fmt: skip
 
 
 def is_over(latest: Checkpoint, config: NetConfig) -> bool:
@@ -131,17 +132,21 @@ def restore(ops: OpsWrapper, latest: Checkpoint | None) -> History:
 
 
 class Checkpointer:
-    """Saves checkpoints every `checkpoint_minutes`, at the end of epochs and of training, and on a request to stop."""
+    """Saves checkpoints every `checkpoint_minutes`, at the end of epochs and of training, and on a request to stop.
+
+    pause_after: epochs after which the run stops, though it has more.
+    """
 
     def __init__(
         self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: signals.StopRequest,
-        history: History, mirror: Mirror | None,
+        history: History, mirror: Mirror | None, pause_after: int | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.ops = ops
         self.identity = dict(identity)
         self.stop_request = stop_request
         self.mirror = mirror
+        self.pause_after = pause_after
         self.saved_at = time.monotonic()
         self.saving_seconds = 0.0
         self.position = (len(history.rows), history.step)
@@ -151,20 +156,27 @@ class Checkpointer:
         heartbeat.beat()
         config, since = self.ops.config, time.monotonic() - self.saved_at
         training_ended = epoch_ended and history.is_over(config.epochs, config.patience)
+        is_pause = self.is_pause(history)
         is_due = since >= 60 * config.checkpoint_minutes
         is_cheap = self.saving_seconds <= MAX_TIME_SHARE * since
-        if self.stop_request.signal or training_ended or is_due or (epoch_ended and is_cheap):
+        if self.stop_request.signal or is_pause or training_ended or is_due or (epoch_ended and is_cheap):
             self.save(history)
-        if self.stop_request.signal:
+        if self.stop_request.signal or is_pause:
             problem = self.mirror.wait(UPLOAD_SECONDS) if self.mirror else ""
             done = f"{count(len(history.rows), 'epoch')} and {count(history.step, 'step')}"
             raise Interrupted(
-                f"Stopped by {self.stop_request.by} after {done}. "
+                f"{f'Stopped by {self.stop_request.by}' if self.stop_request.signal else 'Paused'} after {done}. "
                 f"To continue, start it again with --run={self.folder.name}."
                 + (f" Use this machine, because the last checkpoint is not in the bucket: {problem}" if problem else "")
             )
         if self.mirror:
             self.mirror.check()
+
+    def is_pause(self, history: History) -> bool:
+        """Whether a run has come as far as it should now, and has more to train."""
+        config = self.ops.config
+        has_come = self.pause_after is not None and len(history.rows) >= self.pause_after
+        return has_come and not history.is_over(config.epochs, config.patience)
 
     def save(self, history: History) -> None:
         """Write a checkpoint, unless no step was made since the last one. DivergedError if weights are not finite."""
@@ -178,6 +190,7 @@ class Checkpointer:
         progress = {
             "rows": history.rows,
             "step": history.step,
+            "seconds": history.seconds,
             "best_epoch": history.best_epoch,
             "best_value": history.best_value,
             "identity": self.identity,
