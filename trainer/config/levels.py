@@ -40,10 +40,14 @@ def setting(
     high: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    search: Any = None,
 ) -> Any:
-    """A dataclass field with its meaning and its range: low <= value <= high, above < value < below."""
+    """A dataclass field with its meaning and its range: low <= value <= high, above < value < below.
+
+    search: the values that `fab tune --auto` tries, in the form of a space (see `trainer.search.space`).
+    """
     limits = {"low": low, "above": above, "high": high, "below": below, "choices": choices}
-    return field(default=default, metadata={"meaning": meaning, **limits})
+    return field(default=default, metadata={"meaning": meaning, "search": search, **limits})
 
 
 class Level(NamedTuple):

@@ -7,7 +7,7 @@ columns. Each value records the level that it comes from. Unknown names are erro
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +134,14 @@ def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
     check_columns(configuration.config, configuration.sources)
     check_choices(configuration)
     return configuration
+
+
+def with_settings(configuration: Configuration, values: Mapping[str, Any], source: str) -> Configuration:
+    """A configuration with further settings, values as in JSON; source: where these come from."""
+    config, sources, variant = configuration
+    as_json = json.loads(json.dumps(asdict(config)))
+    before = Level(as_json, "settings", str, levels.value_from_json, sources.__getitem__)
+    return settle(variant, (before, Level(values, source, str, levels.value_from_json, lambda _: source)))
 
 
 def chosen_network(levels: tuple[Level, ...]) -> str:

@@ -57,6 +57,11 @@ def become_command(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     os.chdir(folder)
     os.environ.update(environment)
+    become(module, arguments)
+
+
+def become(module: str, arguments: Sequence[str]) -> None:
+    """Make this process, as it is, `python -m module arguments`; does not return."""
     sys.argv = [module, *arguments]
     program = importlib.import_module(module)
     importlib.import_module("trainer.runtime.command").run_command(program.main)

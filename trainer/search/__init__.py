@@ -1,0 +1,1 @@
+"""Hyper-parameter search: many runs with different settings, and an honest winner."""
