@@ -6,7 +6,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainer.config.options import train_options
 from trainer.runtime.command import begin_imports, import_tensorflow_quietly, run_command, say
@@ -54,6 +54,9 @@ class Goal(NamedTuple):
     package: bool = True  # whether training ends with a report and a package
 
 
+WHOLE = Goal()  # to the package
+
+
 def run(
     settings: Configuration, *, data: Mapping[str, str], output: str, folder: Path, mirror: Mirror | None,
     restart: bool, progress: RunProgress, goal: Goal,
@@ -88,8 +91,8 @@ def run(
         prepared.encoded.clear()  # the tables hold the same rows
     with timings.stage("train"):
         history = resume.restore(ops, latest)
-        done = fit(settings, ops, tables, history, identity, folder, mirror, progress, goal.pause_after)
-        timings.count_rows("train", done)
+        checkpointer = resume.Checkpointer(folder, ops, identity, history, mirror, goal.pause_after)
+        timings.count_rows("train", fit(settings, ops, tables, history, checkpointer, progress))
     if not goal.package:
         progress.close()
         return say_finished(config, history, folder, None)
@@ -148,23 +151,21 @@ def check_places(folder: Path, output: str, package: str, *, is_own: bool) -> No
 
 def fit(
     settings: Configuration, ops: OpsWrapper, tables: dict[str, Rows], history: loop.History,
-    identity: Mapping[str, Any], folder: Path, mirror: Mirror | None, progress: RunProgress, pause_after: int | None,
+    checkpointer: resume.Checkpointer, progress: RunProgress,
 ) -> int:  # fmt: skip
     """Train from the end of the history on, and add to it, with logs, checkpoints and a line per epoch.
 
-    pause_after: epochs after which it raises Interrupted, if there are more.
     Returns how many rows this process has trained on, with repetitions.
     """
-    config, rows = settings.config, tables["train"].rows
+    config, rows, folder = settings.config, tables["train"].rows, checkpointer.folder
     rows_before = history.rows_trained(rows, config.batch_size)
     with (
         TensorBoardLog(folder / resume.LOGS, history.rows) as log,
-        signals.deferred_stop() as stop_request,
+        signals.deferred_stop() as checkpointer.stop_request,
         heartbeat.watched(),
     ):
         log.settings(config_rows(settings))
         log.graph(ops.prediction_graph())
-        checkpointer = resume.Checkpointer(folder, ops, identity, stop_request, history, mirror, pause_after)
 
         def callback(history: loop.History, *, epoch_ended: bool) -> None:
             if epoch_ended:
@@ -178,8 +179,8 @@ def fit(
             ops, tables, epochs=config.epochs, patience=config.patience, stopping_metric=config.stopping_metric,
             history=history, callback=callback, progress=progress,
         )  # fmt: skip
-    if mirror:  # by its last checkpoint, another machine sees that the run is finished
-        mirror.wait(resume.UPLOAD_SECONDS)
+    if checkpointer.mirror:  # by its last checkpoint, another machine sees that the run is finished
+        checkpointer.mirror.wait(resume.UPLOAD_SECONDS)
     return history.rows_trained(rows, config.batch_size) - rows_before
 
 
@@ -205,7 +206,7 @@ def hidden(ops: OpsWrapper, history: loop.History) -> set[str]:
 
 def train(
     settings: Configuration, *, data: Mapping[str, str | None], output: str, name: str | None, restart: bool,
-    goal: Goal = Goal(),
+    goal: Goal = WHOLE,
 ) -> str:  # fmt: skip
     """Train a variant under a name that no other process uses meanwhile; returns its package, a path or gs://.
 

@@ -76,8 +76,8 @@ def gpus() -> list[str]:
 def slots(workers: int, threads: int) -> list[Slot]:
     """The cores and the GPU of each worker: cores of its own if there are enough, GPUs in turn."""
     available, names = cores(), gpus()
+    shares = [available[number * threads : (number + 1) * threads] for number in range(workers)]
     own = len(available) >= workers * threads
     return [
-        Slot(available[number * threads : (number + 1) * threads] if own else (), names[number % len(names)] if names else "")
-        for number in range(workers)
-    ]  # fmt: skip
+        Slot(share if own else (), names[number % len(names)] if names else "") for number, share in enumerate(shares)
+    ]

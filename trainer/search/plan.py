@@ -107,7 +107,7 @@ def check_same_plan(before: Plan, now: Plan) -> None:
     """ConfigError with the differences between the plan of a search and what is asked for now."""
     different = [
         f"{name}: {shown(old)} before, {shown(new)} now"
-        for name, old, new in zip(Plan._fields, before, now, strict=True)
+        for name, old, new in zip(Plan._fields, tuple[Any, ...](before), tuple[Any, ...](now), strict=True)
         if old != new and not (name in GROWING and new > old)
     ]
     if different:

@@ -207,5 +207,5 @@ def grid(space: Space, place: str) -> Iterator[dict[str, Any]]:
     for variant in space.variants:
         names = [name for name in space.settings if variant in space.owners[name]]
         lists: list[list[Any]] = [list(space.settings[name]) for name in names]
-        for values in itertools.product(*lists):
-            yield {VARIANT: variant} | dict(zip(names, values, strict=True))
+        for chosen in itertools.product(*lists):
+            yield {VARIANT: variant} | dict(zip(names, chosen, strict=True))

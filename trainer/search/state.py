@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from trainer.runtime.errors import ConfigError, Interrupted, StorageError
 from trainer.search.journal import Event
 from trainer.search.plan import Plan, rungs
-from trainer.search.space import VARIANT
 
 MOST_ATTEMPTS = 3  # that come no further
 REPEATABLE = (Interrupted.exit_code, StorageError.exit_code)  # and all kills by a signal

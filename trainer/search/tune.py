@@ -6,7 +6,6 @@
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from trainer.config import loading, names, record
 from trainer.config.loading import Configuration
 from trainer.config.net_config import STOPPING_METRICS
 from trainer.features.pipeline import prepare
-from trainer.runtime import signals, system, warm
+from trainer.runtime import signals, system
 from trainer.runtime.command import ArgumentParser, add_set, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, TrainerError, did_you_mean
 from trainer.runtime.timing import Timings

@@ -138,13 +138,13 @@ class Checkpointer:
     """
 
     def __init__(
-        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], stop_request: signals.StopRequest,
-        history: History, mirror: Mirror | None, pause_after: int | None = None,
+        self, folder: Path, ops: OpsWrapper, identity: Mapping[str, Any], history: History, mirror: Mirror | None,
+        pause_after: int | None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.ops = ops
         self.identity = dict(identity)
-        self.stop_request = stop_request
+        self.stop_request = signals.StopRequest()  # replaced where signals are deferred
         self.mirror = mirror
         self.pause_after = pause_after
         self.saved_at = time.monotonic()
