@@ -29,13 +29,13 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from tests.commands import CANARY, PROGRESS, ROOT, SAMPLE, Done, trainer
 from tests.sample import sample_config
-from trainer import __main__ as run
 from trainer.config import record as config_record
 from trainer.config import roles
 from trainer.data import dataset
 from trainer.features import pipeline
 from trainer.features.preprocessing import Preprocessing
 from trainer.features.sides import split_sides
+from trainer.package import console
 from trainer.package.archive import read_package
 from trainer.package.predictor import load_predictor, needed_columns
 from trainer.training.loop import History
@@ -114,7 +114,7 @@ def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureF
     names = ("loss", "normalised_entropy")
     row = {f"{side}_{name}": value for side, value in zip(SIDES, values, strict=False) for name in names}
     row |= {f"{side}_log_loss": row[f"{side}_loss"] for side in SIDES}
-    run.say_epoch(
+    console.say_epoch(
         sample_config(stopping_metric=metric), History([{"epoch": 1000, **row}], rows_per_second=1_234_567.0)
     )  # fmt: skip
     said = capsys.readouterr().out.splitlines()
@@ -122,12 +122,12 @@ def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureF
         "epoch    1000  loss train 0.12346  validation 4.568e-12  test -1.235e+08  training 1,234,567 rows/s"
     )
     assert len(said) == (2 if metric == "normalised_entropy" else 1)
-    run.say_lines("best", "epoch 100: validation " + run.summary(dict.fromkeys(TOP_5, -1.2346e-12)))
+    console.say_lines("best", "epoch 100: validation " + run.summary(dict.fromkeys(TOP_5, -1.2346e-12)))
     said += capsys.readouterr().out.splitlines()
-    assert max(map(len, said)) <= run.LINE_WIDTH == 100
+    assert max(map(len, said)) <= console.LINE_WIDTH == 100
     assert said[-2].startswith("best     epoch 100: validation loss -1.235e-12, accuracy")
     assert said[-1].startswith("         top_5")
-    run.say_epoch(sample_config(), History([{"epoch": 1, **row}]))  # of one step, which is not timed
+    console.say_epoch(sample_config(), History([{"epoch": 1, **row}]))  # of one step, which is not timed
     assert "rows/s" not in capsys.readouterr().out
 
 
