@@ -122,7 +122,7 @@ def test_the_lines_of_a_run_fit_100_columns(metric: str, capsys: pytest.CaptureF
         "epoch    1000  loss train 0.12346  validation 4.568e-12  test -1.235e+08  training 1,234,567 rows/s"
     )
     assert len(said) == (2 if metric == "normalised_entropy" else 1)
-    console.say_lines("best", "epoch 100: validation " + run.summary(dict.fromkeys(TOP_5, -1.2346e-12)))
+    console.say_lines("best", "epoch 100: validation " + console.summary(dict.fromkeys(TOP_5, -1.2346e-12)))
     said += capsys.readouterr().out.splitlines()
     assert max(map(len, said)) <= console.LINE_WIDTH == 100
     assert said[-2].startswith("best     epoch 100: validation loss -1.235e-12, accuracy")

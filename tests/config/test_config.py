@@ -826,6 +826,8 @@ def variants_of(draw: st.DrawFn) -> dict[str, Any]:
     settings["validation_fraction"] = (
         min(settings["validation_fraction"], (1 - settings["test_fraction"]) / 2) or 5e-324
     )
+    parts = (1 - settings["test_fraction"]) / settings["validation_fraction"]
+    settings["validation_part"] = max(0, int(min(settings["validation_part"], parts - 2)))
     return dict(draw(st.permutations(list(settings.items()))))
 
 

@@ -394,3 +394,26 @@ def test_description_of_an_empty_side_is_all_zero() -> None:
     report = describe_split(sides, categorical_columns=["item"], group_columns=["title"], hashes=hashes, draws=hashes)
     assert report["rows"]["test"] == report["also_in_train"]["test"] == report["unseen"]["test"]["item"] == 0
     assert report["groups"]["test"] == {"groups": 0, "also_elsewhere": 0}
+
+
+@pytest.mark.parametrize("method", ["random", "group", "stratified", "time"])
+def test_validation_parts_are_disjoint_and_leave_the_test_rows(method: str) -> None:
+    rows = [{"key": f"{number}", "category": "abc"[number % 3], "time": number} for number in range(1000)]
+    frame = table(rows)
+    columns = {"time": ["time"], "group": ["key"]}.get(method, [])
+    strata = {"stratify_column": "category"} if method == "stratified" else {}
+    parts = [
+        cut(frame, method=method.replace("stratified", "random"), columns=columns, test_fraction=0.2,
+            validation_fraction=0.1, seed=3, validation_part=part, **strata)
+        for part in range(7)
+    ]  # fmt: skip
+    assert all((part.test == parts[0].test).all() for part in parts)
+    validation = np.concatenate([part.validation for part in parts])
+    assert len(np.unique(validation)) == len(validation)
+    for part in parts:
+        assert 60 <= len(part.validation) <= 140
+        assert not set(part.train) & (set(part.validation) | set(part.test))
+        if method == "time":  # trained on what is earlier alone
+            assert part.train.max() < part.validation.min() <= part.validation.max() < part.test.min()
+        else:
+            assert len(part.train) + len(part.validation) + len(part.test) == len(frame)

@@ -169,6 +169,9 @@ def check_choices(configuration: Configuration) -> None:
     if config.test_fraction + config.validation_fraction >= 1:
         fractions = f"{description('test_fraction')} and {description('validation_fraction')}"
         raise ConfigError(f"{fractions} leave no rows to train on; their sum must be below 1.")
+    if config.test_fraction + (config.validation_part + 1) * config.validation_fraction >= 1:
+        parts = f"{description('validation_part')} leaves no rows to train on"
+        raise ConfigError(f"{parts}: there are fewer parts of {description('validation_fraction')}. Lower one of them.")
     if config.positive_label is not None and config.objective != "binary":
         raise ConfigError(f"{description('positive_label')} goes with objective=binary alone. Set it to null.")
     metrics = STOPPING_METRICS[config.objective]

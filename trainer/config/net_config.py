@@ -65,6 +65,10 @@ class NetConfig:
         above=0,
         below=1,
     )
+    validation_part: int = setting(
+        0, "which part of the rows validates: 1 is the next part, with split=time the one before; the test set stays",
+        low=0, high=1000,
+    )  # fmt: skip
     time_column: str | None = setting(None, "split=time: column that orders the rows; the latest are the test set")
     group_columns: tuple[str, ...] = setting(
         (), "split=group: rows that share a value in any of these columns stay together"

@@ -18,6 +18,7 @@ from trainer.data.row_hash import Hashes, Integers, mix
 from trainer.runtime.errors import DataError
 
 TEST, VALIDATION = 2, 1  # the number of a side; 0 is training
+BETWEEN = -1  # rows between an earlier validation set and the test set
 
 
 class Split(NamedTuple):
@@ -28,7 +29,7 @@ class Split(NamedTuple):
     test: Integers
 
 
-def split_rows(
+def split_rows(  # noqa: PLR0913 - each is a setting
     frame: pd.DataFrame,
     *,
     method: str,
@@ -38,6 +39,7 @@ def split_rows(
     validation_fraction: float,
     seed: int,
     stratify_column: str | None = None,
+    validation_part: int = 0,
 ) -> Split:
     """Split the rows of a frame.
 
@@ -50,6 +52,8 @@ def split_rows(
         others: see `_stratified_sides`.
     time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
         time stay together, in the later set.
+    validation_part: which part validates, with the same test set. random, group: disjoint parts of the other rows.
+        time: so many validation sets earlier; the rows between it and the test set are in no set.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
         components). Each has the same chance, whatever its size. Missing and empty values link no rows.
 
@@ -59,12 +63,15 @@ def split_rows(
     units: Integers | Hashes = draws
     if method == "time":
         units = times = _times(frame[columns[0]])
-        side = _sides_by_time(times, fractions)
+        side = _sides_by_time(times, fractions, validation_part)
     elif stratify_column is not None:
-        side = _stratified_sides(draws, value_hashes(frame[stratify_column]), fractions, seed)
+        side = _stratified_sides(draws, value_hashes(frame[stratify_column]), fractions, seed, validation_part)
     else:
         units = _component_hashes(frame, columns, draws) if method == "group" else draws
-        side = 2 - np.digitize(uniform(units, seed), (test_fraction, test_fraction + validation_fraction))
+        numbers = uniform(units, seed)
+        begin, end = (test_fraction + part * validation_fraction for part in (validation_part, validation_part + 1))
+        side = np.where(numbers < test_fraction, TEST, 0)
+        side[(numbers >= begin) & (numbers < end)] = VALIDATION
     split = Split(*(np.flatnonzero(side == number) for number in range(3)))
     for name, rows, fraction in zip(Split._fields, split, (1.0, validation_fraction, test_fraction), strict=True):
         if fraction > 0 and not len(rows):
@@ -80,7 +87,16 @@ def split_rows(
     return split
 
 
-def _stratified_sides(draws: Hashes, values: Hashes, fractions: Mapping[int, float], seed: int) -> Integers:
+def _parts(fractions: Mapping[int, float], validation_part: int) -> list[tuple[int, float]]:
+    """The parts to cut in turn, each with its number and its fraction: the test set, then validation parts, of which
+    the last one counts."""
+    numbers = [VALIDATION, *range(TEST + 1, TEST + 1 + validation_part)]
+    return [(TEST, fractions[TEST]), *((number, fractions[VALIDATION]) for number in numbers)]
+
+
+def _stratified_sides(
+    draws: Hashes, values: Hashes, fractions: Mapping[int, float], seed: int, validation_part: int
+) -> Integers:
     """int64 [rows]: the side of each row; each side has its fraction of the rows of each value, rounded up or down.
 
     One row of each value is for training, so single ones are. Rows of one key, with equal draws, count as one row, of
@@ -98,7 +114,7 @@ def _stratified_sides(draws: Hashes, values: Hashes, fractions: Mapping[int, flo
     free = np.append(False, stratum[1:] == stratum[:-1])
     rows = np.bincount(stratum, minlength=len(counts))
     side = np.zeros(len(keys), dtype=np.int64)
-    for number, fraction in fractions.items():
+    for number, fraction in _parts(fractions, validation_part):
         left = np.bincount(stratum[free], minlength=len(counts))
         shares = np.where(free, np.minimum(fraction * rows / np.maximum(left, 1), 1)[stratum], 0.0)
         begin = uniform(np.array([number], dtype=np.uint64), seed)
@@ -106,7 +122,7 @@ def _stratified_sides(draws: Hashes, values: Hashes, fractions: Mapping[int, flo
         side[taken] = number
         free &= ~taken
     result = np.empty_like(side)
-    result[order] = side
+    result[order] = np.where(side == TEST, TEST, np.where(side == number, VALIDATION, 0))
     return result[key]
 
 
@@ -120,16 +136,17 @@ def _times(column: pd.Series) -> Integers:
     return integers_of(column)
 
 
-def _sides_by_time(times: Integers, fractions: Mapping[int, float]) -> Integers:
+def _sides_by_time(times: Integers, fractions: Mapping[int, float], validation_part: int) -> Integers:
     side = np.zeros(len(times), dtype=np.int64)
     rest = np.sort(times)
-    for number, fraction in fractions.items():
+    for number, fraction in _parts(fractions, validation_part):
         wanted = min(round(fraction * len(times)), len(rest))
         if wanted:
             border = rest[-wanted]
             side[(side == 0) & (times >= border)] = number
             rest = rest[: np.searchsorted(rest, border)]
-    return side
+    between = (side != 0) & (side != TEST) & (side != number)
+    return np.where(between, BETWEEN, np.where(side == number, VALIDATION, side))
 
 
 def _component_hashes(frame: pd.DataFrame, columns: Sequence[str], draws: Hashes) -> Hashes:

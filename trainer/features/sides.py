@@ -12,7 +12,7 @@ from trainer.data.loaded import Dataset
 from trainer.data.row_hash import Hashes
 from trainer.data.split import split_rows
 from trainer.data.split_facts import RULE, describe_split
-from trainer.runtime.command import say
+from trainer.runtime.command import count, say
 
 
 def split_sides(config: NetConfig, datasets: Mapping[str, Dataset]) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
@@ -30,10 +30,13 @@ def split_sides(config: NetConfig, datasets: Mapping[str, Dataset]) -> dict[str,
         validation_fraction=0.0 if "validation" in datasets else config.validation_fraction,
         seed=config.split_seed,
         stratify_column=config.stratify_column,
+        validation_part=config.validation_part,
     )
     sides = {side: (whole.frame, rows) for side, rows in cut._asdict().items()}
     sides |= {side: (read.frame, np.arange(read.rows)) for side, read in datasets.items() if side != "train"}
     say("split", ", ".join(f"{side} {len(rows):,}" for side, (_, rows) in sides.items()) + f" rows, {rule(config)}")
+    if between := whole.rows - sum(map(len, cut)):
+        say("split", f"{count(between, 'row')} between validation and test rows not used: validation_part")
     return {side: (frame, rows) for side, (frame, rows) in sides.items() if len(rows)}
 
 
