@@ -22,6 +22,7 @@ SET_HELP = "change a setting for this run: NAME=VALUE; repeatable"
 GROUPS = {
     "rows": ("init", "check-data", "dataset", "sample"),
     "train": ("train", "publish", "variants", "networks", "config"),
+    "search": ("tune", "reproduce"),
     "look": ("tensorboard", "notebook"),
     "serve": ("predict", "evaluate"),
     "elsewhere": ("attach", "status", "stop", "build", "push", "shell", "gpu-check"),
@@ -69,6 +70,63 @@ def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data
         return remote(c).train(c, remote(c).TrainRequest(variant, run, paths, output, gpu, dirty, restart, set_))
     flags = [*assignments(set_), *["--restart"] * restart]
     python(*trainer(docker, gpu), *flags, variant=variant, output=output, run=run, **paths)
+
+
+@task(
+    iterable=["set_"],
+    help={
+        "variant": "the default to beat",
+        "space": "JSON file: setting -> list of values, or range with low, high and log",
+        "auto": "try the settings and ranges that the network suggests",
+        "trials": "settings to try; default: 20, with --sampler=grid all",
+        "hours": "stop after so many hours; the same command goes on",
+        "workers": "runs at once; default: one per GPU, without GPUs one per core",
+        "engine": "where to train: local or ray",
+        "sampler": "how settings are chosen: random, grid or tpe",
+        "metric": "metric of the validation rows to choose by; default: stopping_metric of the variant",
+        "name": "name of the search; an existing search goes on",
+        "seed": "random seed of the choice of settings",
+        "halving": "--no-halving trains every trial to its end",
+        "folds": "train each trial on so many splits with other validation rows",
+        "date-ranges": "the same with split=time: validate on so many ranges of time",
+        "keep": "best trials to compare and to package; default: 3",
+        "seeds": "trainings of each of these and of the default; default: 3",
+        "retry-failed": "when a search goes on, start failed trials again",
+        "save-as": "write the winner as a variant of this name into variant_config.json",
+        "data": PATH_HELP,
+        "test-data": "separate test set",
+        "validation-data": "separate validation set",
+        "output": "folder or gs:// prefix of the packages; default: packages",
+        "set": "change a setting for all trials: NAME=VALUE; repeatable",
+    },
+)
+def tune(c, set_, variant="deep_v1", space=None, auto=False, trials=None, hours=None, workers=None, engine=None,
+         sampler=None, metric=None, name=None, seed=None, halving=True, folds=None, date_ranges=None, keep=None,
+         seeds=None, retry_failed=False, save_as=None, data=None, test_data=None, validation_data=None,
+         output=None):  # fmt: skip
+    """Search for better settings: fab tune --variant=deep_v1 --space=space.json --trials=30
+
+    Pauses bad trials early, trains the best with several seeds, and compares them with the variant.
+    """
+    flags = ["--auto"] * auto + ["--no-halving"] * (not halving) + ["--retry-failed"] * retry_failed
+    choice = {"space": space, "trials": trials, "hours": hours, "sampler": sampler, "metric": metric, "seed": seed}
+    work = {"workers": workers, "engine": engine, "name": name, "folds": folds, "date_ranges": date_ranges}
+    best = {"keep": keep, "seeds": seeds, "save_as": save_as, "output": output}
+    rows = {"data": data, "test_data": test_data, "validation_data": validation_data}
+    python("-m", "trainer.search.tune", *assignments(set_), *flags, variant=variant, **choice, **work, **best, **rows)
+
+
+@task(
+    help={
+        "trial": "run of a search, as in the column run of its trials.csv",
+        "package": PACKAGE_HELP,
+        "run": "name of the new run; default: that of the old one and -again",
+        "output": "folder or gs:// prefix of the new package; default: packages",
+    }
+)
+def reproduce(c, trial=None, package=None, run=None, output=None):
+    """Make a trial or a package again, and compare all bits: fab reproduce --trial=NAME"""
+    python("-m", "trainer.search.reproduce", trial=trial, package=package, run=run, output=output)
 
 
 @task(

@@ -17,10 +17,18 @@ from trainer.model.layers import MeanEmbedding, dense_layers, feature_inputs, fe
 class Config(NetConfig):
     """The settings of deep_v1."""
 
-    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096)
+    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096, search=[8, 16, 32, 64])
     text_embedding_dim: int = setting(32, "length of a token's embedding", low=1, high=4096)
-    hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
-    dropout: float = setting(0.1, "share of hidden units to drop during training", low=0, below=1)
+    hidden_units: tuple[int, ...] = setting(
+        (128, 64),
+        "widths of the dense layers",
+        low=1,
+        high=65_536,
+        search=[[64], [128, 64], [256, 128], [256, 128, 64]],
+    )
+    dropout: float = setting(
+        0.1, "share of hidden units to drop during training", low=0, below=1, search={"low": 0, "high": 0.5}
+    )
     batch_norm: bool = setting(False, "apply batch normalisation after each dense layer")
 
 

@@ -18,13 +18,23 @@ from trainer.model.recurrent import GRU, LSTM
 class Config(NetConfig):
     """The settings of rnn_v1."""
 
-    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096)
+    embedding_dim: int = setting(16, "length of a category's embedding", low=1, high=4096, search=[8, 16, 32, 64])
     text_embedding_dim: int = setting(32, "length of a token's embedding", low=1, high=4096)
     cell: str = setting("gru", "kind of recurrent layer", choices=("gru", "lstm"))
-    rnn_units: int = setting(64, "units of the recurrent layer, per direction", low=1, high=65_536)
+    rnn_units: int = setting(
+        64, "units of the recurrent layer, per direction", low=1, high=65_536, search=[32, 64, 128]
+    )
     bidirectional: bool = setting(False, "read texts in both directions")
-    hidden_units: tuple[int, ...] = setting((128, 64), "widths of the dense layers", low=1, high=65_536)
-    dropout: float = setting(0.1, "share of hidden units to drop during training", low=0, below=1)
+    hidden_units: tuple[int, ...] = setting(
+        (128, 64),
+        "widths of the dense layers",
+        low=1,
+        high=65_536,
+        search=[[64], [128, 64], [256, 128], [256, 128, 64]],
+    )
+    dropout: float = setting(
+        0.1, "share of hidden units to drop during training", low=0, below=1, search={"low": 0, "high": 0.5}
+    )
 
 
 def build_graph(net_config: Config, dataset_shapes: DatasetShapes) -> keras.Model:

@@ -124,14 +124,16 @@ class NetConfig:
     )
 
     # Training.
-    batch_size: int = setting(256, "rows per step", low=1, high=2**20)
+    batch_size: int = setting(256, "rows per step", low=1, high=2**20, search=[64, 128, 256, 512, 1024])
     epochs: int = setting(20, "passes over the training rows, at most", low=1, high=100_000)
     optimizer: str = setting(
         "adam",
         "update rule; in tables of more than 4096 embeddings it updates only those in the batch",
         choices=("adam", "adagrad", "sgd"),
     )
-    learning_rate: float = setting(0.002, "learning rate after warm-up", above=0, high=100)
+    learning_rate: float = setting(
+        0.002, "learning rate after warm-up", above=0, high=100, search={"low": 0.0002, "high": 0.02, "log": True}
+    )
     hidden_share: float = setting(
         0.1, "share of the training rows in which a value is hidden, so that the model learns what to predict where "
         "one is unknown or missing, if training rows hardly show that; 0: none", low=0, below=1,
@@ -141,6 +143,7 @@ class NetConfig:
         "none",
         "how the learning rate falls to 0 by the last epoch; none: it does not fall",
         choices=("none", "linear", "cosine"),
+        search=["none", "linear", "cosine"],
     )
     clip_norm: float | None = setting(
         None, "largest global norm of the gradients; larger ones are scaled down; null: no limit", above=0, high=10**9

@@ -3,9 +3,13 @@
 It is the truth about a search: its state, its tables and its page follow from it. Events:
 
     {"event": "trial", "trial": 7, "settings": {...}}            a trial has its settings
-    {"event": "start", "run": NAME, "trial": 7, "fold": 0, "seed": 0, "until": 3, "package": false}
-    {"event": "end", "run": NAME, "code": 75, ...}               a run has ended or paused: see `Outcome`
-    {"event": "rungs", "skipped": 1, ...}                        the first rungs are too short for these rows
+    {"event": "goal", "trial": 7, "seed": 0, "until": 9, "package": false}     how far its runs should come
+    {"event": "start", "trial": 7, "seed": 0, "fold": 0}         a run starts, or goes on
+    {"event": "end", "trial": 7, "seed": 0, "fold": 0, "code": 75, ...}        it has ended or paused: see `Outcome`
+    {"event": "rungs", "skipped": 1}                             the first rungs are too short for these rows
+    {"event": "retry"}                                           failed runs may start again
+
+trial: null for the default. seed, fold: added to those of the variant.
 """
 
 import json

@@ -15,11 +15,12 @@ from trainer.config.levels import shown
 from trainer.config.loading import Configuration, with_settings
 from trainer.config.net_config import STOPPING_METRICS
 from trainer.runtime.errors import ConfigError
-from trainer.runtime.system import write_atomic
+from trainer.runtime.system import create_folder, write_atomic
 from trainer.search.space import VARIANT, Space, check_space
 
 SEARCHES = Path("searches")
 FILE = "search.json"
+LOGS = "logs"  # of the runs, with the configuration of each
 FORMAT_VERSION = 1
 GROWING = ("trials", "keep", "seeds")  # may be larger when a search goes on
 ETA = 3  # one of so many trials goes on at each rung
@@ -86,7 +87,9 @@ def rungs(epochs: int, *, halving: bool) -> list[int]:
 
 
 def write_plan(plan: Plan) -> None:
-    """Write `search.json`."""
+    """Write `search.json`, and make the folder of the logs."""
+    if not (plan.folder / LOGS).exists():
+        create_folder(plan.folder / LOGS)
     content = {"format_version": FORMAT_VERSION} | plan._asdict()
     write_atomic(plan.folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
 

@@ -26,7 +26,7 @@ from trainer.search import journal
 from trainer.search.plan import SEARCHES, read_plan
 from trainer.search.state import replayed, run_name
 from trainer.search.trials import newest_checkpoint
-from trainer.training.resume import CHECKPOINTS
+from trainer.training import checkpoint
 
 SIDES = ("train", "validation", "test")
 
@@ -55,7 +55,9 @@ def of_trial(name: str, folder: Path = SEARCHES) -> Original:
             key = runs[name]
             settings = {} if key.trial is None else state.trials[key.trial]
             run = state.runs[key]
-            result = {f"{plan.metric} of epoch {epoch}": value for epoch, value in enumerate(run.values, 1)}
+            result: dict[str, Any] = {
+                f"{plan.metric} of epoch {epoch}": value for epoch, value in enumerate(run.values, 1)
+            }
             result |= {"weights": run.weights} if run.over else {}
             configuration = plan.configuration(settings, seed=key.seed, fold=key.fold)
             return Original(name, configuration, plan.data, plan.output, result)
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     program = importlib.import_module("trainer.__main__")  # the run stands above all folders
     package = program.train(original.settings, data=original.data, output=options.output, name=name, restart=True)
     if options.trial:
-        progress, manifest = newest_checkpoint(RUNS / name / CHECKPOINTS)
+        progress, manifest = newest_checkpoint(RUNS / name / checkpoint.FOLDER)
         metric = original.settings.config.stopping_metric
         result = {f"{metric} of epoch {row['epoch']}": row[f"validation_{metric}"] for row in progress["rows"]} | {
             "weights": manifest["best.bin"][0]

@@ -23,6 +23,7 @@ from trainer.runtime.errors import ConfigError, did_you_mean
 
 VARIANT = "variant"
 MISSES = 200  # samples in a row that are not new, until a space counts as exhausted
+MOST_COMBINATIONS = 100_000  # of a grid
 DIGITS = 4  # significant ones of a sampled number
 
 # Settings that a space cannot have, with the reason.
@@ -199,13 +200,28 @@ def samples(space: Space, seed: int, count: int) -> list[dict[str, Any]]:
     return list(chosen.values())
 
 
-def grid(space: Space, place: str) -> Iterator[dict[str, Any]]:
-    """All combinations of the values; ConfigError for a range, which has no end of values."""
+def grid_size(space: Space, place: str) -> int:
+    """The number of combinations; ConfigError for a range, or for more than a search can hold."""
+    size = sum(math.prod(len(values) for name, values in lists_of(space, variant, place)) for variant in space.variants)
+    if size > MOST_COMBINATIONS:
+        raise ConfigError(f"{place} has {size:,} combinations, more than {MOST_COMBINATIONS:,}. Use --sampler=random.")
+    return size
+
+
+def lists_of(space: Space, variant: str, place: str) -> list[tuple[str, list[Any]]]:
+    """The settings of a variant and their values; ConfigError for a range, which has no end of values."""
+    lists = []
     for name, values in space.settings.items():
         if isinstance(values, Range):
             raise ConfigError(f"{place}: {name} is a range, which a grid cannot hold. Write a list of values.")
+        if variant in space.owners[name]:
+            lists.append((name, values))
+    return lists
+
+
+def grid(space: Space, place: str) -> Iterator[dict[str, Any]]:
+    """All combinations of the values; ConfigError for a range."""
     for variant in space.variants:
-        names = [name for name in space.settings if variant in space.owners[name]]
-        lists: list[list[Any]] = [list(space.settings[name]) for name in names]
-        for chosen in itertools.product(*lists):
-            yield {VARIANT: variant} | dict(zip(names, chosen, strict=True))
+        lists = lists_of(space, variant, place)
+        for chosen in itertools.product(*(values for _, values in lists)):
+            yield {VARIANT: variant} | dict(zip((name for name, _ in lists), chosen, strict=True))

@@ -34,6 +34,7 @@ class Run:
     running: bool = False
     over: bool = False  # nothing is left to train
     reason: str = ""  # why it has failed
+    code: int = 0  # exit code of its last process
     attempts: int = 0  # in a row, that came no further
     seconds: float = 0.0
     weights: str = ""  # SHA-256 of those of the best epoch
@@ -115,6 +116,9 @@ def apply(state: State, event: Event) -> None:
     kind = event["event"]
     if kind == "rungs":
         state.skipped = event["skipped"]
+    elif kind == "retry":
+        for run in state.runs.values():
+            run.reason, run.attempts = "", 0
     elif kind == "trial":
         add_trial(state, event["trial"], event["settings"])
     elif kind == "goal":
@@ -151,7 +155,7 @@ def set_goal(state: State, trial: int | None, seed: int, goal: Goal) -> None:
 def end(run: Run, event: Event, goal: Goal) -> None:
     """A run has ended: it is over, it pauses, it has failed, or it was stopped and will start again."""
     before, code = run.epochs, event["code"]
-    run.running = False
+    run.running, run.code = False, code
     run.seconds += event["seconds"]
     run.values, run.best = event["values"], event["best"]
     run.weights, run.machine = event["weights"], event["machine"]

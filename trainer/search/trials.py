@@ -16,8 +16,8 @@ from trainer.cloud import storage
 from trainer.package.publish import RUNS
 from trainer.runtime import warm
 from trainer.runtime.system import write_atomic
+from trainer.training import checkpoint
 from trainer.training.checkpoint import MANIFEST, numbers_in
-from trainer.training.resume import CHECKPOINTS
 
 LAST_WORDS = 60.0  # seconds for a run to save a checkpoint once its search has ended
 HUNG = "Timeout ("  # what a run without progress prints: see `trainer.runtime.heartbeat`
@@ -97,7 +97,7 @@ def log_of(job: Job) -> Path:
 
 def outcome(job: Job, code: int, seconds: float, log_before: int) -> Outcome:
     """What a run has come to, after its process has ended. log_before: size of its log before."""
-    progress, manifest = newest_checkpoint(RUNS / job.run / CHECKPOINTS)
+    progress, manifest = newest_checkpoint(RUNS / job.run / checkpoint.FOLDER)
     rows = progress.get("rows", [])
     metric = "validation_" + json.loads(job.config)["settings"]["stopping_metric"]["value"]
     best = rows[progress["best_epoch"] - 1] if rows else {}

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from trainer.runtime import system
 from trainer.runtime.errors import StorageError
 
+FOLDER = "checkpoints"  # in the folder of a run
 GENERATIONS = 2
 FILES = ("state.bin", "best.bin", "progress.json")
 MANIFEST = "manifest.json"

@@ -21,7 +21,7 @@ from trainer.training.checkpoint import Checkpoint, differences
 from trainer.training.checkpoint_mirror import Mirror
 from trainer.training.loop import History, check_finite
 
-CHECKPOINTS, LOGS = "checkpoints", "tensorboard"
+CHECKPOINTS, LOGS = checkpoint.FOLDER, "tensorboard"
 THREADS = "threads"  # of these, the identity holds the number, not the setting
 IGNORED_SETTINGS = (
     "allow_worse",
