@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -47,15 +48,16 @@ def split_rows(  # noqa: PLR0913 - each is a setting
     rows (time), of the distinct draws (random) or of the groups (group). A set with a separate dataset has fraction 0
     and is empty here.
 
-    random: rows with equal draws, those of one key, stay together; `columns` are the key, or none. Adding rows moves
+    random: rows with equal draws (one key) stay together; `columns` are the key, or none. Adding rows moves
         no other row. With a `stratify_column`, the fractions hold within each of its values, and adding rows may move
         others: see `_stratified_sides`.
     time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
         time stay together, in the later set.
-    validation_part: which part validates, with the same test set. random, group: disjoint parts of the other rows.
-        time: so many validation sets earlier; the rows between it and the test set are in no set.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
         components). Each has the same chance, whatever its size. Missing and empty values link no rows.
+
+    validation_part: which part validates, with the same test set; parts are disjoint. time: so many validation sets
+        earlier; the rows between it and the test set are in no set.
 
     Raises DataError if a set would be empty or a row has no time.
     """
@@ -67,24 +69,29 @@ def split_rows(  # noqa: PLR0913 - each is a setting
     elif stratify_column is not None:
         side = _stratified_sides(draws, value_hashes(frame[stratify_column]), fractions, seed, validation_part)
     else:
-        units = _component_hashes(frame, columns, draws) if method == "group" else draws
-        numbers = uniform(units, seed)
-        begin, end = (test_fraction + part * validation_fraction for part in (validation_part, validation_part + 1))
-        side = np.where(numbers < test_fraction, TEST, 0)
-        side[(numbers >= begin) & (numbers < end)] = VALIDATION
+        units = hashes = _component_hashes(frame, columns, draws) if method == "group" else draws
+        side = _drawn_sides(uniform(hashes, seed), fractions, validation_part)
     split = Split(*(np.flatnonzero(side == number) for number in range(3)))
-    for name, rows, fraction in zip(Split._fields, split, (1.0, validation_fraction, test_fraction), strict=True):
-        if fraction > 0 and not len(rows):
+    for number, rows in enumerate(split):
+        if not len(rows) and fractions.get(number, 1) > 0:
+            by = f"{', '.join(map(repr, columns)) or 'all columns'}{f' and {stratify_column=}' * bool(stratify_column)}"
             what = {"time": "times", "group": "groups"}.get(method, "keys" if columns else "rows")
-            strata = f" and stratify_column={stratify_column!r}" if stratify_column is not None else ""
             raise DataError(
-                f"No rows are left for the {name} set: split={method} by "
-                f"{', '.join(map(repr, columns)) or 'all columns'}{strata} "
+                f"No rows are left for the {split._fields[number]} set: split={method} by {by} "
                 f"of {len(frame)} rows with {len(np.unique(units))} distinct {what}, test_fraction="
                 f"{test_fraction:g}, validation_fraction={validation_fraction:g}. Change the fractions or the columns, "
                 "use more rows, or name separate datasets with --validation-data and --test-data."
             )
     return split
+
+
+def _drawn_sides(numbers: NDArray[np.float64], fractions: Mapping[int, float], validation_part: int) -> Integers:
+    """int64 [rows]: the side of each row by its number in [0, 1): the test set is below its fraction, then validation
+    parts follow one another."""
+    begin, end = (fractions[TEST] + part * fractions[VALIDATION] for part in (validation_part, validation_part + 1))
+    side = np.where(numbers < fractions[TEST], TEST, 0)
+    side[(numbers >= begin) & (numbers < end)] = VALIDATION
+    return side
 
 
 def _parts(fractions: Mapping[int, float], validation_part: int) -> list[tuple[int, float]]:
