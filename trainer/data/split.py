@@ -74,15 +74,20 @@ def split_rows(  # noqa: PLR0913 - each is a setting
     split = Split(*(np.flatnonzero(side == number) for number in range(3)))
     for number, rows in enumerate(split):
         if not len(rows) and fractions.get(number, 1) > 0:
-            by = f"{', '.join(map(repr, columns)) or 'all columns'}{f' and {stratify_column=}' * bool(stratify_column)}"
-            what = {"time": "times", "group": "groups"}.get(method, "keys" if columns else "rows")
+            by = _rule(method, columns, stratify_column, len(frame), len(np.unique(units)))
             raise DataError(
-                f"No rows are left for the {split._fields[number]} set: split={method} by {by} "
-                f"of {len(frame)} rows with {len(np.unique(units))} distinct {what}, test_fraction="
-                f"{test_fraction:g}, validation_fraction={validation_fraction:g}. Change the fractions or the columns, "
-                "use more rows, or name separate datasets with --validation-data and --test-data."
+                f"No rows are left for the {split._fields[number]} set: {by}, test_fraction={test_fraction:g}, "
+                f"validation_fraction={validation_fraction:g}. Change the fractions or the columns, use more rows, or "
+                "name separate datasets with --validation-data and --test-data."
             )
     return split
+
+
+def _rule(method: str, columns: Sequence[str], stratify_column: str | None, rows: int, distinct: int) -> str:
+    """How rows are split, and how many there are, for messages."""
+    by = f"{', '.join(map(repr, columns)) or 'all columns'}{f' and {stratify_column=}' * bool(stratify_column)}"
+    what = {"time": "times", "group": "groups"}.get(method, "keys" if columns else "rows")
+    return f"split={method} by {by} of {rows} rows with {distinct} distinct {what}"
 
 
 def _drawn_sides(numbers: NDArray[np.float64], fractions: Mapping[int, float], validation_part: int) -> Integers:
