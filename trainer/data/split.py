@@ -55,7 +55,6 @@ def split_rows(  # noqa: PLR0913 - each is a setting
         time stay together, in the later set.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
         components). Each has the same chance, whatever its size. Missing and empty values link no rows.
-
     validation_part: which part validates, with the same test set; parts are disjoint. time: so many validation sets
         earlier; the rows between it and the test set are in no set.
 
