@@ -101,14 +101,15 @@ def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data
     },
 )
 def tune(c, set_, variant="deep_v1", space=None, auto=False, trials=None, hours=None, workers=None, engine=None,
-         sampler=None, metric=None, name=None, seed=None, halving=True, folds=None, date_ranges=None, keep=None, seeds=None,
-         retry_failed=False, save_as=None, data=None, test_data=None, validation_data=None, output=None):  # fmt: skip
-    """Search for better settings, and compare the best with the variant: fab tune --variant=deep_v1 --space=space.json"""
+         sampler=None, metric=None, name=None, seed=None, halving=True, folds=None, date_ranges=None, keep=None,
+         seeds=None, retry_failed=False, save_as=None, data=None, test_data=None, validation_data=None,
+         output=None):  # fmt: skip
+    """Search for better settings, and compare the best with the variant: fab tune --space=space.json --trials=30"""
     flags = ["--auto"] * auto + ["--no-halving"] * (not halving) + ["--retry-failed"] * retry_failed
+    rows = {"data": data, "test_data": test_data, "validation_data": validation_data, "output": output}
     python("-m", "trainer.search.tune", *assignments(set_), *flags, variant=variant, space=space, trials=trials,
-           hours=hours, workers=workers, engine=engine, sampler=sampler, metric=metric, name=name, seed=seed, folds=folds,
-           date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as, output=output, data=data,
-           test_data=test_data, validation_data=validation_data)  # fmt: skip
+           hours=hours, workers=workers, engine=engine, sampler=sampler, metric=metric, name=name, seed=seed,
+           folds=folds, date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as, **rows)  # fmt: skip
 
 
 @task(
