@@ -176,9 +176,11 @@ def has_reached(run: Run, epochs: int | None) -> bool:
 
 def value_at(state: State, trial: int | None, epochs: int | None, seed: int = 0) -> float | None:
     """The best metric of a trial in its first epochs, lower is better, the mean over its folds; None if it has failed
-    or has not come so far. epochs: None for all."""
+    or has not come so far. epochs: None for all. A trial that fails after its training has its value all the same."""
     runs = [state.runs[key] for key in state.keys_of(trial, seed) if key in state.runs]
-    if len(runs) < state.plan.folds or any(run.reason or not has_reached(run, epochs) for run in runs):
+    if len(runs) < state.plan.folds or any(
+        (run.reason and not run.over) or not has_reached(run, epochs) for run in runs
+    ):
         return None
     sign = -1 if state.plan.higher_is_better else 1
     values = [min((sign * value for value in run.values[:epochs] if value is not None), default=math.inf)
