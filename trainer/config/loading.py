@@ -129,7 +129,8 @@ def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
     network = chosen_network(levels)
     cls = config_class(network)
     chosen, sources = resolve(cls, levels, f"network {network}")
-    defaults = {item.name: "default" if item in fields(NetConfig) else f"default of {network}" for item in fields(cls)}
+    shared = fields(NetConfig)
+    defaults = {item.name: "default" if item in shared else f"default of {network}" for item in fields(cls)}
     configuration = Configuration(cls(**{"network": network} | chosen), defaults | sources, variant)
     check_columns(configuration.config, configuration.sources)
     check_choices(configuration)

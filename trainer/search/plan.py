@@ -4,6 +4,7 @@ Everything that a trial needs is in the plan, so that a later change of a varian
 trial.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
 
     def base(self, variant: str) -> Configuration:
         """The configuration of a variant when the search began."""
-        return record.from_json(json.dumps(self.variants[variant]))
+        return parsed(json.dumps(self.variants[variant]))
 
     def checked_space(self) -> Space:
         """The space, checked again with the networks of today."""
@@ -78,6 +79,12 @@ class Plan(NamedTuple):
         further: dict[str, Any] = {"seed": (chosen.config.seed + seed) % 2**31} if seed else {}
         further |= {"validation_part": fold} if fold else {}
         return with_settings(chosen, further, "search")
+
+
+@functools.lru_cache(maxsize=100)
+def parsed(text: str) -> Configuration:
+    """The configuration of a config.json. It takes a while, and a search asks for the same one for every trial."""
+    return record.from_json(text)
 
 
 def rungs(epochs: int, *, halving: bool) -> list[int]:
