@@ -77,6 +77,18 @@ def test_the_best_are_trained_with_the_seeds_of_the_default_and_packaged() -> No
     assert [config.seed for config in configurations] == [0, 1, 2]
 
 
+def test_workers_are_busy_while_the_best_are_compared() -> None:
+    most: list[tuple[int, bool]] = []
+
+    class Watched(SimulatedEngine):
+        def wait(self, seconds: float):  # type: ignore[no-untyped-def]
+            most.append((len(self.running), "seed" in "".join(job.run for _, job in self.running)))
+            return super().wait(seconds)
+
+    searched(new_plan(halving=False), Watched(4))
+    assert max(count for count, compared in most if compared) == 4
+
+
 def test_rungs_that_last_less_than_ten_starts_are_left_out() -> None:
     engine = SimulatedEngine(2, start=0.3)  # an epoch lasts 1 second
     state = searched(new_plan(seeds=1), engine)

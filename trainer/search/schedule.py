@@ -26,12 +26,14 @@ def next_event(state: State, propose: Propose) -> Event | None:
     number = len(state.trials)
     if number < state.plan.trials and not is_closed(state) and (settings := propose(state)) is not None:
         return {"event": "trial", "trial": number, "settings": settings}
-    return None if state.running() else confirmation(state) or packaging(state)
+    if state.running() and not is_closed(state):
+        return None  # a trial that is being trained may be among the best
+    return confirmation(state) or packaging(state)
 
 
 def is_closed(state: State) -> bool:
     """Whether the best trials have been chosen, so that further trials would come too late."""
-    return any(seed for _, seed in state.goals)
+    return any(trial is None or seed or goal.package for (trial, seed), goal in state.goals.items())
 
 
 def promotion(state: State) -> Event | None:
