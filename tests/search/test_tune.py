@@ -152,6 +152,14 @@ def test_a_wrong_search_is_refused_before_it_begins(tmp_path: Path, options: tup
     assert not (tmp_path / "searches").exists()
 
 
+def test_names_of_runs_that_are_taken_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "s-0001.zip").touch()
+    done = tune(tmp_path, "--auto", "--name=s")
+    assert done.code == 4
+    assert "packages/s-0001.zip is not of this search. Choose another --name, or remove it." in done.err
+
+
 def test_a_stopped_search_saves_its_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "space.json").write_text(json.dumps({"dropout": [0.1, 0.2]}))
     options = ("--space=space.json", "--name=s", "--set=epochs=100000", "--set=patience=null", "--no-halving")

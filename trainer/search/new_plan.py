@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.cloud import storage
 from trainer.config import loading, record
 from trainer.config.loading import Configuration, with_settings
 from trainer.config.net_config import STOPPING_METRICS
 from trainer.features.pipeline import prepare
-from trainer.runtime.errors import ConfigError, did_you_mean
+from trainer.package.publish import RUNS
+from trainer.runtime.errors import ConfigError, StorageError, did_you_mean
 from trainer.runtime.timing import Timings
 from trainer.search import local, space
 from trainer.search.plan import Plan
@@ -97,6 +99,14 @@ def check_comparable(default: str, variants: Mapping[str, Configuration]) -> Non
                     f"Variants {default} and {other} cannot be in one search: {name} is {before!r} in one and {now!r} "
                     f"in the other, and it {space.DECIDES_ROWS}."
                 )
+
+
+def check_new_name(plan: Plan) -> None:
+    """StorageError if runs or packages have the names that a new search will give its own."""
+    folders = [RUNS] if storage.is_remote(plan.output) else [RUNS, Path(plan.output)]
+    for folder in folders:
+        if taken := sorted(folder.glob(f"{plan.name}-*")):
+            raise StorageError(f"{taken[0]} is not of this search. Choose another --name, or remove it.")
 
 
 def with_rows(plan: Plan) -> Plan:

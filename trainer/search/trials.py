@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from trainer.cloud import storage
 from trainer.package.publish import RUNS
 from trainer.runtime import warm
+from trainer.runtime.errors import Interrupted
 from trainer.runtime.system import write_atomic
 from trainer.training import checkpoint
 from trainer.training.checkpoint import MANIFEST, numbers_in
@@ -103,7 +104,7 @@ def outcome(job: Job, code: int, seconds: float, log_before: int) -> Outcome:
     best = rows[progress["best_epoch"] - 1] if rows else {}
     return Outcome(
         code=code,
-        reason=reason_of(code, log_of(job), log_before) if code else "",
+        reason="" if code in (0, Interrupted.exit_code) else reason_of(code, log_of(job), log_before),
         values=[finite(row[metric]) for row in rows],
         best={name: finite(value) for name, value in best.items()},
         epoch_seconds=progress.get("seconds", []),

@@ -15,7 +15,7 @@ from trainer.runtime import signals, system
 from trainer.runtime.command import count, run_command, say
 from trainer.runtime.errors import Interrupted, TrainerError
 from trainer.search import journal, local
-from trainer.search.new_plan import make_plan, with_rows
+from trainer.search.new_plan import check_new_name, make_plan, with_rows
 from trainer.search.options import tune_options
 from trainer.search.plan import LOGS, check_same_plan, read_plan, write_plan
 from trainer.search.proposals import proposer
@@ -136,7 +136,8 @@ def main(argv: list[str] | None = None) -> None:
         check_new_variant(options.save_as)
     plan = make_plan(name, options, os.environ)
     with system.locked_folder(plan.folder):
-        before = read_plan(plan.folder)
+        if not (before := read_plan(plan.folder)):
+            check_new_name(plan)
         plan = with_rows(plan)
         if before:
             check_same_plan(before, plan)
