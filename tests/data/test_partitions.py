@@ -217,6 +217,19 @@ def test_a_pattern_of_folders_reads_what_lies_in_them(tmp_path: Path) -> None:
         load(tmp_path / "c*", kinds)
 
 
+def test_a_file_is_read_once_in_however_many_ways_a_path_leads_to_it(tmp_path: Path) -> None:
+    """`**` matches a folder and those in it, and links lead to files and folders again."""
+    write(tmp_path / "rows" / "day=1" / "country=DE" / "part-00000", {"x": 1})
+    write(tmp_path / "rows" / "day=2" / "rows-01.gz", {"x": 2})
+    write(tmp_path / "rows" / "a.json", {"x": 3})
+    (tmp_path / "rows" / "z.json").symlink_to("a.json")
+    (tmp_path / "rows" / "day=3").symlink_to(".")
+    (tmp_path / "rows-latest").symlink_to("rows")
+    for path in ("rows", "rows/**", "rows*", "**"):
+        assert sorted(plain(load(tmp_path / path, {"x": "number"}), "x")) == [1, 2, 3]
+        assert len(sources.look_up(str(tmp_path / path)).shards) == 3
+
+
 def test_a_column_in_two_folders_and_a_name_that_is_no_text_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "day=1" / "day=2" / "a.json", {"x": 1})
     with pytest.raises(DataError, match="'day' twice"):

@@ -1,8 +1,8 @@
 """Choose the files of a dataset: one file, the files in a folder, or what a pattern matches, here or in a bucket.
 
-Files in a folder hold rows if their name ends in .json, .ndjson or .jsonl, plain or with .gz, or has no suffix and ends
-in the number of a shard, as BigQuery, Hive and Spark write it: clicks-000000000000, part-00000. Folders such as
-day=2026-01-31/ belong to the folder they are in. A file that is named itself holds rows, whatever its name.
+Files in a folder hold rows if their name ends in .json, .ndjson or .jsonl, plain or with .gz, or has no other suffix
+and ends in the number of a shard, as BigQuery, Hive and Spark write it: clicks-000000000000, part-00000.gz. Folders such
+as day=2026-01-31/ belong to the folder they are in. A file that is named itself holds rows, whatever its name.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from trainer.data.partitions import is_partition
 from trainer.runtime.errors import DataError, StorageError
 
-SHARD = re.compile(r".*\.(json|ndjson|jsonl)(\.gz)?|[^._][^.]*[0-9]{2}")
+SHARD = re.compile(r".*\.(json|ndjson|jsonl)(\.gz)?|[^._][^.]*[0-9]{2}(\.gz)?")
 NO_SHARD = re.compile(r"\..*|schema\.json|dataset\.json|.*\.truth\.json")
 BESIDE = re.compile(
     r"[._].*|schema\.json|dataset\.json|.*\.truth\.json|(README|LICENSE|NOTICE).*|.*\.(md|py|ipynb|sql)"
@@ -25,8 +25,10 @@ FILES = "*.json, *.ndjson or *.jsonl files, plain or with .gz"
 
 
 def find_shards(path: str | Path) -> list[Path]:
-    """The files of a dataset on this machine, sorted. Raises StorageError if there is nothing of that name, DataError
-    if there is no file with rows."""
+    """The files of a dataset on this machine, sorted, each once, in however many ways a path leads to it.
+
+    Raises StorageError if there is nothing of that name, DataError if there is no file with rows.
+    """
     path = Path(path)
     try:
         if path.is_file():
@@ -36,10 +38,10 @@ def find_shards(path: str | Path) -> list[Path]:
             raise StorageError(f"{path} is {kind}, but rows are read more than once. Save them to a file first.")
         folders = folders_of(path)
         files = [] if path.is_dir() else [match for match in matches(path) if is_file_with_rows(match, named=True)]
-        shards = sorted([*files, *(shard for folder in folders for shard in shards_in(folder))])
+        shards = {*files, *(shard for folder in folders for shard in shards_in(folder))}
         if not shards:
             raise DataError(f"{str(path)!r} has no {FILES}. {_listing(path if path.is_dir() else path.parent)}")
-        return shards
+        return sorted({shard.resolve(): shard for shard in sorted(shards, reverse=True)}.values())
     except OSError as error:
         raise StorageError(f"Cannot list {str(path)!r}: {error.strerror}.") from error
     except ValueError as error:
@@ -133,10 +135,10 @@ def shown(names: Sequence[str]) -> str:
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
-        return f"There is no folder {str(folder)!r} either."
+        return f"There is no folder {str(folder)!r} either. Correct the path."
     names = sorted(child.name + "/" * child.is_dir() for child in folder.iterdir())
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    hint = ""
+    hint = " Name the file or folder that holds the rows."
     if data := next((name for name in names if name in ("dataset.json", "schema.json")), ""):
         hint = f" If {data} holds rows, name the file itself."
     return f"{str(folder)!r} holds {', '.join(names[:10]) or 'nothing'}{more}.{hint}"
