@@ -213,13 +213,6 @@ def test_time_of_each_dtype_splits_alike_and_exactly(dtype: str) -> None:
     assert set(microseconds[split.validation]) == set(range(2**53 + 700, 2**53 + 900))
 
 
-@pytest.mark.parametrize("dtype", ["datetime64[us, UTC]", "Int64"])
-def test_missing_times_are_refused_with_their_number(dtype: str) -> None:
-    frame = pd.DataFrame({"at": pd.Series([1, None, 3, None], dtype="Int64").astype(dtype)})
-    with pytest.raises(DataError, match="Column 'at': 2 of 4 rows have no time, which split=time needs"):
-        cut(frame, method="time", columns=("at",), test_fraction=0.1, validation_fraction=0.1, seed=0)
-
-
 # Group
 
 

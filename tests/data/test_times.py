@@ -81,6 +81,7 @@ def test_digits_beyond_microseconds_are_cut_off(tmp_path: Path) -> None:
     [
         ["2026-03-01T10:30:00.000", "2026-03-02", "2026-03-02 00:01", "20260303T0000", "2026-03-03t00:00:00.5"],
         ["2026-03-01", "2026-03-01 00:00:01", "20260301T000002"],
+        ["2026-03-01 05", "2026-03-01T06", "20260301T07"],
     ],
 )
 def test_times_without_offset_may_be_of_several_forms(tmp_path: Path, values: list[str]) -> None:
@@ -176,7 +177,7 @@ def test_a_DataFrame_has_the_same_times(tmp_path: Path) -> None:
 @given(
     st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)),
     st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(lambda offset: offset // timedelta(minutes=1)),
-    st.sampled_from(["auto", "minutes", "seconds", "milliseconds", "microseconds"]),
+    st.sampled_from(["auto", "hours", "minutes", "seconds", "milliseconds", "microseconds"]),
     st.sampled_from("T "),
 )
 def test_any_isoformat_is_read_as_the_standard_library_reads_it(at: datetime, offset: int, spec: str, sep: str) -> None:

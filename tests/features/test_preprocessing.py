@@ -307,14 +307,16 @@ def test_D46_a_class_that_no_training_row_has_is_counted_and_named() -> None:
     assert unseen_classes(label, column) == {"classes": 2, "labels": 3, "most_frequent": {"z": 2, "c": 1}}
     many = unseen_classes(label, typed({"class": [f"{i}\n" + "x" * 99 for i in range(9)]})["class"])
     warning = unseen_classes_warning(label, "test", many)
-    assert warning.startswith("Label column 'class': 9 labels of the test set are classes that no training row has")
-    assert "count as wrong: '0\\nx" in warning
+    assert warning.startswith(
+        "Label column 'class': no training row has the class of 9 labels of the test set (counted"
+    )
+    assert "wrong): '0\\nx" in warning
     assert warning.endswith("and 4 more.")
 
     topics = fitted(typed({"classes": [["a"], ["b"]]}), "classes", "multilabel").label
     unseen = unseen_classes(topics, typed({"classes": [["a", "z"], [], ["z", "b"]]})["classes"])
     assert unseen == {"classes": 1, "labels": 2, "most_frequent": {"z": 2}}
-    assert "2 labels of the test set" in unseen_classes_warning(topics, "test", unseen)
+    assert "the class of 2 labels of the test set (left out)" in unseen_classes_warning(topics, "test", unseen)
     for fitted_label, seen in ((label, {"class": ["a"]}), (topics, {"classes": [["b"], []]})):
         assert unseen_classes(fitted_label, typed(seen)[fitted_label.column]) == {}
 

@@ -15,6 +15,7 @@ PLANTED = [
     (AGES, -1.0, 5), (AGES, -1.0, 9000), (AGES, -9999.0, 2), (AGES, -(2.0**63), 1), (AGES, 1e5, 1), (AGES, 2e3, 2),
     (HEIGHTS, -99.0, 3), (HEIGHTS, 999.9, 1), (RNG.pareto(1, 5000).round(3), 2.0**63 - 1, 4),
     (RNG.integers(1.4e9, 1.5e9, 5000).astype(float), 0.0, 8), (RNG.poisson(3, 5000).astype(float), -1.0, 40),
+    (np.ones(5000), 2.0**31 - 1, 1),
 ]  # fmt: skip
 ORDINARY: dict[str, Any] = {
     "bounded": AGES,

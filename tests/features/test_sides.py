@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,23 @@ def test_few_contents_give_the_AUC_that_a_key_gives(tmp_path: Path, few_contents
         metrics[name] = json.loads(read_package(tmp_path / "packages" / f"{name}.zip")["metrics.json"])["test"]["auc"]
     assert metrics["key"] > 0.6
     assert metrics["rows"] == pytest.approx(metrics["key"], abs=0.02)
+
+
+def test_a_row_without_a_time_is_a_bad_row_of_a_split_by_time(tmp_path: Path, rows: list[Row]) -> None:
+    """In rows to test on, a time is not needed."""
+    path = tmp_path / "rows.json"
+    timed = [row for row in rows if "day" in row]
+    gone = [rows[0], rows[1] | {"day": None}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*timed[:198], *gone]))
+    config = Config(**BASE, split="time", time_column="day", max_bad_rows=1)
+    with pytest.raises(DataError, match=r"line 200: column 'day' is missing"):
+        pipeline.read(config, str(path), "rows")
+    read = pipeline.read(replace(config, max_bad_rows=2), str(path), "rows")
+    assert [row.line for row in read.left_out] == [199, 200]
+    sides = split_sides(config, {"train": read})
+    days = [read.frame["day"].iloc[sides[side][1]] for side in ("train", "validation", "test")]
+    assert days[0].max() < days[1].min() <= days[1].max() < days[2].min()
+    assert pipeline.read(config, str(path), "rows", side="test").rows == 200
 
 
 # What the package says about the split

@@ -46,8 +46,8 @@ class BadRows:
                     f"{message} Correct it, or skip bad rows by max_bad_rows (here: NET_MAX_BAD_ROWS=1 or 0.1%)."
                 )
             raise DataError(
-                f"{message} max_bad_rows = {self.most} were skipped before it, the first in {self.rows[0].shard}, line "
-                f"{self.rows[0].line}."
+                f"{message} Before it, max_bad_rows = {self.most} were left out, the first in {self.rows[0].shard}, "
+                f"line {self.rows[0].line}. Correct the rows, or raise max_bad_rows."
             )
 
     def _keys_of(self, rows: Rows, line: int) -> dict[str, str | None]:
@@ -60,7 +60,7 @@ class BadRows:
         if isinstance(self.most, str) and 100 * len(self.rows) > float(self.most.rstrip("%")) * rows:
             raise DataError(
                 f"{len(self.rows):,} of {rows:,} rows of {path!r} are bad, more than max_bad_rows = {self.most}. The "
-                f"first: {self.first}"
+                f"first: {self.first} Correct the rows, or raise max_bad_rows."
             )
 
 

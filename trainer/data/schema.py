@@ -47,7 +47,7 @@ class RowRules(NamedTuple):
     max_bad_rows: how many may be bad, as a number or as a share of all rows such as "0.1%". skip_unlabelled: leave out
     rows without a label. positive_label: the value of an "outcome" that counts as 1. absent_is_missing: a feature that
     no row has is missing, unless they have a name that is nearly the same. keys: the columns that identify bad rows,
-    where someone asks for these; then all rows may be bad.
+    where someone asks for these; then all rows may be bad. required: a row without one of these columns is bad.
     """
 
     max_bad_rows: int | str = 0
@@ -55,6 +55,7 @@ class RowRules(NamedTuple):
     positive_label: str | None = None
     absent_is_missing: bool = False
     keys: tuple[str, ...] | None = None
+    required: tuple[str, ...] = ()
 
 
 DEFAULT = RowRules()
@@ -138,6 +139,8 @@ def plan_columns(
         raise DataError(faults[0])
     if faults:
         raise DataError(f"{len(faults)} columns do not fit schema.json:", *faults)
+    for column in columns:
+        column.required |= column.name in rules.required
     for label in (column for column in columns if column.kind in LABEL_KINDS - {"weight"}):
         label.positive = rules.positive_label or ""
         label.optional = rules.skip_unlabelled and label.required

@@ -1,8 +1,8 @@
 """Choose the files of a dataset: one file, the files in a folder, or what a pattern matches, here or in a bucket.
 
 Files in a folder hold rows if their name ends in .json, .ndjson or .jsonl, plain or with .gz, or has no other suffix
-and ends in the number of a shard, as BigQuery, Hive and Spark write it: clicks-000000000000, part-00000.gz. Folders such
-as day=2026-01-31/ belong to the folder they are in. A file that is named itself holds rows, whatever its name.
+and ends in the number of a shard, as BigQuery, Hive and Spark write it: clicks-000000000000, part-00000.gz. Folders
+such as day=2026-01-31/ belong to the folder they are in. A file that is named itself holds rows, whatever its name.
 """
 
 import os

@@ -51,19 +51,19 @@ def split_rows(  # noqa: PLR0913 - each is a setting
     random: rows with equal draws (one key) stay together; `columns` are the key, or none. Adding rows moves
         no other row. With a `stratify_column`, the fractions hold within each of its values, and adding rows may move
         others: see `_stratified_sides`.
-    time: `columns` is the one time column. The latest rows are test, the latest of the others validation. Rows of one
-        time stay together, in the later set.
+    time: `columns` is the one time column, which all rows have. The latest rows are test, the latest of the others
+        validation. Rows of one time stay together, in the later set.
     group: rows that share a value of any of the `columns` stay together, as do the rows linked through them (connected
         components). Each has the same chance, whatever its size. Missing and empty values link no rows.
     validation_part: which part validates, with the same test set; parts are disjoint. time: so many validation sets
         earlier; the rows between it and the test set are in no set.
 
-    Raises DataError if a set would be empty or a row has no time.
+    Raises DataError if a set would be empty.
     """
     fractions = {TEST: test_fraction, VALIDATION: validation_fraction}
     units: Integers | Hashes = draws
     if method == "time":
-        units = times = _times(frame[columns[0]])
+        units = times = integers_of(frame[columns[0]])
         side = _sides_by_time(times, fractions, validation_part)
     elif stratify_column is not None:
         side = _stratified_sides(draws, value_hashes(frame[stratify_column]), fractions, seed, validation_part)
@@ -135,16 +135,6 @@ def _stratified_sides(
     result = np.empty_like(side)
     result[order] = np.where(side == TEST, TEST, np.where(side == number, VALIDATION, 0))
     return result[key]
-
-
-def _times(column: pd.Series) -> Integers:
-    missing = int(column.isna().sum())
-    if missing:
-        raise DataError(
-            f"Column {column.name!r}: {missing} of {len(column)} rows have no time, which split=time needs. "
-            "Leave these rows out of the dataset, or choose another time_column or another split."
-        )
-    return integers_of(column)
 
 
 def _sides_by_time(times: Integers, fractions: Mapping[int, float], validation_part: int) -> Integers:

@@ -2,7 +2,7 @@
 
     form in `Column.form`   JSON values                                        Arrow array
     DATE                    2026-03-01 (only where schema.json says DATE)      timestamp[us]
-    DATETIME                the same; 2026-03-01 23:59; 2026-03-01T23:59:59.5  timestamp[us]
+    DATETIME                the same; 2026-03-01T23; 2026-03-01 23:59:59.5     timestamp[us]
     TIMESTAMP               such a time with its offset to UTC                 timestamp[us, UTC]
     integer, fraction       a number                                           int64 or double
     NUMBER                  a number in quotes                                 int64 or double
@@ -28,8 +28,8 @@ NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?"
 DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 BIGQUERY = DATE + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
 BIGQUERY_UTC = r" ?(UTC|Z|\+00(:?00)?)"
-EXTENDED = DATE + r"[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?"
-BASIC = r"[0-9]{8}T[0-9]{4}([0-9]{2}([.,][0-9]{1,9})?)?"
+EXTENDED = DATE + r"[Tt ][0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?)?"
+BASIC = r"[0-9]{8}T[0-9]{2}([0-9]{2}([0-9]{2}([.,][0-9]{1,9})?)?)?"
 TIME = f"({EXTENDED}|{BASIC})"
 OFFSET = r" ?(UTC|GMT|[Zz]|[-+][0-9]{2}(:?[0-9]{2})?)"
 FORMS = {"NUMBER": NUMBER, "DATETIME": f"({DATE}|{TIME})", "TIMESTAMP": TIME + OFFSET}
@@ -41,7 +41,8 @@ MICRO = 1_000_000
 
 # What other forms of a time would take its place, as (pattern, rules).
 REWRITES = (
-    (r"^([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})", r"\1-\2-\3T\4:\5"),
+    (r"^([0-9]{4})([0-9]{2})([0-9]{2})T", r"\1-\2-\3T"),
+    (r"^([0-9-]{10}T[0-9]{2})([0-9]{2})", r"\1:\2"),
     (r"^([0-9-]{10}T[0-9]{2}:[0-9]{2})([0-9]{2})", r"\1:\2"),
     (r"^(.{10})t", r"\1T"),
     (r"[.,]([0-9]{1,6})[0-9]*", r".\1"),

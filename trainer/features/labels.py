@@ -11,6 +11,7 @@ import pandas as pd
 from trainer.features.scale import scale_of, total_of
 from trainer.features.tokenizers import Tokens
 from trainer.features.vocabulary import Kept, category_values, indices_of, list_values, padded
+from trainer.runtime.command import count
 from trainer.runtime.errors import DataError
 
 OBJECTIVES = ("binary", "regression", "multiclass", "multilabel")
@@ -119,10 +120,10 @@ def unseen_classes_warning(label: Label, side: str, unseen: Mapping[str, Any]) -
     named = ", ".join(f"{name[:40]!r} ({rows:,})" for name, rows in unseen["most_frequent"].items())
     others = unseen["classes"] - len(unseen["most_frequent"])
     more = f" and {others:,} more" if others else ""
-    effect = "count as wrong" if label.objective == "multiclass" else "are left out"
+    effect = "counted as wrong" if label.objective == "multiclass" else "left out"
     return (
-        f"Label column {label.column!r}: {unseen['labels']:,} labels of the {side} set are classes that no training "
-        f"row has, and {effect}: {named}{more}."
+        f"Label column {label.column!r}: no training row has the class of {count(unseen['labels'], 'label')} of the "
+        f"{side} set ({effect}): {named}{more}."
     )
 
 

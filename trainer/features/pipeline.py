@@ -153,10 +153,12 @@ def read_all(
 
 def read(config: NetConfig, path: str, name: str, *, side: str = "train") -> Dataset:
     """Read the columns of a dataset that have a role, and print how many rows it has. name: the dataset in messages."""
+    rules = row_rules(config)._replace(absent_is_missing=side != "train")
+    if side == "train" and config.split == "time" and config.time_column:
+        rules = rules._replace(required=(config.time_column,))
     loaded = dataset.load(
-        path, roles.column_kinds(config), rules=row_rules(config)._replace(absent_is_missing=side != "train"),
-        identity=config.key_columns, share=config.subsample, name=name,
-    )  # fmt: skip
+        path, roles.column_kinds(config), rules=rules, identity=config.key_columns, share=config.subsample, name=name
+    )
     left_out = counted(loaded.bad_rows, loaded.unlabelled)
     used = f", {loaded.rows:,} of them used (subsample {config.subsample:g})" if config.subsample < 1 else ""
     say("data", f"{name}: {count(loaded.rows_read, 'row')} in {count(len(loaded.shards), 'file')}{left_out}{used}")

@@ -37,7 +37,8 @@ def sentinels(numbers: Array) -> list[Sentinel]:
     """The numbers of a column that seem to stand for a missing value or for an error. numbers: [rows], may have NaN."""
     values, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
     if len(values) < FEW:
-        return []
+        is_apart = len(values) > 1 and _is_largest(values[1])
+        return _grouped(values[1:], counts[1:], (float(values[0]), float(values[0]))) if is_apart else []
     middle, spread = spread_of(values, counts)
     centre = min(int(np.searchsorted(values, middle)), len(values) - 1)
     first, last = 0, len(values)  # of the others
@@ -84,7 +85,11 @@ def _is_only_negative(values: Array, rows: int) -> bool:
 def _is_familiar(number: float) -> bool:
     """Whether this is nines, or the largest or smallest number of a type, as programs and people write "unknown"."""
     text = np.format_float_positional(number, trim="-")
-    return abs(number) in LARGEST or -number - 1 in LARGEST or bool(FAMILIAR.fullmatch(text))
+    return _is_largest(number) or -number - 1 in LARGEST or bool(FAMILIAR.fullmatch(text))
+
+
+def _is_largest(number: float) -> bool:
+    return abs(number) in LARGEST
 
 
 def _grouped(values: Array, counts: Array, others: tuple[float, float]) -> list[Sentinel]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from trainer.config.net_config import STOPPING_METRICS, NetConfig
+from trainer.config.roles import column_kinds
 from trainer.features.encoded import constant_column_warnings, single_token_shares
 from trainer.features.labels import unseen_classes_warning
 from trainer.features.pipeline import Prepared
@@ -41,8 +42,9 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
     for column, share in split["truncated"].items():
         is_list = preprocessing.features[column] == "multi_categorical"
         warnings += truncation_warnings(column, preprocessing.kept(column), share, is_list=is_list)
+    kinds = column_kinds(config)
     for column, facts in split["sentinels"].items():
-        warnings += [sentinel_warning(column, Sentinel(**apart)) for apart in facts]
+        warnings += [sentinel_warning(column, Sentinel(**apart), kinds[column]) for apart in facts]
     label = preprocessing.label
     warnings += [unseen_classes_warning(label, side, facts) for side, facts in split["unseen_classes"].items()]
     rows = split["rows"]["train"]

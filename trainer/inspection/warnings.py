@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.config.net_config import NetConfig
-from trainer.data.schema import LIST_KINDS, NUMERIC_KINDS
+from trainer.data.schema import LABEL_KINDS, LIST_KINDS, NUMERIC_KINDS
 from trainer.features.sentinels import Sentinel
 from trainer.features.vocabulary import Kept
 from trainer.inspection.histogram import number_text
@@ -132,9 +132,10 @@ def sentinel_warning(column: str, apart: Sentinel, kind: str = "") -> str:
     low, high, first, last = (number_text(value, kind) for value in (apart.low, apart.high, apart.least, apart.most))
     rows = "1 row has" if apart.rows == 1 else f"{apart.rows:,} rows have"
     what = low if apart.low == apart.high else f"numbers from {low} to {high}"
+    advice = "correct it or leave these rows out" if kind in LABEL_KINDS else "make it NULL"
     return (
         f"Column {column!r}: {rows} {what}, while all other values are from {first} to {last}. If this stands for a "
-        "missing value or an error, make it NULL in the query."
+        f"missing value or an error, {advice} in the query."
     )
 
 
