@@ -60,11 +60,12 @@ class Outcome(NamedTuple):
 def start(job: Job, slot: Slot) -> BaseProcess:
     """Start a run in a warm process."""
     write_atomic(job.folder / f"{job.run}.json", job.config.encode())
-    return warm.start(become_run, job, slot)
+    return warm.start(become_run, job, slot, Path.cwd())
 
 
-def become_run(job: Job, slot: Slot) -> None:
-    """Make this process the run; does not return. It ends with the search that has started it."""
+def become_run(job: Job, slot: Slot, folder: Path) -> None:
+    """Make this process the run, in a folder; does not return. It ends with the search that has started it."""
+    os.chdir(folder)
     threading.Thread(target=end_with_search, daemon=True).start()
     if slot.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, slot.cores)
