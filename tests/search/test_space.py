@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def test_a_wrong_space_is_refused_with_the_place_and_what_is_allowed(content: di
         checked(**content)
     assert str(refused.value).startswith("space.json")
     assert message in str(refused.value)
+
+
+def test_the_space_of_the_docs_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```jsonc\n(.*?)```", page, re.DOTALL)
+    assert set(checked(**json.loads(text)).settings) == {"learning_rate", "dropout", "hidden_units"}
 
 
 def test_a_file_that_holds_no_object_is_refused(tmp_path: Path) -> None:
