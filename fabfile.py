@@ -230,14 +230,15 @@ def dataset(
 @task(
     help={
         "run": "name of a run, finished or not; default: all runs",
+        "search": "name of a search: its settings and metrics in the tab HParams",
         "package": PACKAGE_HELP,
         "output": "folder or gs:// prefix of packages, to compare them",
         "port": PORT_HELP,
     }
 )
-def tensorboard(c, run=None, package=None, output=None, port=None):
-    """Show runs or packages in TensorBoard: fab tensorboard --run=NAME; with -H, from another machine."""
-    show(c, "tensorboard", port, run=run, package=package, output=output)
+def tensorboard(c, run=None, search=None, package=None, output=None, port=None):
+    """Show runs, a search or packages in TensorBoard: fab tensorboard --run=NAME; with -H, from another machine."""
+    show(c, "tensorboard", port, run=run, search=search, package=package, output=output)
 
 
 @task(help={"port": PORT_HELP})

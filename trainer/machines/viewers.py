@@ -27,6 +27,8 @@ from trainer.package.publish import RUNS
 from trainer.runtime import signals, system
 from trainer.runtime.command import argument_parser, run_command, say
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError, StorageError
+from trainer.search import hparams
+from trainer.search.plan import SEARCHES
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
@@ -44,8 +46,11 @@ TENSORBOARD = (
 
 
 @contextlib.contextmanager
-def log_folder(*, run: str | None, package: str | None, output: str | None) -> Iterator[Path]:
-    """The folder of logs for TensorBoard: of a run, a package, all packages in a folder or bucket, or all runs.
+def log_folder(
+    *, run: str | None = None, search: str | None = None, package: str | None = None, output: str | None = None
+) -> Iterator[Path]:
+    """The folder of logs for TensorBoard: of a run, a search, a package, all packages in a folder or bucket, or all
+    runs.
 
     Packages are unpacked for the length of the block. StorageError if there is nothing to show.
     """
@@ -58,6 +63,13 @@ def log_folder(*, run: str | None, package: str | None, output: str | None) -> I
                 logs = {name.removeprefix(LOGS): data for name, data in members.items()}
                 archive.extract(logs, Path(folder) / uri.rpartition("/")[2].removesuffix(".zip"))
             yield Path(folder)
+        return
+    if search:
+        names.check_name(search, "search")
+        folder_of_search = SEARCHES / search / hparams.FOLDER
+        if not folder_of_search.is_dir():
+            raise StorageError(f"There is no folder {folder_of_search}. `fab tune --name={search}` writes it.")
+        yield folder_of_search
         return
     if run:
         names.check_name(run, "run")
@@ -177,6 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("viewer", choices=["tensorboard", "notebook"])
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--run", help="name of a run, finished or not; default: all runs")
+    shown.add_argument("--search", help="name of a search: its settings and metrics in the tab HParams")
     shown.add_argument("--package", help="package to show, a path or gs://")
     shown.add_argument("--output", help="folder of packages to compare, a path or gs://")
     parser.add_argument("--port", type=int, help="port of 127.0.0.1; default: a free one")
@@ -186,7 +199,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.viewer == "notebook":
         show_notebook(port, until_stdin_closes=arguments.until_stdin_closes)
         return
-    with log_folder(run=arguments.run, package=arguments.package, output=arguments.output) as folder:
+    logs = {name: getattr(arguments, name) for name in ("run", "search", "package", "output")}
+    with log_folder(**logs) as folder:
         show_tensorboard(folder, port, until_stdin_closes=arguments.until_stdin_closes)
 
 

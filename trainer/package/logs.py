@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.projector import ProjectorConfig
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-from trainer.runtime.command import printable
+from trainer.package.csv_text import table_cell
 from trainer.runtime.system import write_atomic
 
 EpochRow = Mapping[str, float]
 
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")  # safe in a spreadsheet
 SIDES = ("train", "validation", "test")
 MAX_HISTOGRAM_SIZE = 2**20  # weights; larger tables take too long to count
 MAX_PROJECTOR_POINTS = 10_000  # more are too slow in a browser
@@ -38,18 +36,6 @@ def write_metrics_csv(path: Path, history: Sequence[EpochRow]) -> None:
     writer.writerow([table_cell(column) for column in columns])
     writer.writerows([table_cell(row[column]) if column in row else "" for column in columns] for row in history)
     write_atomic(path, text.getvalue().encode())
-
-
-def table_cell(cell: object) -> object:
-    """A cell of a file that a spreadsheet or a browser may show; numbers stay as they are.
-
-    In text, control characters are escaped and `<` becomes `&lt;`, so that there is no markup. Text that a spreadsheet
-    would run as a formula gets an apostrophe in front.
-    """
-    if not isinstance(cell, str):
-        return cell
-    text = printable(" ".join(cell.split()) or repr(cell)).replace("<", "&lt;")
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not NUMBER.fullmatch(text) else text
 
 
 class TensorBoardLog:

@@ -222,10 +222,15 @@ class Layout(NamedTuple):
 
 
 def _save(path: Path, draw: Callable[[Figure], None], layout: Layout) -> None:
+    write_atomic(path, png(draw, layout))
+
+
+def png(draw: Callable[[Figure], None], layout: Layout) -> bytes:
+    """A figure as a PNG."""
     with style.context(STYLE, after_reset=True):
         figure = Figure((layout.width, layout.height), dpi=160)
         draw(figure)
         layout.adjust(figure)
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi="figure", metadata={"Software": None}, pil_kwargs={"compress_level": 3})
-    write_atomic(path, data.getvalue())
+    return data.getvalue()

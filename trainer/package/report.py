@@ -61,7 +61,7 @@ def page(report: Report) -> str:
         report=report,
         summary=summary(report, side, metrics),
         tiles=[(metric_name(name), *tile_values(report, metrics, name)) for name in main_metrics(list(metrics))],
-        plots=[plot(caption, path) for caption, path in report.plots.items()],
+        plots=[plot(caption, path.read_bytes()) for caption, path in report.plots.items()],
         metrics=metrics_table(report),
         explanations=explanations(report.objective, metrics),
         epochs=epochs_table(report),
@@ -90,9 +90,8 @@ def tile_values(report: Report, metrics: Mapping[str, float], name: str) -> tupl
     return metrics[name], "" if math.isnan(constant) else f"baseline {figure(constant)}"
 
 
-def plot(caption: str, path: Path) -> dict[str, object]:
-    """A PNG file as a data URI, and its size in CSS pixels."""
-    data = path.read_bytes()
+def plot(caption: str, data: bytes) -> dict[str, object]:
+    """A PNG as a data URI, and its size in CSS pixels."""
     width, height = (int.from_bytes(data[at : at + 4]) * SCREEN_DPI // PLOT_DPI for at in (16, 20))  # of the PNG header
     return {"caption": caption, "width": width, "height": height, "base64": base64.b64encode(data).decode()}
 

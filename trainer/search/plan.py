@@ -56,7 +56,8 @@ class Plan(NamedTuple):
     @property
     def higher_is_better(self) -> bool:
         """Which way the metric is better."""
-        return STOPPING_METRICS[self.base(self.variant).config.objective][self.metric] == "max"
+        objective = self.variants[self.variant]["settings"]["objective"]["value"]
+        return STOPPING_METRICS[objective][self.metric] == "max"
 
     def base(self, variant: str) -> Configuration:
         """The configuration of a variant when the search began."""

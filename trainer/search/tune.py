@@ -23,6 +23,7 @@ from trainer.search.saving import check_new_variant, save_variant
 from trainer.search.schedule import Propose, next_event, short_rungs
 from trainer.search.state import Key, State, apply, replayed, run_name
 from trainer.search.trials import Job, Outcome
+from trainer.search.view import View, viewed
 from trainer.search.winner import conclusion, winner
 
 POLL_SECONDS = 0.5
@@ -39,10 +40,10 @@ class Engine(Protocol):
     def stop(self) -> None: ...
 
 
-def search(state: State, engine: Engine, propose: Propose, deadline: float) -> bool:
+def search(state: State, engine: Engine, propose: Propose, deadline: float, view: View | None = None) -> bool:
     """Train trials until there is nothing left to do; whether that is so. Otherwise it was stopped, or the time is up.
 
-    state: of the events so far; each further one is on disk before it counts.
+    state: of the events so far; each further one is on disk before it counts. view: what people see meanwhile.
     """
     with signals.deferred_stop() as stop_request:
         stopping = False
@@ -58,8 +59,11 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float) -> b
                 if first and state.skipped is None and key.trial is not None and outcome.epoch_seconds:
                     skipped = short_rungs(state, key.trial, outcome.seconds, outcome.epoch_seconds)
                     record(state, {"event": "rungs", "skipped": skipped})
-                say_run(state, key)
+                if view:
+                    view.ended(key)
                 check_alike(state, engine)
+            if view:
+                view.tick()
             if not stopping and (stop_request.signal or time.monotonic() > deadline):
                 stopping = True
                 engine.stop()
@@ -115,18 +119,6 @@ def failure(state: State) -> TrainerError | Interrupted:
     return kind(f"{count(len(failed), 'trial')} failed {alike}: {failed[0].reason} The logs are in {logs}.")
 
 
-def say_run(state: State, key: Key) -> None:
-    """Print what a run has come to."""
-    run = state.runs[key]
-    values = [value for value in run.values if value is not None]
-    best = (max if state.plan.higher_is_better else min)(values, default=float("nan"))
-    what = run.reason or ("done" if run.over else f"paused after {run.epochs} epochs")
-    settings = {} if key.trial is None else state.trials[key.trial]
-    say(
-        "trial", f"{run_name(state.plan, key)}  {state.plan.metric} {best:.5f}  {what}  {run.seconds:.0f} s  {settings}"
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     """Search for better settings of a variant."""
     options = tune_options(argv)
@@ -147,7 +139,9 @@ def main(argv: list[str] | None = None) -> None:
             record(state, {"event": "retry"})
         engine = local.LocalEngine(options.workers, plan.threads)
         hours = float("inf") if options.hours is None else options.hours
-        search(state, engine, proposer(plan), time.monotonic() + 3600 * hours)
+        deadline = time.monotonic() + 3600 * hours
+        with viewed(state, options.workers, deadline) as view:
+            search(state, engine, proposer(plan), deadline, view)
         say_result(state, options.save_as)
 
 
