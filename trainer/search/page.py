@@ -25,6 +25,7 @@ FILE = "search.html"
 TEMPLATE = Path(__file__).parent / "templates" / FILE
 MOST_ROWS = 1000  # of the table of trials; trials.csv has all
 MOST_REASONS = 5  # why trials have failed
+GO_ON = "The search is not finished: the same command with --name={} goes on."
 ORDER = ("done", "running", "stopped", "paused", "waiting", "failed")
 
 
@@ -37,20 +38,24 @@ class Row(NamedTuple):
     orders: list[int]  # the place of the row when the table is sorted by each column
 
 
-def write_page(state: State) -> Path:
-    """Write the page; returns its path. StorageError or ResourceError where the disk refuses it."""
+def write_page(state: State, *, finished: bool) -> Path:
+    """Write the page; returns its path. StorageError or ResourceError where the disk refuses it.
+
+    finished: nothing is left to do.
+    """
     path = state.plan.folder / FILE
-    write_atomic(path, page(state, list(journal.read(state.plan.folder / journal.FILE))).encode())
+    events = list(journal.read(state.plan.folder / journal.FILE))
+    write_atomic(path, page(state, events, finished=finished).encode())
     return path
 
 
-def page(state: State, events: list[journal.Event]) -> str:
+def page(state: State, events: list[journal.Event], *, finished: bool) -> str:
     """The page as HTML, without scripts and outside resources. events: of the journal."""
     best = winner(state)
     return render(
         TEMPLATE,
         title=state.plan.name,
-        sentences=[*conclusion(state), *unfinished(state)],
+        sentences=[*conclusion(state), *([] if finished else [GO_ON.format(state.plan.name)])],
         tiles=tiles(state, best),
         facts=facts(state),
         warnings=failures(state),
@@ -67,13 +72,6 @@ def page(state: State, events: list[journal.Event]) -> str:
         left_out=max(len(state.trials) - MOST_ROWS, 0),
         table_file=TABLE,
     )  # fmt: skip
-
-
-def unfinished(state: State) -> list[str]:
-    """How to go on with a search that was stopped."""
-    if any(goal.package for goal in state.goals.values()) and state.next_run() is None:
-        return []
-    return [f"The search is not finished: the same command with --name={state.plan.name} goes on."]
 
 
 def tiles(state: State, best: int | None) -> list[tuple[str, object, str]]:

@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         hours = float("inf") if options.hours is None else options.hours
         deadline = time.monotonic() + 3600 * hours
         with viewed(state, options.workers, deadline) as view:
-            search(state, engine, proposer(plan), deadline, view)
+            view.finished = search(state, engine, proposer(plan), deadline, view)
         say_result(state, options.save_as)
 
 

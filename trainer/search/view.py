@@ -14,11 +14,12 @@ from trainer.search.table import TrialsCsv
 
 
 class View:
-    """All views of a search. The search tells it what happens; it changes nothing."""
+    """All views of a search. The search tells it what happens; it changes nothing. finished: nothing is left to do."""
 
     def __init__(self, state: State, workers: int, deadline: float) -> None:
         self.state, self.table = state, TrialsCsv(state)
         self.copies = copies.copies_of(state.plan)
+        self.finished = False
         hparams.write_experiment(state)
         for key in state.runs:  # a search that was killed may not have written its last one
             hparams.write_run(state, key)
@@ -42,7 +43,7 @@ class View:
         """The search has ended, or was stopped: write the page."""
         self.shown.close()
         self.table.write()
-        path = page.write_page(self.state)
+        path = page.write_page(self.state, finished=self.finished)
         if self.copies:
             self.copies.close()
         say_file("page", path)
