@@ -5,14 +5,18 @@ FROM ${BASE} AS packages
 
 # Dependencies, each with its hash, in an environment of their own, which a change of code leaves as it is. Headers and
 # the tests of packages, a sixth of the whole, are for those who compile or develop them. The address of an index, with
-# what lets one in, is known to this stage alone: the image has neither its layers nor its history.
+# what lets one in, is known to this stage alone: the image has neither its layers nor its history. CA_CERTIFICATES are
+# trusted beside the public ones; pip prefers REQUESTS_CA_BUNDLE, which a base may set, to PIP_CERT.
 ARG PIP_INDEX_URL=""
 ARG PIP_EXTRA_INDEX_URL=""
 ARG PIP_TRUSTED_HOST=""
 ARG CA_CERTIFICATES=""
 COPY requirements-build.txt requirements.txt /opt/flatfab/
-RUN if [ -n "${CA_CERTIFICATES}" ]; then echo "${CA_CERTIFICATES}" > /tmp/ca.pem && export PIP_CERT=/tmp/ca.pem; fi \
-    && python -m venv /opt/venv \
+RUN python -m venv /opt/venv \
+    && if [ -n "${CA_CERTIFICATES}" ]; then \
+        cat "$(/opt/venv/bin/python -c 'import pip._vendor.certifi; print(pip._vendor.certifi.where())')" > /tmp/ca.pem \
+        && echo "${CA_CERTIFICATES}" >> /tmp/ca.pem && export PIP_CERT=/tmp/ca.pem REQUESTS_CA_BUNDLE=/tmp/ca.pem; \
+    fi \
     && /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes \
         --requirement /opt/flatfab/requirements-build.txt \
     && /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation --require-hashes \

@@ -270,15 +270,13 @@ def list_networks(c):
     help={
         "gpu": "build the image for NVIDIA GPUs",
         "tag": "name of the image; default: flatfab:cpu or flatfab:gpu",
-        "build-arg": "NAME=VALUE of an ARG in the Dockerfile, such as BASE, or NAME of the environment; repeatable",
-        "certificates": "file of certificates (PEM) that packages are downloaded with",
-        "network": "network of the build, such as host",
+        "build-arg": "NAME=VALUE of an ARG in the Dockerfile, such as BASE; repeatable",
     },
 )
-def build(c, build_arg, gpu=False, tag=None, network=None, certificates=None):
+def build(c, build_arg, gpu=False, tag=None):
     """Build the image of this code: fab build --tag=registry.example.com/team/flatfab:1.0"""
     arguments = ["--gpu"] * gpu + [f"--build-arg={value}" for value in build_arg]
-    python("-m", "trainer.machines.images", "build", *arguments, tag=tag, network=network, certificates=certificates)
+    python("-m", "trainer.machines.images", "build", *arguments, tag=tag)
 
 
 @task(help={"tag": "name of the image, starting with its registry"})

@@ -23,11 +23,13 @@ from typing import Any
 import docker
 import numpy as np
 import pytest
-from docker.errors import ImageNotFound, NotFound
+import requests
+from docker.errors import APIError, ImageNotFound, NotFound
 
 from tests.commands import PROGRESS
 from tests.project_image import CANARY, PLANTED, Done, base, command, digest_in, started
 from tests.scale import many
+from tests.servers import package_index
 from tests.servers.bucket import Bucket
 from tests.servers.registry import Registry, serving
 from trainer.machines import container_options, containers, images
@@ -419,11 +421,10 @@ def test_S6_S7_S8_no_secret_is_in_the_context_the_layers_or_the_history(
     if not many(False, True):
         for listed in ("requirements-build.txt", "requirements.txt"):
             (copy / listed).write_text("")
-    secrets = [f"--build-arg={argument}" for argument in (f"TOKEN={CANARY}", "PIP_EXTRA_INDEX_URL")]
     mirror = f"http://user:{CANARY}@127.0.0.1:9/simple"
     done = command(
-        copy, copy, "trainer.machines.images", "build", f"--tag={name}", *secrets, PIP_EXTRA_INDEX_URL=mirror,
-        HTTPS_PROXY=f"http://user:{CANARY}@127.0.0.1:9",
+        copy, copy, "trainer.machines.images", "build", f"--tag={name}", f"--build-arg=TOKEN={CANARY}",
+        PIP_EXTRA_INDEX_URL=mirror, HTTPS_PROXY=f"http://user:{CANARY}@127.0.0.1:9",
     )  # fmt: skip
     assert done.code == 0, done.err
     names, leaks = files_in_layers(engine.images.get(name).save(chunk_size=2**21))
@@ -726,20 +727,88 @@ def test_R28_a_registry_that_refuses_or_is_gone_is_reported(
 # Mirrors and proxies
 
 
-def test_what_a_build_takes_from_the_environment_is_named(tmp_path: Path) -> None:
-    environ = {"PIP_INDEX_URL": "https://user:word@mirror.example/simple", "HTTPS_PROXY": "http://proxy:3128"}
-    assert images.build_arguments(["BASE=python:3.12", "PIP_INDEX_URL"], environ) == {
-        "BASE": "python:3.12",
-        "PIP_INDEX_URL": environ["PIP_INDEX_URL"],
+def test_a_command_that_builds_by_itself_downloads_from_the_mirror(
+    engine: docker.DockerClient, project: Path, tmp_path: Path
+) -> None:
+    """By https with a certificate of its own and a password, at 127.0.0.1, without a word about the network."""
+    copy = changed_copy(project, tmp_path)
+    with package_index.serving(tmp_path, CANARY) as index:
+        needs_mirror(copy, index)
+        mirror = {"PIP_INDEX_URL": index.url, "PIP_CERT": str(index.certificates), images.NETWORK: ""}
+        done = command(copy, copy, "trainer.machines.containers", "shell", **mirror)
+    assert (done.code, done.err) == (2, "error: A shell needs a terminal.\n"), done.out
+    assert index.downloads == [[]]  # once, and no process had the password among its arguments
+    assert CANARY not in done.out
+    built = engine.images.get(digest_in(done))
+    assert CANARY not in json.dumps([built.history(), built.attrs])
+    engine.images.remove(built.id, force=True)
+
+
+def needs_mirror(copy: Path, index: package_index.Index) -> None:
+    """Make a copy need one package, which an index alone has."""
+    (copy / "requirements-build.txt").write_text("")
+    (copy / "requirements.txt").write_text(index.requirement)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here_alone"),
+    [
+        ("http://127.0.0.1:3141/simple", True),
+        ("http://user:word@localhost:3141", True),
+        ("127.0.0.1:3128", True),
+        ("socks5://[::1]:1080", True),
+        ("https://mirror.example/simple http://127.0.0.2/simple", True),
+        ("https://mirror.example/simple", False),
+        ("http://10.0.0.7:3128", False),
+        ("http://[broken", False),
+    ],
+)
+def test_an_address_of_this_machine_alone_takes_its_network_and_stays_here(
+    address: str, is_here_alone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {
+        "HTTPS_PROXY": address,
+        "PIP_INDEX_URL": address,
+        "NO_PROXY": "localhost",
+        "PIP_TRUSTED_HOST": "127.0.0.1",
     }
-    assert images.proxies(environ) == {"HTTPS_PROXY": "http://proxy:3128"}
-    for wrong in ("PIP_TRUSTED_HOST", "=x", ""):
-        with pytest.raises(ConfigError, match="is not NAME=VALUE, nor the name of an environment variable"):
-            images.build_arguments([wrong], environ)
-    (tmp_path / "company.pem").write_text("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n")
-    assert images.certificates(str(tmp_path / "company.pem"))["CA_CERTIFICATES"].count("\n") == 3
-    (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
-    with pytest.raises(ConfigError, match="holds no certificate"):
-        images.certificates(str(tmp_path / "key.pem"))
+    assert images.downloads(environ, here=True) == (environ, "host" if is_here_alone else None)
+    assert images.downloads(environ | {images.NETWORK: "own"}, here=True) == (environ, "own")
+    assert images.downloads(environ | {images.NETWORK: "host"}, here=False) == (environ, "host")
+    assert capsys.readouterr().out == ""
+    others = {name: environ[name] for name in ("NO_PROXY", "PIP_TRUSTED_HOST")}
+    assert images.downloads(environ, here=False) == (others if is_here_alone else environ, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * is_here_alone
+    assert not [line for line in lines if address in line]  # it may hold a password
+
+
+def test_of_certificates_a_build_gets_those_that_are_not_public(tmp_path: Path) -> None:
+    public = Path(requests.certs.where()).read_text()
+    own = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----"
+    key = "-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----\n"
+    path = tmp_path / "company.pem"
+    for text, expected in ((own, own), (f"{public}{key}# own\n{own}\n", own), (public, None)):
+        path.write_text(text)
+        assert images.downloads({"PIP_CERT": str(path)}, here=True)[0].get("CA_CERTIFICATES") == expected
+    many_own = "\n".join(own.replace("MII", f"MII{number}" * 100) for number in range(400))
+    for text, words in ((key, "holds no certificate"), (many_own, "too large for a build")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            images.certificates(str(path))
     with pytest.raises(StorageError, match=r"missing\.pem"):
         images.certificates(str(tmp_path / "missing.pem"))
+
+
+def test_build_arguments_have_a_value() -> None:
+    assert images.build_arguments(["BASE=python:3.12", "A=b=c"]) == {"BASE": "python:3.12", "A": "b=c"}
+    for wrong in ("PIP_INDEX_URL", "=x", ""):
+        with pytest.raises(ConfigError, match="is not NAME=VALUE"):
+            images.build_arguments([wrong])
+
+
+def test_an_error_of_the_engine_without_a_reason_does_not_quote_the_request() -> None:
+    response = requests.Response()
+    response.status_code, response.url = 500, f"http://engine/build?buildargs={CANARY}"
+    with pytest.raises(StorageError, match="Building it failed: HTTP status 500"), images.engine_errors("Building it"):
+        raise APIError(f"500 Server Error for url: {response.url}", response)

@@ -21,9 +21,10 @@ import pytest
 from docker.errors import NotFound
 from fabric import Config, Connection
 
-from tests.machines.test_images import LONG
+from tests.machines.test_images import LONG, needs_mirror
 from tests.project_image import CANARY
 from tests.scale import many
+from tests.servers import package_index
 from tests.servers import ssh as ssh_server
 from tests.servers.ssh import Server
 from trainer.machines import code_archive, detached, remote, remote_docker, ssh
@@ -543,6 +544,23 @@ def test_the_exit_code_is_that_of_the_trainer(
     code, text = done(script, tmp_path / "w", [server], "train", f"--run={run}", NET_EPOCHS="none")
     assert (code, "NET_EPOCHS" in text) == (2, True)
     assert not (tmp_path / "w" / "packages").exists()
+
+
+def test_a_build_there_downloads_from_the_mirror_and_shows_no_password(
+    script: Path, server: Server, engine: docker.DockerClient, run: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(script, copy)
+    with package_index.serving(tmp_path, CANARY) as index:
+        needs_mirror(copy, index)
+        code, text = done(
+            copy, tmp_path / "w", [server], "train", f"--run={run}", "--dirty", PIP_INDEX_URL=index.url,
+            PIP_CERT=str(index.certificates),
+        )  # fmt: skip
+    assert (code, f"{run} runs on" in text) == (2, True), text  # it lacks TensorFlow
+    assert index.downloads == [[]]  # once, and no process had the password among its arguments
+    assert CANARY not in text + server.log()
+    assert CANARY not in json.dumps(engine.containers.get(f"flatfab-{run}").attrs)
 
 
 def test_a_machine_without_gpu_says_so_and_a_run_of_others_is_theirs(

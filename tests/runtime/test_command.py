@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import ROOT
 from trainer.runtime import errors
-from trainer.runtime.command import printable, say_file
+from trainer.runtime.command import printable, say, say_file
 
 
 def command(body: str, **streams: object) -> subprocess.CompletedProcess[str]:
@@ -164,3 +164,22 @@ def test_a_file_is_a_link_on_a_terminal_and_a_plain_path_elsewhere(
     say_file("report", path)
     address = f"file://{tmp_path}/a%20b%0A/report.html"
     assert capsys.readouterr().out == f"report   \x1b]8;;{address}\x1b\\{printable(str(path))}\x1b]8;;\x1b\\\n"
+
+
+def test_a_warning_has_the_width_of_a_terminal_and_is_one_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"Column 'shop' is missing in 40% of the rows. Check {'x' * 50}. " * 3
+    say("warning", text)
+    assert capsys.readouterr().out == f"warning  {text}\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    say("warning", text)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("warning  Column 'shop'")
+    assert len(others) >= 5
+    assert all(line.startswith(" " * 9) and not line[9].isspace() for line in others)
+    assert max(map(len, [first, *others])) <= 60
+    assert " ".join([first[9:], *(line.strip() for line in others)]) == text.strip()
+    say("epoch", text)
+    assert capsys.readouterr().out == f"epoch    {text}\n"

@@ -1,12 +1,9 @@
 """Options of every container that we create, on this machine or another: environment, credentials, network, limits."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import docker
 from docker.types import DeviceRequest, Mount
@@ -43,10 +40,8 @@ def google_credentials(path: str, uris: Iterable[str]) -> tuple[list[Mount], dic
 
 def network(environ: Mapping[str, str]) -> str | None:
     """The network of a container: "host" if it uses a storage emulator on this machine, else FLATFAB_DOCKER_NETWORK."""
-    host = urlsplit(environ.get("STORAGE_EMULATOR_HOST", "")).hostname or ""
-    with contextlib.suppress(ValueError):
-        if ip_address("127.0.0.1" if host == "localhost" else host).is_loopback:
-            return "host"
+    if images.is_loopback(environ.get("STORAGE_EMULATOR_HOST", "")):
+        return "host"
     return environ.get(images.NETWORK)
 
 

@@ -7,10 +7,13 @@ the project. An image gets its tag only when it is complete.
 import contextlib
 import io
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import requests
@@ -26,8 +29,14 @@ ROOT = Path(__file__).parents[2]
 RECIPES = (("Dockerfile", "flatfab:cpu"), ("Dockerfile.gpu", "flatfab:gpu"))  # without and with GPU: file, tag
 NETWORK = "FLATFAB_DOCKER_NETWORK"  # of builds and containers, such as host
 TIMEOUT = 300  # seconds for one answer of the engine
-# Proxies, which builds get from this process: the engine keeps these, and no others, out of the image's history.
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# What builds download through, from the environment of this process. The engine keeps proxies out of the image's
+# history; the Dockerfile gives the others to a stage that is left behind.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+OTHERS = ("NO_PROXY", "no_proxy", "PIP_TRUSTED_HOST")
+CERTIFICATES = "PIP_CERT"  # a file; pip knows it by this name
+MAX_CERTIFICATES = 120_000  # characters: Linux starts no process with a variable above 128 KiB
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def engine() -> docker.DockerClient:
@@ -60,7 +69,8 @@ def engine_errors(action: str) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise engine_error(action, str(error.explanation or error)) from error
+        # Not str(error), which quotes the request with all build arguments.
+        raise engine_error(action, str(error.explanation or f"HTTP status {error.status_code}")) from error
     except (DockerException, requests.RequestException, HTTPError, ConnectionError) as error:
         raise ResourceError(f"{action} failed: {root_cause(error)}. Is the Docker engine still there?") from error
 
@@ -98,7 +108,7 @@ def build(
     """
     file, default_tag = RECIPES[gpu]
     tag = tag or default_tag
-    values = {"REVISION": revision(), "VERSION": version()} | proxies(os.environ) | dict(arguments or {})
+    values = {"REVISION": revision(), "VERSION": version()} | dict(arguments or {})
     digest = build_from(client, ROOT, file, tag, values)
     say("image", f"{tag}, {digest}")
     return digest
@@ -108,18 +118,20 @@ def build_from(
     client: docker.DockerClient, context: Path | bytes, file: str, tag: str, arguments: Mapping[str, str],
     prefix: str = "",
 ) -> str:  # fmt: skip
-    """Build an image from a Dockerfile in a folder or a tar archive, and print each line of the engine after `prefix`.
+    """Build an image and print each line of the engine after `prefix`; returns the image's digest.
 
-    Returns the image's digest.
+    context: the folder of the Dockerfile, or, for another machine, a tar archive of it. Values for downloads come from
+    the environment; `arguments` overrule them.
     """
     source: dict[str, Any] = {"path": str(context)}
     if isinstance(context, bytes):
         source = {"fileobj": io.BytesIO(context), "custom_context": True}
+    values, network = downloads(os.environ, here=isinstance(context, Path), prefix=prefix)
     action = f"Building {tag} from {file}"
     with engine_errors(action):
         answers = client.api.build(
-            dockerfile=file, tag=tag, buildargs=dict(arguments), network_mode=os.environ.get(NETWORK), rm=True,
-            forcerm=True, decode=True, **source,
+            dockerfile=file, tag=tag, buildargs=values | dict(arguments), network_mode=network, rm=True, forcerm=True,
+            decode=True, **source,
         )  # fmt: skip
         return str(print_progress(answers, action, prefix)["ID"])  # not by the tag: another build may have taken it
 
@@ -157,9 +169,56 @@ def print_progress(answers: Iterable[dict[str, Any]], action: str, prefix: str =
     return facts
 
 
-def proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    """The proxies that an environment names."""
-    return {name: environ[name] for name in PROXIES if environ.get(name)}
+def downloads(environ: Mapping[str, str], *, here: bool, prefix: str = "") -> tuple[dict[str, str], str | None]:
+    """The build arguments for the proxies, package indexes and certificates of an environment; and the build's network.
+
+    A proxy or an index at an address of this machine alone, such as 127.0.0.1, needs the network of this machine
+    (`here`). A build on another machine does not get it, unless FLATFAB_DOCKER_NETWORK is set; a line says so.
+    """
+    values = {name: environ[name] for name in (*PROXIES, *INDEXES, *OTHERS) if environ.get(name)}
+    network = environ.get(NETWORK)
+    unreachable = [name for name in (*PROXIES, *INDEXES) if not network and is_loopback(values.get(name, ""))]
+    if here:
+        network = "host" if unreachable else network
+    else:
+        for name in unreachable:
+            del values[name]
+            text = f"{name} is not sent: it names an address that only this machine has."
+            say(f"{prefix}warning", f"{text} If that machine has its own, set {NETWORK}=host.")
+    if path := environ.get(CERTIFICATES):
+        values |= certificates(path)
+    return values, network
+
+
+def is_loopback(urls: str) -> bool:
+    """Whether one of the URLs, separated by spaces, is at an address that only its own machine reaches: 127.0.0.1."""
+    for url in urls.split():
+        with contextlib.suppress(ValueError):
+            host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+            if ip_address("127.0.0.1" if host == "localhost" else host).is_loopback:
+                return True
+    return False
+
+
+def certificates(path: str) -> dict[str, str]:
+    """The build argument for a file of certificates, in the form PEM: those that are not public, which pip has itself.
+
+    StorageError if it cannot be read; ConfigError if it holds none, or too many.
+    """
+    with system.disk_errors("reading", Path(path)):
+        found, public = (
+            {"".join(one.split()): one for one in CERTIFICATE.findall(Path(file).read_text(errors="replace"))}
+            for file in (path, requests.certs.where())
+        )
+    if not found:
+        raise ConfigError(f"{CERTIFICATES}={path} holds no certificate. Name a file in the form PEM.")
+    own = "\n".join(text for key, text in found.items() if key not in public)
+    if len(own) > MAX_CERTIFICATES:
+        raise ConfigError(
+            f"{CERTIFICATES}={path} is too large for a build: {len(own):,} characters beside the public certificates, "
+            f"of {MAX_CERTIFICATES:,}. Name a file with your own certificates alone."
+        )
+    return {"CA_CERTIFICATES": own} if own else {}
 
 
 def revision() -> str:
@@ -172,27 +231,14 @@ def version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
-def build_arguments(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The values of --build-arg=NAME=VALUE by name; of --build-arg=NAME that of the environment, as for Docker.
-
-    ConfigError for any other form, and for a name that the environment does not have.
-    """
+def build_arguments(texts: Iterable[str]) -> dict[str, str]:
+    """The values of --build-arg=NAME=VALUE by name. ConfigError for any other form."""
     values: dict[str, str] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or (not equals and name not in environ):
-            raise ConfigError(f"--build-arg={text} is not NAME=VALUE, nor the name of an environment variable.")
-        values[name] = value if equals else environ[name]
+        name, equals, values[name] = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--build-arg={text} is not NAME=VALUE.")
     return values
-
-
-def certificates(path: str) -> dict[str, str]:
-    """The build argument for a file of certificates, in the form PEM. StorageError if it cannot be read."""
-    with system.disk_errors("reading", Path(path)):
-        text = Path(path).read_text(encoding="ascii", errors="replace")
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ConfigError(f"{path} holds no certificate. Give a file in the form PEM.")
-    return {"CA_CERTIFICATES": text}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -202,20 +248,14 @@ def main(argv: list[str] | None = None) -> None:
     building = actions.add_parser("build", help="build an image")
     building.add_argument("--gpu", action="store_true", help="build the image for NVIDIA GPUs")
     building.add_argument("--tag", help=f"name of the image; default: {RECIPES[0][1]} or {RECIPES[1][1]}")
-    building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG, or NAME")
-    building.add_argument("--certificates", help="file of certificates (PEM) that packages are downloaded with")
-    building.add_argument("--network", help=f"network of the build, such as host; default: {NETWORK}")
+    building.add_argument("--build-arg", action="append", default=[], help="NAME=VALUE of an ARG")
     pushing = actions.add_parser("push", help="push an image to its registry")
     pushing.add_argument("--tag", required=True, help="name of the image, starting with its registry")
     arguments = parser.parse_args(argv)
     if arguments.action == "push":
         push(engine(), arguments.tag)
     else:
-        if arguments.network:
-            os.environ[NETWORK] = arguments.network
-        values = build_arguments(arguments.build_arg, os.environ)
-        values |= certificates(arguments.certificates) if arguments.certificates else {}
-        build(engine(), gpu=arguments.gpu, tag=arguments.tag, arguments=values)
+        build(engine(), gpu=arguments.gpu, tag=arguments.tag, arguments=build_arguments(arguments.build_arg))
 
 
 if __name__ == "__main__":

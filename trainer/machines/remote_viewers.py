@@ -24,12 +24,25 @@ from trainer.runtime.command import say
 from trainer.runtime.errors import ConfigError, Interrupted, ResourceError
 
 URL = re.compile(rb"http://127\.0\.0\.1:([0-9]+)(/\S*)")
-NOTEBOOK_DOCKERFILE = """FROM {image}
+# As in Dockerfile, the index and the certificates are known to a stage that is left behind.
+NOTEBOOK_DOCKERFILE = """FROM {image} AS packages
 USER 0:0
+ARG PIP_INDEX_URL=""
+ARG PIP_EXTRA_INDEX_URL=""
+ARG PIP_TRUSTED_HOST=""
+ARG CA_CERTIFICATES=""
 COPY requirements-dev.txt /opt/flatfab/
-RUN python -m pip install --no-cache-dir --root-user-action=ignore --no-deps --no-build-isolation --require-hashes \\
-    --requirement /opt/flatfab/requirements-dev.txt && python -m pip check
+RUN if [ -n "${{CA_CERTIFICATES}}" ]; then \\
+        cat "$(python -c 'import pip._vendor.certifi; print(pip._vendor.certifi.where())')" > /tmp/ca.pem \\
+        && echo "${{CA_CERTIFICATES}}" >> /tmp/ca.pem && export PIP_CERT=/tmp/ca.pem REQUESTS_CA_BUNDLE=/tmp/ca.pem; \\
+    fi \\
+    && python -m pip install --prefix=/opt/added --no-cache-dir --root-user-action=ignore --no-deps \\
+        --no-build-isolation --require-hashes --requirement /opt/flatfab/requirements-dev.txt
+FROM {image}
+USER 0:0
+COPY --from=packages /opt/added /opt/venv
 COPY {example} /opt/flatfab/data/
+RUN python -m pip check
 USER 10001:10001
 """
 

@@ -8,8 +8,10 @@ import importlib
 import io
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -97,8 +99,12 @@ def printable(text: str) -> str:
 
 
 def say(stage: str, text: str) -> None:
-    """Print one line for people: the stage, then the text."""
-    print(f"{stage:<8} {printable(text)}", flush=True)
+    """Print one line for people: the stage, then the text. On a terminal, a warning is wrapped to its width."""
+    start, line = f"{stage:<8} ", f"{stage:<8} {printable(text)}"
+    if stage.endswith("warning") and sys.stdout and sys.stdout.isatty():
+        width, indent = max(shutil.get_terminal_size().columns, 40), " " * len(start)
+        line = textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print(line, flush=True)
 
 
 def say_file(stage: str, path: Path) -> None:
