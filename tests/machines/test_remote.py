@@ -557,7 +557,7 @@ def test_a_build_there_downloads_from_the_mirror_and_shows_no_password(
             copy, tmp_path / "w", [server], "train", f"--run={run}", "--dirty", PIP_INDEX_URL=index.url,
             PIP_CERT=str(index.certificates),
         )  # fmt: skip
-    assert (code, f"{run} runs on" in text) == (2, True), text  # it lacks TensorFlow
+    assert f"{run} runs on" in text, (code, text)  # and ends at once: it has no other package
     assert index.downloads == [[]]  # once, and no process had the password among its arguments
     assert CANARY not in text + server.log()
     assert CANARY not in json.dumps(engine.containers.get(f"flatfab-{run}").attrs)
