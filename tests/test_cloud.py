@@ -217,24 +217,20 @@ def test_all_the_way_from_a_query_to_predictions(tmp_path: Path, bucket: Bucket,
 
     done = trainer(tmp_path, f"--data={place}", f"--output={bucket.uri}/models", "--run=it", **(TINY | service))
     assert (done.code, done.err) == (0, "")
-    members = package(tmp_path, bucket)
-    sets = json.loads(members["dataset.json"])["sets"]["train"]
+    sets = json.loads(package(tmp_path, bucket)["dataset.json"])["sets"]["train"]
     assert (sets["path"], sets["rows"]) == (place, len(rows))
-
-    (tmp_path / "here").mkdir()
-    for stored in storage.entries(place):
-        (tmp_path / "here" / stored.uri.rpartition("/")[2]).write_bytes(storage.read(stored.uri))
-    home = trainer(tmp_path, "--data=here", "--run=home", **TINY)
-    assert (home.code, home.err) == (0, "")
-    assert bits(read_package(tmp_path / "packages" / "home.zip")) == bits(members)
 
     scores = f"{bucket.uri}/scores/day.json"
     arguments = ("predict", f"--package={bucket.uri}/models/it.zip", f"--data={place}", f"--out={scores}")
     there = trainer(tmp_path, *arguments, module="trainer.package.score", **service)
     assert (there.code, there.err) == (0, "")
     assert there.out.startswith(f"{len(rows)} predictions in {scores}, in the order of the rows")
-    arguments = ("predict", "--package=packages/home.zip", "--data=here", "--out=scores.json")
-    assert trainer(tmp_path, *arguments, module="trainer.package.score").code == 0
+    (tmp_path / "here").mkdir()
+    for stored in storage.entries(place):
+        (tmp_path / "here" / stored.uri.rpartition("/")[2]).write_bytes(storage.read(stored.uri))
+    arguments = ("predict", "--package=fetched.zip", "--data=here", "--out=scores.json")
+    home = trainer(tmp_path, *arguments, module="trainer.package.score")
+    assert (home.code, home.err) == (0, "")
     assert bucket.get("scores/day.json") == (tmp_path / "scores.json").read_bytes()
 
 

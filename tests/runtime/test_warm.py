@@ -14,12 +14,14 @@ from trainer.runtime import warm
 
 
 def test_a_warm_run_has_the_bits_of_a_process_of_its_own(sample_run: Path, tmp_path: Path) -> None:
+    """The same rows in a file of another name: two runs of one configuration."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NET_EPOCHS": "3"}
     command = [sys.executable, "-m", "trainer", f"--data={SAMPLE}", "--run=it", "--output=out"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     assert PROGRESS.sub("", done.stderr) == ""  # no word of TensorFlow
     ours, theirs = (read_package(folder / "out" / "it.zip") for folder in (sample_run, tmp_path))
-    assert ours["metrics.csv"] == theirs["metrics.csv"]
+    for name in ("metrics.csv", "preprocessing.json"):
+        assert ours[name] == theirs[name]
     expected = weights_from_bytes(theirs["weights.npz"])
     for path, array in weights_from_bytes(ours["weights.npz"]).items():
         np.testing.assert_array_equal(array, expected[path])
