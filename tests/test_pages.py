@@ -12,10 +12,12 @@ import pytest
 
 from tests.inspection.test_inspect import config, write
 from tests.package.test_report import SIDES, history, of_loss
+from tests.search.events import end, new_plan, searched, start, state_of
 from trainer.inspection.inspect import inspect
 from trainer.inspection.page import page as check_page
 from trainer.package import plots
 from trainer.package.report import Report, write_report
+from trainer.search.page import page as search_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 800, 500, 375)
@@ -44,7 +46,7 @@ document.body.textContent = "seen" + JSON.stringify(wrong) + "seen";
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """A report and a page of `fab check-data` with long names and large numbers."""
+    """A report, a page of `fab check-data`, and pages of searches, with long names and large numbers."""
     rng = np.random.default_rng(0)
     rows = [
         {"y": float(rng.normal() * 1e7), LONG: f"{LONG} {number % 5}", "w": 10**9 + number, "x": rng.lognormal() * 1e12}
@@ -69,7 +71,22 @@ def write_pages(folder: Path) -> list[Path]:
             environment={"packages": {LONG: "1.0"}}, warnings=[LONG],
         ),
     )  # fmt: skip
-    return [check, report]
+    return [check, report, *write_searches(folder)]
+
+
+def write_searches(folder: Path) -> list[Path]:
+    """A search of 27 trials, and one of two, of which one failed."""
+    long = new_plan(name=LONG, data={"train": LONG, "test": LONG}, folds=1)
+    short = new_plan(trials=2, space={"text_columns": [["title"], ["title", "item"]]}, seeds=1)
+    settings = {"variant": "deep_v1", "text_columns": ["title"]}
+    trials: list[Any] = [{"event": "trial", "trial": number, "settings": settings} for number in (0, 1)]
+    few = [trials[0], start(0), end(0, 18, 1.2e15), trials[1], start(1), end(1, 0, 0.0, code=1, reason=LONG)]
+    pages = {"search": (long, searched(long)), "short": (short, few)}
+    paths = []
+    for name, (plan, events) in pages.items():
+        paths.append(folder / f"{name}.html")
+        paths[-1].write_text(search_page(state_of(plan, events), events, finished=False))
+    return paths
 
 
 @pytest.mark.skipif(BROWSER is None, reason="this needs Chromium: Debian's package chromium")

@@ -156,7 +156,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 class Reader(HTMLParser):
     """Checks that tags are balanced; gathers what is shown and what the page points to."""
 
-    VOID = ("meta", "img", "br")
+    VOID = ("meta", "img", "br", "input")
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,6 +1,8 @@
 """Write search.html, a self-contained page about a search."""
 
+import importlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from trainer.search import axes, history, journal, plots, progress
 from trainer.search.plan import Plan, rungs
 from trainer.search.saving import winning_entry
 from trainer.search.space import VARIANT, Range
-from trainer.search.state import Key, State, run_name
+from trainer.search.state import State
 from trainer.search.table import FILE as TABLE
 from trainer.search.table import changed, score, standing, trial_state, value_text
 from trainer.search.winner import candidates, conclusion, spread, winner
@@ -26,6 +28,8 @@ TEMPLATE = Path(__file__).parent / "templates" / FILE
 MOST_ROWS = 1000  # of the table of trials; trials.csv has all
 MOST_REASONS = 5  # why trials have failed
 GO_ON = "The search is not finished: the same command with --name={} goes on."
+OPTUNA = "The importance of settings needs Optuna: pip install '.[search]', then the same command again."
+FEW_TRIALS = "The importance of settings cannot be told from so few trials."
 ORDER = ("done", "running", "stopped", "paused", "waiting", "failed")
 
 
@@ -33,6 +37,7 @@ class Row(NamedTuple):
     """A trial in the table of the page."""
 
     name: str
+    best: bool
     cells: list[str]
     reason: str
     orders: list[int]  # the place of the row when the table is sorted by each column
@@ -61,12 +66,13 @@ def page(state: State, events: list[journal.Event], *, finished: bool) -> str:
         warnings=failures(state),
         space=space_table(state, best),
         candidates=[
-            ("default" if of.trial is None else run_name(state.plan, Key(of.trial)), len(of.validation),
+            ("default" if of.trial is None else f"{of.trial:04}", len(of.validation),
              spread(of.validation), spread(of.test) if of.test else None)
             for of in candidates(state)
         ],
         entry=entry_text(state, best),
-        pictures=pictures(state, events),
+        pictures=pictures(state, events, shares := importance(state)),
+        without_importance=OPTUNA if shares is None else "" if shares else FEW_TRIALS,
         columns=columns(state),
         rows=rows(state),
         left_out=max(len(state.trials) - MOST_ROWS, 0),
@@ -80,7 +86,7 @@ def tiles(state: State, best: int | None) -> list[tuple[str, object, str]]:
     states = ", ".join(f"{counts[name]} {name}" for name in ORDER if name in counts)
     seconds = sum(run.seconds for run in state.runs.values())
     size, unit = next(((size, unit) for size, unit in progress.UNITS if seconds >= size), (1.0, "s"))
-    metric = metric_name(state.plan.metric)
+    metric = metric_in_text(state.plan)
     by_trial = {of.trial: of.validation for of in candidates(state)}
 
     def tile(name: str, trial: int | None) -> tuple[str, object, str]:
@@ -96,18 +102,25 @@ def tiles(state: State, best: int | None) -> list[tuple[str, object, str]]:
     ]
 
 
+def metric_in_text(plan: Plan) -> str:
+    """The name of the metric within a sentence: `loss`, `AUC`."""
+    name = metric_name(plan.metric)
+    return name[0].lower() + name[1:] if name[1:2].islower() else name
+
+
 def facts(state: State) -> dict[str, object]:
     """What was searched."""
     plan = state.plan
+    metric = metric_in_text(plan)
     better = "higher" if plan.higher_is_better else "lower"
     epochs = max(state.epochs.values(), default=1)
     stops = rungs(epochs, halving=plan.halving)[state.skipped or 0 : -1]
-    early = f"after {' and '.join(map(str, stops))} of {epochs} epochs" if stops else "no"
+    early = f"trials pause after {' and '.join(map(str, stops))} of {epochs} epochs" if stops else "off"
     values: dict[str, object] = {
         "Variant": plan.variant,
-        "Metric": f"{metric_name(plan.metric)} on validation rows, {better} is better",
+        "Metric": f"validation {metric}, {better} is better",
         "Sampler": plan.sampler if plan.sampler == "grid" else f"{plan.sampler}, seed {plan.seed}",
-        "Bad trials pause": early,
+        "Successive halving": early,
         "Rows": rows_text(state),
     }
     values |= {f"Data, {side}" if len(plan.data) > 1 else "Data": path for side, path in plan.data.items()}
@@ -131,10 +144,10 @@ def failures(state: State) -> list[str]:
 
 
 def space_table(state: State, best: int | None) -> list[tuple[str, str, str, str]]:
-    """Of each setting what was tried, the default, and the best trial's value."""
+    """Of each setting the best trial's value, the default, and what was tried."""
     default, chosen = changed(state, None), {} if best is None else changed(state, best)
     return [
-        (name, tried(values), text_in(default, name), text_in(chosen, name))
+        (name, text_in(chosen, name), text_in(default, name), tried(values))
         for name, values in values_of(state.plan).items()
     ]
 
@@ -168,27 +181,43 @@ def entry_text(state: State, best: int | None) -> str:
     return f'"{state.plan.name}-best": {{\n{lines}\n}}'
 
 
-def pictures(state: State, events: list[journal.Event]) -> dict[str, dict[str, object]]:
-    """The pictures of the page, by name; none before a trial has a metric."""
+def pictures(
+    state: State, events: list[journal.Event], shares: Mapping[str, tuple[float, float]] | None
+) -> dict[str, dict[str, object]]:
+    """The pictures of the page, by name; none before a trial has a metric. shares: importance of the settings."""
     plan = state.plan
     steps, ranked = history.steps(plan, events), standing(state)
     if not steps or not ranked:
         return {}
     higher = plan.higher_is_better
     scores, default = dict(ranked), score(state, None)
-    metric = axes.metric_axis(f"Validation {metric_name(plan.metric)}", [*scores.values()], higher_is_better=higher)
+    name = f"Validation {metric_in_text(plan)}"
+    metric = axes.metric_axis(name, [*scores.values()], higher_is_better=higher)
+    over_time = axes.metric_axis(name, [step.value for step in steps], higher_is_better=higher)
     settings = [axes.axis_of(name, values) for name, values in values_of(plan).items()]
     failed = [trial for trial in state.trials if state.reason_of(trial)]
     points = [
-        plots.Point(changed(state, trial), scores.get(trial), trial_state(state, trial) == "done")
+        plots.Point(trial, changed(state, trial), scores.get(trial), trial_state(state, trial) == "done")
         for trial in (*scores, *failed)
     ]
     drawn = {
-        "progress": plots.plot_progress(steps, metric, default),
-        "parallel": plots.plot_parallel(points, settings, metric, higher_is_better=higher),
+        "progress": plots.plot_progress(steps, over_time, default),
+        "parallel": plots.plot_parallel(points, settings, metric, winner(state), higher_is_better=higher),
         "slices": plots.plot_slices(points, settings, metric, default, higher_is_better=higher),
     }
+    if shares:
+        drawn["importance"] = plots.plot_importance(shares)
     return {name: plot(name, data) for name, data in drawn.items()}
+
+
+def importance(state: State) -> dict[str, tuple[float, float]] | None:
+    """The importance of each setting and its standard deviation; empty with too few trials, None without Optuna."""
+    try:
+        study = importlib.import_module("trainer.search.optuna_study")
+    except ModuleNotFoundError:
+        return None
+    shares: dict[str, tuple[float, float]] = study.importances(state)
+    return shares
 
 
 def columns(state: State) -> list[str]:
@@ -199,13 +228,15 @@ def columns(state: State) -> list[str]:
 def rows(state: State) -> list[Row]:
     """The trials, the best first; then those without a metric."""
     scores = dict(standing(state))
+    best = winner(state)
     trials = [*scores, *(trial for trial in state.trials if trial not in scores)][:MOST_ROWS]
     values = [sort_values(state, trial, scores.get(trial)) for trial in trials]
     places = [places_of([row[number] for row in values]) for number in range(len(columns(state)))]
     places[1] = list(range(len(trials)))  # the best first
     return [
         Row(
-            run_name(state.plan, Key(trial)),
+            f"{trial:04}",
+            trial == best,
             [figure(scores.get(trial)), trial_state(state, trial), *map(figure, values[at][3:5]),
              *(text_in(changed(state, trial), name) for name in changed(state, None))],
             state.reason_of(trial),

@@ -17,6 +17,8 @@ from trainer.search.history import Step
 BLUE, RED, PALE_BLUE = SIDES["train"], SIDES["validation"], "#9cc4de"
 COLUMNS = 3  # panels side by side
 AXIS_WIDTH = 1.3  # inches between two parallel axes
+GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it are far from each other
+BAND = 0.3  # of a value of a list
 NAME = 24  # letters of a name in a picture
 GOOD_TO_BAD = LinearSegmentedColormap.from_list("rank", ["#0072B2", "#86b9d8", "#dcd8cd"])
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -25,9 +27,15 @@ UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 class Point(NamedTuple):
     """A trial in a picture."""
 
+    number: int
     settings: Mapping[str, Any]
     value: float | None  # its metric; None: it has failed
     complete: bool  # trained to its end
+
+    @property
+    def aside(self) -> float:
+        """Where it stands among others with the same value of a list, from -0.5 to 0.5."""
+        return self.number * GOLDEN % 1 - 0.5
 
 
 def plot_progress(steps: Sequence[Step], axis: Axis, default: float | None) -> bytes:
@@ -41,16 +49,24 @@ def plot_progress(steps: Sequence[Step], axis: Axis, default: float | None) -> b
     def draw(figure: Figure) -> None:
         for panel, (name, places) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             draw_metric_axis(panel, axis, default)
-            panel.scatter(places, [inside(axis, step.value) for step in steps], s=9, color=PALE_BLUE, linewidths=0)
+            values = [inside(axis, step.value) for step in steps]
+            panel.scatter(places, values, s=9, color=PALE_BLUE, linewidths=0, clip_on=False)
             best = [step.best for step in steps]
             panel.step([*places, max(places)], [*best, best[-1]], where="post", color=BLUE, label="best so far")
             panel.set_xlabel(name)
             panel.set_xlim(0, max(places) * 1.03)
             panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=name.startswith("trials")))
-        figure.axes[0].set_title(axis.name, pad=8)
-        figure.axes[0].legend(loc="upper right")
+        add_legend(figure, axis.name)
 
-    return png(draw, Layout(8, 3, columns=2, column_gap=0.6))
+    return png(draw, Layout(8, 3, left=0.7, top=0.45, columns=2, column_gap=0.6))
+
+
+def add_legend(figure: Figure, title: str) -> None:
+    """A title and a legend above all panels."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
+    height = figure.get_size_inches()[1]
+    figure.text(0.02, 1 - 0.17 / height, title, weight="bold", fontsize=10.5, va="center")
 
 
 def draw_metric_axis(panel: Axes, axis: Axis, default: float | None) -> None:
@@ -66,8 +82,10 @@ def inside(axis: Axis, value: float) -> float:
     return min(max(value, axis.low), axis.high)
 
 
-def plot_parallel(points: Sequence[Point], settings: Sequence[Axis], metric: Axis, *, higher_is_better: bool) -> bytes:
-    """A PNG with a line for each trial through its settings to its metric; the best one is red, failed ones left out.
+def plot_parallel(
+    points: Sequence[Point], settings: Sequence[Axis], metric: Axis, winner: int | None, *, higher_is_better: bool
+) -> bytes:
+    """A PNG with a line for each trial through its settings to its metric; that of the winner is red.
 
     points: the best first.
     """
@@ -85,8 +103,8 @@ def plot_parallel(points: Sequence[Point], settings: Sequence[Axis], metric: Axi
             colours.append(GOOD_TO_BAD(1 - good if higher_is_better else good))
         width = 1.4 if len(drawn) < 60 else 0.9
         panel.add_collection(LineCollection(lines, colors=colours, linewidths=width, alpha=0.85))
-        if drawn:
-            panel.add_collection(LineCollection([line_of(drawn[0], axes)], colors=[RED], linewidths=2.4, zorder=3))
+        best = [line_of(point, axes) for point in drawn if point.number == winner]
+        panel.add_collection(LineCollection(best, colors=[RED], linewidths=2.4, zorder=3))
         for number, axis in enumerate(axes):
             draw_parallel_axis(panel, number, axis)
 
@@ -96,9 +114,13 @@ def plot_parallel(points: Sequence[Point], settings: Sequence[Axis], metric: Axi
 
 def line_of(point: Point, axes: Sequence[Axis]) -> list[tuple[float, float]]:
     """The line of a trial; where it does not have a setting, it goes straight on."""
-    places = [(number, axis.share(point.settings.get(axis.name))) for number, axis in enumerate(axes[:-1])]
-    places.append((len(axes) - 1, axes[-1].share(point.value)))
-    return [(float(number), place) for number, place in places if place is not None]
+    line = []
+    for number, axis in enumerate(axes):
+        place = axis.share(point.value if number == len(axes) - 1 else point.settings.get(axis.name))
+        if place is not None:
+            aside = BAND * point.aside / (axis.high - axis.low) if axis.values is not None else 0.0
+            line.append((float(number), place + aside))
+    return line
 
 
 def draw_parallel_axis(panel: Axes, number: int, axis: Axis) -> None:
@@ -134,11 +156,9 @@ def plot_slices(
             draw_slice(panel, points, axis, metric, worst)
         for panel in panels[len(settings) :]:
             panel.remove()
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper right", ncols=len(labels), handletextpad=0.4, columnspacing=1.2)
-        figure.text(0.02, 1 - 0.16 / (2.3 * rows + 0.4), metric.name, weight="bold", fontsize=10.5, va="center")
+        add_legend(figure, metric.name)
 
-    return png(draw, Layout(8, 2.3 * rows + 0.4, left=0.7, top=0.4, columns=COLUMNS, rows=rows, column_gap=0.3,
+    return png(draw, Layout(8, 2.3 * rows + 0.4, left=0.7, top=0.45, columns=COLUMNS, rows=rows, column_gap=0.3,
                             row_gap=0.62))  # fmt: skip
 
 
@@ -155,6 +175,7 @@ def draw_slice(panel: Axes, points: Sequence[Point], axis: Axis, metric: Axis, w
             kind = "failed" if point.value is None else "complete" if point.complete else "paused early"
             place = axis.place(point.settings[axis.name]) if axis.name in point.settings else None
             if kind == name and place is not None:
+                place += BAND * point.aside if axis.values is not None else 0.0
                 places.append((place, worst if point.value is None else point.value))
         panel.scatter([place for place, _ in places], [inside(metric, value) for _, value in places], clip_on=False,
                       label=name, zorder=3, **look)  # fmt: skip
@@ -180,4 +201,4 @@ def plot_importance(shares: Mapping[str, tuple[float, float]]) -> bytes:
         panel.grid(visible=False, axis="y")
         panel.set_xlabel("share of the importance of all settings")
 
-    return png(draw, Layout(8, 0.34 * len(names) + 0.9, left=2.1))
+    return png(draw, Layout(8, 0.34 * len(names) + 0.65, left=0.4 + 0.08 * max(map(len, map(short, names))), top=0.1))
