@@ -90,6 +90,7 @@ def test_the_table_of_a_terminal_shows_the_best_and_what_is_running(
     assert last.count("done") + last.count("paused") >= 10
     assert list(map(last.index, SPACE)) == sorted(map(last.index, SPACE))
     assert "running" not in last
+    assert "left" not in last
 
 
 def test_the_last_epoch_of_a_log_is_found(tmp_path: Path) -> None:
@@ -109,3 +110,12 @@ def test_a_goal_of_all_epochs_is_shown_by_its_number() -> None:
     table.close()
     assert f"lr-default  epoch 0 of {EPOCHS}" in out.getvalue()
     assert f"lr-0000  epoch 2 of {EPOCHS}" in out.getvalue()
+
+
+def test_settings_that_do_not_fit_the_terminal_are_left_out_of_the_table() -> None:
+    state = state_of(plan := new_plan(), searched(plan))
+    table = LiveTable(state, 2, 1e9, Console(file=(out := io.StringIO()), width=60, force_terminal=True))
+    table.close()
+    assert "learning_rate" in out.getvalue()
+    assert "hidden_units" not in out.getvalue()
+    assert "…" not in out.getvalue()

@@ -21,6 +21,7 @@ from trainer.search.table import best_value, changed, run_state, standing, trial
 LINE_WIDTH = 120  # columns of a line, at most
 BEST = 10  # trials in the table
 EPOCH = re.compile(r"^epoch +([0-9]+) ", re.MULTILINE)  # a line of a run's log
+GAP = 2  # between the columns of the table
 LOG_END = 4096  # bytes of a log that are read for its last epoch
 
 
@@ -80,7 +81,7 @@ class LiveTable:
         self, state: State, workers: int, deadline: float, console: Console, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.state, self.workers, self.deadline, self.clock = state, workers, deadline, clock
-        self.began = clock()
+        self.began, self.closed = clock(), False
         self.since: dict[Key, float] = {}  # when each run was first seen
         self.best, self.counts = standing(state)[:BEST], progress.counts(state)
         self.live = Live(console=console, auto_refresh=False, transient=True)
@@ -104,26 +105,28 @@ class LiveTable:
 
     def close(self) -> None:
         """Leave the last table as it is."""
-        self.live.transient = False
+        self.live.transient, self.closed = False, True
         self.tick()
         self.live.stop()
 
     def table(self) -> Table:
-        """The best trials so far."""
+        """The best trials so far, with as many of their settings as fit beside each other."""
         names = list(changed(self.state, None))
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("trial", f"validation {self.state.plan.metric}", "epochs", "", *names):
-            table.add_column(Text(name), no_wrap=True, justify="left" if name in ("trial", "") else "right")
-        for number, (trial, value) in enumerate(self.best):
-            settings, run = changed(self.state, trial), self.state.runs[Key(trial)]
+        rows = [("trial", f"validation {self.state.plan.metric}", "epochs", "", *names)]
+        for trial, value in self.best:
+            settings, epochs = changed(self.state, trial), self.state.runs[Key(trial)].epochs
+            name, what = run_name(self.state.plan, Key(trial)), trial_state(self.state, trial)
             cells = [value_text(settings[name]) if name in settings else "" for name in names]
-            shown = [
-                run_name(self.state.plan, Key(trial)),
-                compact(value),
-                str(run.epochs),
-                trial_state(self.state, trial),
-            ]
-            table.add_row(*(Text(printable(cell)) for cell in (*shown, *cells)), style="bold" if number == 0 else "")
+            rows.append((name, compact(value), str(epochs), what, *cells))
+        widths = [max(map(len, column)) + GAP for column in zip(*rows, strict=True)]
+        fitting = [
+            number for number in range(len(widths)) if sum(widths[: number + 1]) <= self.live.console.width + GAP
+        ]
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+        for number in fitting:
+            table.add_column(Text(rows[0][number]), no_wrap=True, justify="left" if number in (0, 3) else "right")
+        for number, row in enumerate(rows[1:]):
+            table.add_row(*(Text(printable(row[at])) for at in fitting), style="bold" if number == 0 else "")
         return table
 
     def running_line(self, key: Key, now: float) -> Text:
@@ -138,7 +141,7 @@ class LiveTable:
     def time_line(self, now: float) -> str:
         """The counts, the time since the start, and the time that is left."""
         elapsed = sum(now - began for began in self.since.values())
-        left = progress.seconds_left(self.state, self.workers, elapsed)
+        left = None if self.closed else progress.seconds_left(self.state, self.workers, elapsed)
         parts = [f"{progress.begun(self.state)} of {count(self.state.plan.trials, 'trial')}"]
         parts += [f"{number} {name}" for name, number in self.counts.items() if name != "running"]
         parts += [f"{duration(now - self.began)} elapsed"]
