@@ -24,8 +24,8 @@ def read(path: Path) -> EventAccumulator:
     return log
 
 
-def curve(log: EventAccumulator) -> dict[int, float]:
-    events = log.Tensors("validation_loss")
+def curve(log: EventAccumulator, tag: str = "validation_loss") -> dict[int, float]:
+    events = log.Tensors(tag)
     return {event.step: float(tensor_util.make_ndarray(event.tensor_proto)) for event in events}
 
 
@@ -42,7 +42,7 @@ def test_the_table_and_the_curves_are_there() -> None:
     assert [info.name for info in experiment.hparam_infos] == ["variant", *plan.space]
     assert experiment.hparam_infos[1].domain_interval.max_value == 0.05
     assert list(experiment.hparam_infos[2].domain_discrete) == [8.0, 16.0, 32.0]
-    assert [info.name.tag for info in experiment.metric_infos] == ["validation_loss"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["best_validation_loss", "validation_loss"]
     log = read(folder / "lr-0002")
     start_info = metadata.parse_session_start_info_plugin_data(
         log.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
@@ -52,6 +52,11 @@ def test_the_table_and_the_curves_are_there() -> None:
     assert start_info.hparams["hidden_units"].string_value == "[128, 64]"
     values = state.runs[Key(2)].values
     assert curve(log) == {epoch: float(np.float32(value)) for epoch, value in enumerate(values, 1)}
+    state.runs[Key(2)].values = [0.5, 0.3, None, 0.4]
+    (other := plan.folder / hparams.FOLDER / "lr-0002").rename(other.with_name("before"))
+    hparams.write_run(state, Key(2))
+    assert curve(read(other)) == pytest.approx({1: 0.5, 2: 0.3, 4: 0.4})
+    assert curve(read(other), "best_validation_loss") == pytest.approx({1: 0.5, 2: 0.3, 4: 0.3})
     ends = {name: end_status(folder / name) for name in ("lr-0002", "lr-0008", "lr-default")}
     assert ends == {"lr-0002": api_pb2.STATUS_SUCCESS, "lr-0008": api_pb2.STATUS_FAILURE,
                     "lr-default": api_pb2.STATUS_SUCCESS}  # fmt: skip

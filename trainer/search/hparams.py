@@ -38,10 +38,15 @@ def write_experiment(state: State) -> None:
         return
     space = state.plan.checked_space()
     infos = [info_of(name, space.settings.get(name, list(space.variants))) for name in setting_names(state)]
-    metric = api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"validation_{state.plan.metric}"))
-    experiment = api_pb2.Experiment(description=f"search {state.plan.name}", hparam_infos=infos, metric_infos=[metric])
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags_of(state)]
+    experiment = api_pb2.Experiment(description=f"search {state.plan.name}", hparam_infos=infos, metric_infos=metrics)
     pb = summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
     write_events(folder / f"{PREFIX}{0:06}", [Event(wall_time=time.time(), summary=pb)])
+
+
+def tags_of(state: State) -> tuple[str, str]:
+    """The names of the best metric so far, since HParams shows the last value, and of the metric."""
+    return f"best_validation_{state.plan.metric}", f"validation_{state.plan.metric}"
 
 
 def info_of(name: str, values: list[Any] | Range) -> api_pb2.HParamInfo:
@@ -79,10 +84,13 @@ def write_run(state: State, key: Key) -> None:
         return
     now = time.time()
     events = [Event(wall_time=now, summary=start_of(state, key, name, now))] if not written else []
-    tag = f"validation_{state.plan.metric}"
-    for epoch, value in enumerate(run.values[logged:], logged + 1):
+    better, best = max if state.plan.higher_is_better else min, None
+    for epoch, value in enumerate(run.values, 1):
         if value is not None:
-            events.append(Event(wall_time=now, step=epoch, summary=Summary(value=[scalar(tag, value)])))
+            best = value if best is None else better(best, value)
+            if epoch > logged:
+                points = [scalar(tag, number) for tag, number in zip(tags_of(state), (best, value), strict=True)]
+                events.append(Event(wall_time=now, step=epoch, summary=Summary(value=points)))
     if ended is not None:
         info = HParamsPluginData(session_end_info=SessionEndInfo(status=ended, end_time_secs=now))
         events.append(Event(wall_time=now, summary=summary(metadata.SESSION_END_INFO_TAG, info)))
