@@ -24,7 +24,7 @@ from trainer.features.labels import (
     unseen_classes_warning,
 )
 from trainer.features.preprocessing import LABEL, WEIGHT, Preprocessing, Rules, fit, transform, truncated_shares
-from trainer.features.scale import Scale, scale_of
+from trainer.features.scale import Scale, scale_of, standardised
 from trainer.features.tokenizers import TextRules
 from trainer.features.vocabulary import MISSING, VocabularyRules
 from trainer.runtime.errors import DataError
@@ -191,6 +191,8 @@ def test_a_column_without_any_number_is_missing_everywhere() -> None:
 def test_a_number_far_from_all_training_rows_stays_finite() -> None:
     state = fitted(typed({"age": [0, 1e-30], "y": [0, 1]}))
     assert np.isfinite(transform(state, typed({"age": [3e38, -3e38]}))["age"]).all()
+    for tiny in (Scale(0.0, 1e-320), Scale(0.0, 1.0, 0.0, 1e-320, 5.0)):  # of a package that someone changed
+        assert np.isfinite(standardised(np.array([3e38, 1.0]), tiny)).all()
 
 
 def test_negative_numbers_under_a_logarithm_are_refused_with_column_and_smallest_value() -> None:

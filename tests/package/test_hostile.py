@@ -145,6 +145,8 @@ PACKAGES: dict[str, tuple[Hostile, str]] = {
         lambda m: m | {"weights.npz": npz(**{"logits/bias.npy": empty_array((0, 2**40))})}, "do not fit its network"),
     "arrays of exabytes": (
         lambda m: m | {"weights.npz": npz(**{"logits/bias.npy": empty_array((2**60,))})}, "weights cannot be read"),
+    "an array with a long name": (
+        lambda m: weights(m, **{"x/" * 2000: np.zeros(1, np.float32)}), "do not fit its network: (x/){40}"),
     "an array of two names": (lambda m: weights(m, **{"logits/bias2": np.zeros(1, np.float32)}), "do not fit"),
 }  # fmt: skip
 COMPRESSED = {"lzma": zipfile.ZIP_LZMA, "bzip2": zipfile.ZIP_BZIP2}

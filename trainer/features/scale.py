@@ -108,7 +108,8 @@ def _median(ascending: Array, counts: Array) -> float:
 def standardised(numbers: Array, scale: Scale) -> npt.NDArray[np.float32]:
     """float32 [rows, 2]: (scaled value or 0, 1 if missing else 0), computed in float64."""
     missing = np.isnan(numbers)
-    standard = np.clip((_squeezed(numbers, scale) - scale.mean) / scale.std, -FLOAT32_MAX, FLOAT32_MAX)
+    with np.errstate(over="ignore"):  # infinite numbers are clipped
+        standard = np.clip((_squeezed(numbers, scale) - scale.mean) / scale.std, -FLOAT32_MAX, FLOAT32_MAX)
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 

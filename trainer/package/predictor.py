@@ -170,9 +170,8 @@ def check_weights(expected: Mapping[str, tuple[tuple[int, ...], str]], weights: 
     packaged = {path: (array.shape, str(array.dtype)) for path, array in weights.items()}
     if expected != packaged:
         wrong = sorted(path for path in expected.keys() | packaged.keys() if expected.get(path) != packaged.get(path))
-        raise StorageError(
-            f"The package's weights do not fit its network: {', '.join(wrong[:5])}. Use the code that made it."
-        )
+        named = ", ".join(path[:80] for path in wrong[:5])
+        raise StorageError(f"The package's weights do not fit its network: {named}. Use the code that made it.")
     broken = sorted(path for path, array in weights.items() if not np.isfinite(array).all())
     if broken:
         raise StorageError(f"The package's weights hold NaN or infinity: {', '.join(broken[:5])}. Train it again.")
