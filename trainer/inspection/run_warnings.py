@@ -38,7 +38,7 @@ def before_training(config: NetConfig, prepared: Prepared, sources: Mapping[str,
     ]
     for column, (share, rare) in single_token_shares(prepared.encoded["train"], preprocessing).items():
         if share >= SINGLE_TOKEN and rare >= DISTINCT:
-            warnings.append(single_token_warning(column, share))
+            warnings.append(single_token_warning(config, column, share))
     for column, share in split["truncated"].items():
         is_list = preprocessing.features[column] == "multi_categorical"
         warnings += truncation_warnings(column, preprocessing.kept(column), share, is_list=is_list)

@@ -124,7 +124,7 @@ def value_warnings(config: NetConfig, profile: Profile) -> list[str]:
             f"{column}: {percent(profile.placeholders)} of its values are empty or a word for a missing value such as "
             "NULL, and count as a category. Make them NULL in the query."
         )
-    return warnings + length_warnings(profile)
+    return warnings + length_warnings(config, profile)
 
 
 def sentinel_warning(column: str, apart: Sentinel, kind: str = "") -> str:
@@ -132,32 +132,34 @@ def sentinel_warning(column: str, apart: Sentinel, kind: str = "") -> str:
     low, high, first, last = (number_text(value, kind) for value in (apart.low, apart.high, apart.least, apart.most))
     rows = "1 row has" if apart.rows == 1 else f"{apart.rows:,} rows have"
     what = low if apart.low == apart.high else f"numbers from {low} to {high}"
+    others = first if apart.least == apart.most else f"from {first} to {last}"
     advice = "correct it or leave these rows out" if kind in LABEL_KINDS else "make it NULL"
     return (
-        f"Column {column!r}: {rows} {what}, while all other values are from {first} to {last}. If this stands for a "
-        f"missing value or an error, {advice} in the query."
+        f"Column {column!r}: {rows} {what}, while all other values are {others}. If this stands for a missing value "
+        f"or an error, {advice} in the query."
     )
 
 
-def length_warnings(profile: Profile) -> list[str]:
+def length_warnings(config: NetConfig, profile: Profile) -> list[str]:
     """Texts without tokens; texts and lists that are mostly truncated."""
     column, lengths, warnings = f"Column {profile.column.name!r}", profile.lengths, []
     if lengths.get("empty", 0) >= MISSING:
         warnings.append(f"{column}: {percent(lengths['empty'])} of its texts have no token. Check the query.")
     if profile.column.kind == "text" and lengths.get("single", 0) >= SINGLE_TOKEN and profile.singletons >= DISTINCT:
-        warnings.append(single_token_warning(profile.column.name, lengths["single"]))
+        warnings.append(single_token_warning(config, profile.column.name, lengths["single"]))
     warnings += truncation_warnings(
         profile.column.name, profile.column.kept, lengths.get("truncated", 0), is_list=profile.column.kind in LIST_KINDS
     )
     return warnings
 
 
-def single_token_warning(column: str, share: float) -> str:
+def single_token_warning(config: NetConfig, column: str, share: float) -> str:
     """A column of texts that are mostly one token each, and mostly distinct."""
+    way = "put spaces" if config.split_characters else "set split_characters=true or put spaces"
     return (
         f"Column {column!r}: {percent(share)} of its texts are a single token, and most of these are rare, so there is "
-        "little to learn from them. If the words have no spaces between them, set split_characters=true or put spaces "
-        "between them; if the texts are categories or codes, name the column in categorical_columns."
+        f"little to learn from them. If the words have no spaces between them, {way} between them; if the texts are "
+        "categories or codes, name the column in categorical_columns."
     )
 
 
