@@ -25,6 +25,7 @@ _TYPES: dict[Any, str] = {
 }  # fmt: skip
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _COMPARISONS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
+_kinds: dict[type[Any], dict[str, Any]] = {}
 MOST_NUMBERS = 100  # in a list of numbers, such as the widths of layers
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strict_json.MAX_DIGITS}}}")
 _SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%")
@@ -61,13 +62,20 @@ class Level(NamedTuple):
     advice: str = ""  # for names that are no setting, in messages
 
 
+def kinds_of(cls: type[Any]) -> dict[str, Any]:
+    """The type of each setting of a dataclass."""
+    if cls not in _kinds:
+        _kinds[cls] = typing.get_type_hints(cls)  # slow, and a search asks for each trial
+    return _kinds[cls]
+
+
 def resolve(cls: type[Any], levels: tuple[Level, ...], owner: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Combine levels: the value and the source of each setting of a dataclass; a later level wins.
 
     Every value is checked, even if a later level overrides it. ConfigError for a name that is not a setting of `owner`,
     a wrong type, or a value out of range.
     """
-    kinds, settings = typing.get_type_hints(cls), {item.name: item for item in fields(cls)}
+    kinds, settings = kinds_of(cls), {item.name: item for item in fields(cls)}
     chosen: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for level in levels:

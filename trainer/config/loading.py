@@ -137,12 +137,17 @@ def settle(variant: str, levels: tuple[Level, ...]) -> Configuration:
     return configuration
 
 
-def with_settings(configuration: Configuration, values: Mapping[str, Any], source: str) -> Configuration:
-    """A configuration with further settings, values as in JSON; source: where these come from."""
+def with_settings(configuration: Configuration, *further: tuple[Mapping[str, Any], str]) -> Configuration:
+    """A configuration with further settings: values as in JSON, each with the source that they come from."""
     config, sources, variant = configuration
     as_json = json.loads(json.dumps(asdict(config)))
     before = Level(as_json, "settings", str, levels.value_from_json, sources.__getitem__)
-    return settle(variant, (before, Level(values, source, str, levels.value_from_json, lambda _: source)))
+    return settle(variant, (before, *(level_of(values, source) for values, source in further)))
+
+
+def level_of(values: Mapping[str, Any], source: str) -> Level:
+    """A level of values as in JSON that all have one source."""
+    return Level(values, source, str, levels.value_from_json, lambda _: source)
 
 
 def chosen_network(levels: tuple[Level, ...]) -> str:

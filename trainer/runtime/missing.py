@@ -15,6 +15,8 @@ OPTIONAL = {
     "spacy": ("tokenizer=spacy", "spacy"),
     "matplotlib": ("The report", "matplotlib"),
     "tensorboard": ("TensorBoard", "tensorboard"),
+    "optuna": ("--sampler=tpe", "optuna"),
+    "ray": ("--engine=ray", "ray"),
     "tensorflow": ("Training and prediction", "tensorflow"),
 }
 

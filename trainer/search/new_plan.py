@@ -84,7 +84,7 @@ def folds_of(options: argparse.Namespace, default: Configuration) -> int:
         raise ConfigError("--folds would train on rows that are later than those it validates on. Use --date-ranges.")
     if folds > 1 and options.validation_data:
         raise ConfigError("--folds and --date-ranges choose validation rows, so they exclude --validation-data.")
-    with_settings(default, {"validation_part": default.config.validation_part + folds - 1}, "search")
+    with_settings(default, ({"validation_part": default.config.validation_part + folds - 1}, "search"))
     return int(folds)
 
 

@@ -76,10 +76,9 @@ class Plan(NamedTuple):
         base = self.base(settings.get(VARIANT, self.variant))
         own = {name: value for name, value in settings.items() if name != VARIANT}
         by_search: dict[str, Any] = {"threads": self.threads, "stopping_metric": self.metric}
-        chosen = with_settings(with_settings(base, by_search, "search"), own, "trial")
-        further: dict[str, Any] = {"seed": (chosen.config.seed + seed) % 2**31} if seed else {}
-        further |= {"validation_part": fold} if fold else {}
-        return with_settings(chosen, further, "search")
+        repeated: dict[str, Any] = {"seed": (own.get("seed", base.config.seed) + seed) % 2**31} if seed else {}
+        repeated |= {"validation_part": base.config.validation_part + fold} if fold else {}
+        return with_settings(base, (by_search, "search"), (own, "trial"), (repeated, "search"))
 
 
 @functools.lru_cache(maxsize=100)

@@ -8,12 +8,16 @@ from trainer.search.plan import FILE, Plan
 from trainer.search.schedule import Propose
 from trainer.search.state import State
 
-SAMPLERS = ("random", "grid")
+SAMPLERS = ("random", "grid", "tpe")
 
 
 def proposer(plan: Plan) -> Propose:
     """What gives each new trial its settings. Those of random trials and of a grid follow from the plan alone, so
     the order in which trials end changes nothing."""
+    if plan.sampler == "tpe":
+        from trainer.search import optuna_study  # noqa: PLC0415 - an extra
+
+        return optuna_study.propose
     checked = plan.checked_space()
     if plan.sampler == "grid":
         listed = list(itertools.islice(space.grid(checked, FILE), plan.trials))

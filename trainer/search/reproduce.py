@@ -70,7 +70,7 @@ def of_package(package: str, output: str) -> Original:
         members = archive.read_package(path, CHECKED.__contains__)
     settings = record.from_json(members["config.json"])
     threads = json.loads(members["environment.json"]).get("threads")
-    settings = with_settings(settings, {"threads": threads}, "package") if threads else settings
+    settings = with_settings(settings, ({"threads": threads}, "package")) if threads else settings
     sets = json.loads(members["dataset.json"])["sets"]
     data = {side: sets[side]["path"] for side in SIDES if side in sets}
     return Original(Path(package).stem, settings, data, output, result_of(members))

@@ -7,7 +7,6 @@ true}`. `variant` is a setting, too; a setting that the network of a variant lac
 import itertools
 import json
 import math
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.config import strict_json
+from trainer.config import levels, strict_json
 from trainer.config.levels import Level, shown, typed, value_from_json
 from trainer.config.net_config import NetConfig
 from trainer.config.network_settings import config_class
@@ -102,16 +101,16 @@ def check_space(content: Mapping[str, Any], place: str, variant: str, networks: 
     for name in content:
         if name == VARIANT:
             continue
-        having = [of for of in variants if name in kinds_of(networks[of])]
-        check_owned(name, place, having, [name for of in variants for name in kinds_of(networks[of])])
+        having = [of for of in variants if name in settings_of(networks[of])]
+        check_owned(name, place, having, [name for of in variants for name in settings_of(networks[of])])
         settings[name] = check_values(name, content[name], place, config_class(networks[having[0]]))
         owners[name] = frozenset(having)
     return Space(variants, settings, owners)
 
 
-def kinds_of(network: str) -> dict[str, Any]:
+def settings_of(network: str) -> dict[str, Any]:
     """The type of each setting of a network."""
-    return typing.get_type_hints(config_class(network))
+    return levels.kinds_of(config_class(network))
 
 
 def check_variants(names: Any, place: str, networks: Mapping[str, str]) -> list[str]:
@@ -135,7 +134,7 @@ def check_owned(name: str, place: str, having: list[str], known: list[str]) -> N
 
 def check_values(name: str, values: Any, place: str, cls: type[NetConfig]) -> list[Any] | Range:
     """The values of one setting; ConfigError for an empty list, a wrong range, or a value that the setting refuses."""
-    kind, limits = typing.get_type_hints(cls)[name], cls.__dataclass_fields__[name].metadata
+    kind, limits = levels.kinds_of(cls)[name], cls.__dataclass_fields__[name].metadata
 
     def checked(value: Any) -> Any:
         return typed(Level({name: value}, place, str, value_from_json, str), name, kind, limits)

@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.save_as:
         check_new_variant(options.save_as)
     plan = make_plan(name, options, os.environ)
+    propose = proposer(plan)  # which may need a package that is not installed
     with system.locked_folder(plan.folder):
         if not (before := read_plan(plan.folder)):
             check_new_name(plan)
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         hours = float("inf") if options.hours is None else options.hours
         deadline = time.monotonic() + 3600 * hours
         with viewed(state, options.workers, deadline) as view:
-            view.finished = search(state, engine, proposer(plan), deadline, view)
+            view.finished = search(state, engine, propose, deadline, view)
         say_result(state, options.save_as)
 
 
