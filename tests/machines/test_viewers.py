@@ -222,13 +222,22 @@ def test_missing_logs_and_packages_are_reported(tmp_path: Path, monkeypatch: pyt
     for given, error in (
         ({"run": "it"}, StorageError),
         ({"run": "../it"}, ConfigError),
+        ({"search": "it"}, StorageError),
+        ({"search": "../it"}, ConfigError),
         ({"package": "it.zip"}, StorageError),
         ({"package": "x.zip"}, StorageError),
         ({"output": "nowhere"}, StorageError),
         ({}, StorageError),
     ):
-        with pytest.raises(error), viewers.log_folder(**({"run": None, "package": None, "output": None} | given)):
+        with pytest.raises(error), viewers.log_folder(**given):
             raise AssertionError
+
+
+def test_a_search_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder := Path("searches/lr/tensorboard")).mkdir(parents=True)
+    with viewers.log_folder(search="lr") as logs:
+        assert logs == folder
 
 
 @needs_browser

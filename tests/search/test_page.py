@@ -84,7 +84,7 @@ def test_a_search_without_any_result_has_a_page() -> None:
 
 
 def test_hostile_text_is_shown_as_text() -> None:
-    plan = new_plan(data={"train": HOSTILE}, space={"optimizer": ["adam", "adagrad"]}, halving=False)
+    plan = new_plan(data={"train": HOSTILE}, space={"optimizer": ["adam"]}, halving=False)
     trial = {"event": "trial", "trial": 0, "settings": {"variant": "deep_v1", "optimizer": "adam"}}
     events = [
         trial,

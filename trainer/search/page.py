@@ -194,17 +194,17 @@ def pictures(
     name = f"Validation {metric_in_text(plan)}"
     metric = axes.metric_axis(name, [*scores.values()], higher_is_better=higher)
     over_time = axes.metric_axis(name, [step.value for step in steps], higher_is_better=higher)
-    settings = [axes.axis_of(name, values) for name, values in values_of(plan).items()]
+    values = {name: of for name, of in values_of(plan).items() if isinstance(of, Range) or len(of) > 1}
+    settings = [axes.axis_of(name, of) for name, of in values.items()]
     failed = [trial for trial in state.trials if state.reason_of(trial)]
     points = [
         plots.Point(trial, changed(state, trial), scores.get(trial), trial_state(state, trial) == "done")
         for trial in (*scores, *failed)
     ]
-    drawn = {
-        "progress": plots.plot_progress(steps, over_time, default),
-        "parallel": plots.plot_parallel(points, settings, metric, winner(state), higher_is_better=higher),
-        "slices": plots.plot_slices(points, settings, metric, default, higher_is_better=higher),
-    }
+    drawn = {"progress": plots.plot_progress(steps, over_time, default)}
+    if settings:
+        drawn["parallel"] = plots.plot_parallel(points, settings, metric, winner(state), higher_is_better=higher)
+        drawn["slices"] = plots.plot_slices(points, settings, metric, default, higher_is_better=higher)
     if shares:
         drawn["importance"] = plots.plot_importance(shares)
     return {name: plot(name, data) for name, data in drawn.items()}
