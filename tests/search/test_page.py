@@ -67,6 +67,16 @@ def test_trials_are_in_order_and_can_be_sorted_by_each_column(finished: str) -> 
     assert len(orders[0]) == finished.count('name="sort"') == 9
 
 
+def test_importance_needs_optuna_and_enough_trials(finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = new_plan(trials=3, seeds=1)
+    monkeypatch.setattr(page, "importance", lambda _: None)
+    assert "The importance of settings needs Optuna: pip install '.[search]'" in words(page_of(few, searched(few)))
+    monkeypatch.undo()
+    pytest.importorskip("optuna")
+    assert "so few trials" in words(page_of(few, searched(few)))
+    assert 'alt="The importance of each setting"' in finished
+
+
 def test_a_search_that_was_stopped_says_how_to_go_on() -> None:
     plan = new_plan()
     shown = words(page_of(plan, searched(plan)[:5], finished=False))

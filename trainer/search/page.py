@@ -1,6 +1,5 @@
 """Write search.html, a self-contained page about a search."""
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -213,11 +212,10 @@ def pictures(
 def importance(state: State) -> dict[str, tuple[float, float]] | None:
     """The importance of each setting and its standard deviation; empty with too few trials, None without Optuna."""
     try:
-        study = importlib.import_module("trainer.search.optuna_study")
+        from trainer.search import optuna_study  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         return None
-    shares: dict[str, tuple[float, float]] = study.importances(state)
-    return shares
+    return optuna_study.importances(state)
 
 
 def columns(state: State) -> list[str]:
