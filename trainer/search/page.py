@@ -211,11 +211,16 @@ def pictures(
 
 def importance(state: State) -> dict[str, tuple[float, float]] | None:
     """The importance of each setting and its standard deviation; empty with too few trials, None without Optuna."""
+    study = optuna_study()
+    return study.importances(state) if study else None
+
+
+def optuna_study() -> Any:
+    """The module that uses Optuna; None where Optuna, an extra, is not installed."""
     try:
-        from trainer.search import optuna_study  # noqa: PLC0415 - an extra
+        return importlib.import_module("trainer.search.optuna_study")
     except ModuleNotFoundError:
         return None
-    return optuna_study.importances(state)
 
 
 def columns(state: State) -> list[str]:

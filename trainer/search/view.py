@@ -44,6 +44,8 @@ class View:
         self.shown.close()
         self.table.write()
         path = page.write_page(self.state, finished=self.finished)
+        if study := page.optuna_study():
+            study.export(self.state, self.state.plan.folder)
         if self.copies:
             self.copies.close()
         say_file("page", path)
