@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).parent / "templates" / FILE
 MOST_ROWS = 1000  # of the table of trials; trials.csv has all
 MOST_REASONS = 5  # why trials have failed
 GO_ON = "The search is not finished: the same command with --name={} goes on."
-OPTUNA = "The importance of settings needs Optuna: pip install '.[search]', then the same command again."
+OPTUNA = "The importance of settings needs Optuna: `pip install optuna`, then the same command again."
 FEW_TRIALS = "The importance of settings cannot be told from so few trials."
 ORDER = ("done", "running", "stopped", "paused", "waiting", "failed")
 
