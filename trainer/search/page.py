@@ -1,5 +1,6 @@
 """Write search.html, a self-contained page about a search."""
 
+import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
