@@ -17,6 +17,9 @@ SAMPLE = ROOT / "data" / "sample_2k.json"
 PATH_HELP = "rows: a file, a folder of shards, or a quoted pattern, local or gs://; .json or .json.gz"
 PACKAGE_HELP = "package of a run: a path or gs://"
 PORT_HELP = "port of 127.0.0.1; default: a free one"
+FOLDER_HELP = "folder that all machines share; default: ~/flatfab-cluster"
+PYTHON_HELP = "Python there, with requirements.txt and Ray; default: python3"
+SHARED, PYTHON, CLUSTER = "~/flatfab-cluster", "python3", "trainer.machines.cluster"
 SET_HELP = "change a setting for this run: NAME=VALUE; repeatable"
 
 GROUPS = {
@@ -25,7 +28,18 @@ GROUPS = {
     "search": ("tune", "reproduce"),
     "look": ("tensorboard", "notebook"),
     "serve": ("predict", "evaluate"),
-    "elsewhere": ("attach", "status", "stop", "build", "push", "shell", "gpu-check"),
+    "elsewhere": (
+        "attach",
+        "status",
+        "stop",
+        "build",
+        "push",
+        "shell",
+        "gpu-check",
+        "cluster-up",
+        "cluster-status",
+        "cluster-down",
+    ),
     "develop": ("test", "test-faults", "lint", "bench", "ci"),
 }
 fab_program.use(GROUPS)
@@ -81,7 +95,8 @@ def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data
         "trials": "settings to try; default: 20, with --sampler=grid all",
         "hours": "stop after so many hours; the same command goes on",
         "workers": "runs at once; default: one per GPU, without GPUs one per core",
-        "engine": "where to train: local or ray",
+        "engine": "where to train: local, or ray for a Ray cluster",
+        "address": "HOST:PORT of a Ray cluster; default: a Ray on this machine",
         "sampler": "how settings are chosen: random, grid or tpe",
         "metric": "metric of the validation rows to choose by; default: stopping_metric of the variant",
         "name": "name of the search; an existing search goes on",
@@ -101,15 +116,16 @@ def train(c, set_, variant="deep_v1", data=None, test_data=None, validation_data
     },
 )
 def tune(c, set_, variant="deep_v1", space=None, auto=False, trials=None, hours=None, workers=None, engine=None,
-         sampler=None, metric=None, name=None, seed=None, halving=True, folds=None, date_ranges=None, keep=None,
-         seeds=None, retry_failed=False, save_as=None, data=None, test_data=None, validation_data=None,
+         address=None, sampler=None, metric=None, name=None, seed=None, halving=True, folds=None, date_ranges=None,
+         keep=None, seeds=None, retry_failed=False, save_as=None, data=None, test_data=None, validation_data=None,
          output=None):  # fmt: skip
     """Search for better settings, and compare the best with the variant: fab tune --space=space.json --trials=30"""
     flags = ["--auto"] * auto + ["--no-halving"] * (not halving) + ["--retry-failed"] * retry_failed
     rows = {"data": data, "test_data": test_data, "validation_data": validation_data, "output": output}
     python("-m", "trainer.search.tune", *assignments(set_), *flags, variant=variant, space=space, trials=trials,
-           hours=hours, workers=workers, engine=engine, sampler=sampler, metric=metric, name=name, seed=seed,
-           folds=folds, date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as, **rows)  # fmt: skip
+           hours=hours, workers=workers, engine=engine, address=address, sampler=sampler, metric=metric, name=name,
+           seed=seed, folds=folds, date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as,
+           **rows)  # fmt: skip
 
 
 @task(
@@ -195,6 +211,35 @@ def status(c):
 def stop(c, run, remove=False):
     """Stop a run on another machine; it can be resumed: fab -H user@gpu-1 stop --run=NAME"""
     remote(c).stop(c, run, remove=remove)
+
+
+@task(
+    help={
+        "folder": FOLDER_HELP,
+        "python": PYTHON_HELP,
+        "port": "port of the head; the nodes take the 1000 from here on",
+        "addresses": "private addresses of the machines, a,b; default: those that ssh connects to",
+        "dirty": "send uncommitted changes, too",
+        "firewalled": "a firewall closes these ports to the internet, although a machine has a public address",
+    }
+)
+def cluster_up(c, folder=SHARED, python=PYTHON, port=6379, addresses=None, dirty=False, firewalled=False):
+    """Start a Ray cluster for a search; the first machine is its head: fab -H h1,h2 cluster-up --folder=/shared"""
+    module = remote(c, CLUSTER)
+    given = addresses.split(",") if addresses else []
+    module.up(c, module.Request(folder, python, port, given, dirty, firewalled))
+
+
+@task(help={"folder": FOLDER_HELP, "python": PYTHON_HELP})
+def cluster_status(c, folder=SHARED, python=PYTHON):
+    """Show the nodes of a Ray cluster: fab -H h1,h2 cluster-status"""
+    remote(c, CLUSTER).status(c, folder, python)
+
+
+@task(help={"folder": FOLDER_HELP, "python": PYTHON_HELP})
+def cluster_down(c, folder=SHARED, python=PYTHON):
+    """Stop a Ray cluster: fab -H h1,h2 cluster-down"""
+    remote(c, CLUSTER).down(c, folder, python)
 
 
 @task(help={"run": "name of a finished run", "output": "folder or gs:// prefix; default: that of the run"})

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 UNKNOWN = re.compile(r"No idea what '(.*)' is!")
 NO_VALUE = re.compile(r"Flag <Argument: ([\w-]+).*> needed value")
-WIDTH = 13  # of the column of commands
+WIDTH = 14  # of the column of commands
 
 
 def use(groups: Mapping[str, Sequence[str]]) -> None:

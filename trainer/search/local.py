@@ -29,6 +29,7 @@ class LocalEngine:
     """Trains up to `workers` runs at once."""
 
     def __init__(self, workers: int, threads: int) -> None:
+        self.workers = workers
         self.free = slots(workers, threads)
         self.running: list[Running] = []
 
@@ -71,6 +72,16 @@ def gpus() -> list[str]:
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name and name != "-1"]
     return [str(number) for number in range(len(list(GPUS.iterdir())) if GPUS.exists() else 0)]
+
+
+def most_workers() -> int:
+    """Workers that fill this machine: one per GPU, without GPUs one per core."""
+    return len(gpus()) or len(cores())
+
+
+def threads_each(workers: int | None) -> int:
+    """The threads of each worker on this machine; None: as many workers as fill it."""
+    return max(1, len(cores()) // (workers or most_workers()))
 
 
 def slots(workers: int, threads: int) -> list[Slot]:

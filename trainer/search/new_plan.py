@@ -44,8 +44,8 @@ def make_plan(name: str, options: argparse.Namespace, environ: Mapping[str, str]
         name=name, variant=options.variant, space=content, sampler=options.sampler,
         trials=options.trials or sizes.get(options.sampler, TRIALS), seed=options.seed,
         metric=metric_of(options.metric, default), halving=options.halving, folds=folds_of(options, default),
-        threads=default.config.threads or max(1, len(local.cores()) // options.workers), keep=options.keep,
-        seeds=options.seeds, data={side: path for side, path in data.items() if path}, output=options.output,
+        threads=default.config.threads or local.threads_each(options.workers), keep=options.keep, seeds=options.seeds,
+        data={side: path for side, path in data.items() if path}, output=options.output,
         variants={name: json.loads(record.to_json(of)) for name, of in variants.items()}, rows={},
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from trainer.runtime.command import ArgumentParser, add_set
 from trainer.search import local
 from trainer.search.proposals import SAMPLERS
 
+ENGINES = ("local", "ray")
 EXAMPLE = """
 A space is a JSON object of settings, each with a list of values or a range:
 
@@ -52,7 +53,8 @@ def tune_options(argv: list[str] | None = None) -> argparse.Namespace:
     add("--trials", type=at_least(1), help="settings to try; default: 20, with --sampler=grid all")
     add("--hours", type=at_least(0, float), help="stop after so many hours; the same command goes on")
     add("--workers", type=at_least(1), help="runs at once; default: one per GPU, without GPUs one per core")
-    add("--engine", choices=("local", "ray"), default="local", help="where to train; default: this machine")
+    add("--engine", choices=ENGINES, default="local", help="where to train: this machine, or a Ray cluster")
+    add("--address", metavar="HOST:PORT", help="of a Ray cluster; default: a Ray on this machine that ends with it")
     add("--sampler", choices=SAMPLERS, default="random", help="how settings are chosen; default: %(default)s")
     add("--metric", help="metric of the validation rows to choose by; default: the variant's stopping_metric")
     add("--name", help="name of the search; an existing search goes on; default: variant, time, random digits")
@@ -80,5 +82,8 @@ def tune_options(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("choose the settings to try: --space=FILE or --auto")
     if options.folds and options.date_ranges:
         parser.error("--folds and --date-ranges exclude each other")
-    options.workers = options.workers or len(local.gpus()) or len(local.cores())
+    if options.address and options.engine != "ray":
+        parser.error("--address is that of a Ray cluster: --engine=ray")
+    if not options.address:  # with one, as many as the cluster has room for
+        options.workers = options.workers or local.most_workers()
     return options

@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -15,8 +16,8 @@ from typing import Any, NamedTuple
 from trainer.cloud import storage
 from trainer.package.publish import RUNS
 from trainer.runtime import warm
-from trainer.runtime.errors import Interrupted
-from trainer.runtime.system import write_atomic
+from trainer.runtime.errors import Interrupted, StorageError
+from trainer.runtime.system import locked_folder, write_atomic
 from trainer.training import checkpoint
 from trainer.training.checkpoint import MANIFEST, numbers_in
 
@@ -74,11 +75,23 @@ def become_run(job: Job, slot: Slot, folder: Path) -> None:
     log = os.open(log_of(job), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for number in (1, 2):
         os.dup2(log, number)
+    wait_for_earlier(job)
     arguments = [f"--run={job.run}", f"--config={job.folder / f'{job.run}.json'}", f"--output={job.output}"]
     names = {"train": "data", "validation": "validation-data", "test": "test-data"}
     arguments += [f"--{names[side]}={path}" for side, path in job.data.items()]
     arguments += [f"--pause-after={job.until}"] * bool(job.until) + ["--no-package"] * (not job.package)
     warm.become("trainer.__main__", arguments)
+
+
+def wait_for_earlier(job: Job) -> None:
+    """Wait for the end of an earlier process of a run: one whose search was killed saves its last checkpoint."""
+    end = time.monotonic() + LAST_WORDS
+    while (RUNS / job.run).exists() and time.monotonic() < end:
+        try:
+            with locked_folder(RUNS / job.run):
+                return
+        except StorageError:
+            time.sleep(0.1)
 
 
 def end_with_search() -> None:

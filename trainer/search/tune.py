@@ -3,8 +3,11 @@
 `search` is the whole of it: decide, start, wait, write down.
 """
 
+import argparse
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from trainer.config import names
@@ -14,7 +17,7 @@ from trainer.package.console import say_lines
 from trainer.runtime import signals, system
 from trainer.runtime.command import count, run_command, say
 from trainer.runtime.errors import Interrupted, TrainerError
-from trainer.search import journal, local
+from trainer.search import journal, local, ray_engine
 from trainer.search.new_plan import check_new_name, make_plan, with_rows
 from trainer.search.options import tune_options
 from trainer.search.plan import LOGS, check_same_plan, read_plan, write_plan
@@ -33,7 +36,8 @@ ALIKE = 3  # trials that fail with the same message stop the search
 class Engine(Protocol):
     """Where runs are trained."""
 
-    free: list[Any]
+    workers: int
+    free: list[Any]  # slots, as far as they are ready
 
     def start(self, key: Key, job: Job) -> None: ...
     def wait(self, seconds: float) -> list[tuple[Key, Outcome]]: ...
@@ -51,7 +55,7 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float, view
             while not stopping and engine.free and (key := next_run(state, propose)):
                 record(state, {"event": "start", **key._asdict()})
                 engine.start(key, job_of(state, key))
-            if not state.running():
+            if not state.running() and (stopping or engine.free):
                 break
             for key, outcome in engine.wait(POLL_SECONDS):
                 first = not state.runs[key].values
@@ -126,6 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     names.check_name(name, "search")
     if options.save_as:
         check_new_variant(options.save_as)
+    if options.engine == "ray":
+        ray_engine.check(options.address)
     plan = make_plan(name, options, os.environ)
     propose = proposer(plan)  # which may need a package that is not installed
     with system.locked_folder(plan.folder):
@@ -138,12 +144,21 @@ def main(argv: list[str] | None = None) -> None:
         state = replayed(plan, journal.read(plan.folder / journal.FILE))
         if options.retry_failed:
             record(state, {"event": "retry"})
-        engine = local.LocalEngine(options.workers, plan.threads)
         hours = float("inf") if options.hours is None else options.hours
         deadline = time.monotonic() + 3600 * hours
-        with viewed(state, options.workers, deadline) as view:
+        with engine_of(options, plan.threads) as engine, viewed(state, engine.workers, deadline) as view:
             view.finished = search(state, engine, propose, deadline, view)
         say_result(state, options.save_as)
+
+
+@contextlib.contextmanager
+def engine_of(options: argparse.Namespace, threads: int) -> Iterator[Engine]:
+    """Where the runs of a search are trained, for the length of the block."""
+    if options.engine == "local":
+        yield local.LocalEngine(options.workers, threads)
+        return
+    with ray_engine.engine(options.address, options.workers, threads) as engine:
+        yield engine
 
 
 def say_result(state: State, save_as: str | None) -> None:
