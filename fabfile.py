@@ -121,11 +121,10 @@ def tune(c, set_, variant="deep_v1", space=None, auto=False, trials=None, hours=
          output=None):  # fmt: skip
     """Search for better settings, and compare the best with the variant: fab tune --space=space.json --trials=30"""
     flags = ["--auto"] * auto + ["--no-halving"] * (not halving) + ["--retry-failed"] * retry_failed
-    rows = {"data": data, "test_data": test_data, "validation_data": validation_data, "output": output}
+    rows = {"data": data, "test_data": test_data, "validation_data": validation_data, "output": output, "seed": seed}
     python("-m", "trainer.search.tune", *assignments(set_), *flags, variant=variant, space=space, trials=trials,
            hours=hours, workers=workers, engine=engine, address=address, sampler=sampler, metric=metric, name=name,
-           seed=seed, folds=folds, date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as,
-           **rows)  # fmt: skip
+           folds=folds, date_ranges=date_ranges, keep=keep, seeds=seeds, save_as=save_as, **rows)  # fmt: skip
 
 
 @task(

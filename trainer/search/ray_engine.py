@@ -213,4 +213,5 @@ def connected(address: str | None, cpus: int) -> Any:
     finally:
         for number, handler in handlers.items():  # Ray has put its own in their place
             signal.signal(number, handler)
+    ray._private.worker._worker_logs_enabled = False  # a paragraph for each lost worker; the search has a line
     return ray
