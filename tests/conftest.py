@@ -24,11 +24,13 @@ sys.dont_write_bytecode = False
 
 # The files that take longest, which begin first, so that all workers end at about the same time.
 LONGEST_FIRST = (
-    "training/test_resume.py", "machines/test_images.py", "cloud/test_storage.py", "test_real_data.py", "test_cloud.py",
-    "machines/test_viewers.py", "data/test_dataset.py", "test_run.py", "test_docs.py", "bigquery/test_export.py",
-    "test_benchmarks.py", "test_networks.py", "model/test_ops_wrapper.py", "model/test_replicas.py",
-    "package/test_predictor.py", "training/test_loop.py", "features/test_tokenizers.py", "test_python.py",
-    "features/test_pipeline.py", "runtime/test_warm.py", "inspection/test_inspect.py", "package/test_archive.py",
+    "training/test_resume.py", "search/test_tune.py", "search/test_kills.py", "search/test_ray.py", "test_cloud.py",
+    "test_real_data.py", "test_run.py", "data/test_dataset.py", "machines/test_images.py", "cloud/test_storage.py",
+    "bigquery/test_export.py", "machines/test_viewers.py", "test_benchmarks.py", "test_networks.py",
+    "model/test_ops_wrapper.py", "model/test_replicas.py", "features/test_tokenizers.py", "test_docs.py",
+    "package/test_predictor.py", "training/test_loop.py", "test_attacks.py", "features/test_pipeline.py",
+    "machines/test_remote.py", "runtime/test_warm.py", "package/test_archive.py", "test_hard_data.py",
+    "inspection/test_init.py", "features/test_sides.py", "training/test_lease.py", "test_python.py",
 )  # fmt: skip
 
 # Temporary folders are in memory where there is room: runs write durably, and a disk lets them wait for that.

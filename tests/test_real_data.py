@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from trainer.__main__ import run
+from trainer.__main__ import WHOLE, run
 from trainer.config.loading import load_config
 from trainer.config.roles import column_kinds
 from trainer.data import dataset
@@ -51,7 +51,7 @@ def trained(variant: str, folder: Path, data: dict[str, str], **environment: str
     settings = load_config(variant, path=VARIANTS, environ=environment)
     run(
         settings, data=data, output=str(folder), folder=folder / "runs" / "it", mirror=None, restart=False,
-        progress=RunProgress(),
+        progress=RunProgress(), goal=WHOLE,
     )  # fmt: skip
     return folder / "it.zip"
 
