@@ -27,7 +27,8 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 DECLARED = {
     "requirements.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"],
     "requirements-gpu.txt": PROJECT["project"]["dependencies"] + EXTRAS["gpu"],
-    "requirements-dev.txt": PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["dev"] + EXTRAS["notebook"],
+    "requirements-dev.txt": PROJECT["project"]["dependencies"]
+    + [line for extra in ("cpu", "search", "notebook", "dev") for line in EXTRAS[extra]],
     "requirements-build.txt": PROJECT["dependency-groups"]["build"],
 }
 

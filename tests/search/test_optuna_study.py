@@ -10,9 +10,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests.search.simulated import SPACE, SimulatedEngine, new_plan, searched
-from trainer.search import optuna_study
+from trainer.search import journal, optuna_study
 from trainer.search.optuna_study import export, importances, propose
-from trainer.search.state import Key, State, ranking, value_at
+from trainer.search.state import Key, State, ranking, replayed, value_at
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,12 @@ def test_a_state_has_one_proposal_inside_the_space() -> None:
     assert settings["embedding_dim"] in SPACE["embedding_dim"]
     other = propose(State(plan._replace(seed=7), state.trials, state.epochs, state.goals, state.runs, state.skipped))
     assert other != settings
+
+
+def test_a_search_that_starts_again_has_the_same_proposal() -> None:
+    plan = new_plan(sampler="tpe", trials=15, seeds=1, epochs=3)
+    state = searched(plan, SimulatedEngine(2))
+    assert propose(replayed(plan, journal.read(plan.folder / journal.FILE))) == propose(state)
 
 
 def test_settings_that_a_variant_lacks_are_not_proposed_for_it() -> None:
