@@ -37,6 +37,7 @@ def test_a_state_has_one_proposal_inside_the_space() -> None:
     state = searched(plan, SimulatedEngine(2))
     settings = propose(state)
     assert settings == propose(state)
+    assert settings is not None
     assert list(settings) == ["variant", *SPACE]
     assert 1e-4 <= settings["learning_rate"] <= 1e-1
     assert settings["learning_rate"] == float(f"{settings['learning_rate']:.4g}")
@@ -49,6 +50,13 @@ def test_a_search_that_starts_again_has_the_same_proposal() -> None:
     plan = new_plan(sampler="tpe", trials=15, seeds=1, epochs=3)
     state = searched(plan, SimulatedEngine(2))
     assert propose(replayed(plan, journal.read(plan.folder / journal.FILE))) == propose(state)
+
+
+def test_no_settings_are_tried_twice() -> None:
+    space = {"dropout": [0.1, 0.2], "embedding_dim": [8, 16]}
+    state = searched(new_plan(sampler="tpe", space=space, trials=10, seeds=1, epochs=3), SimulatedEngine(2))
+    assert len(state.trials) == 4
+    assert len({str(settings) for settings in state.trials.values()}) == 4
 
 
 def test_settings_that_a_variant_lacks_are_not_proposed_for_it() -> None:

@@ -4,13 +4,16 @@ import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.config.net_config import NetConfig
-from trainer.package.artefacts import TrainedRun
 from trainer.package.report import BASELINES
 from trainer.package.shown import main_metrics
 from trainer.runtime.command import count, say, say_file
 from trainer.training import loop
+
+if TYPE_CHECKING:
+    from trainer.package.artefacts import TrainedRun
 
 LINE_WIDTH = 100  # columns of the last lines of a run
 
@@ -27,7 +30,7 @@ def summary(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in main_metrics(list(metrics)))
 
 
-def say_end(run: TrainedRun, folder: Path, package: str, difference: float) -> None:
+def say_end(run: "TrainedRun", folder: Path, package: str, difference: float) -> None:
     """Print the metrics of the last set, those of the best constant prediction, and where the results are."""
     side, rows = list(run.tables)[-1], len(run.prepared.held_out)
     say_lines("best", f"epoch {run.history.best_epoch}: {side} {summary(run.history.best_metrics(side))}")

@@ -25,6 +25,7 @@ from trainer.search.state import Key, State, run_name, value_at
 
 FILE = "optuna.journal"
 LEAST_TRIALS = 10  # with a value, that importance needs
+ATTEMPTS = 20  # at settings that are new
 RESAMPLES = 30  # of the trials, for the uncertainty of importance
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
@@ -32,14 +33,21 @@ Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def propose(state: State) -> dict[str, Any]:
-    """The settings of a new trial, by a tree-structured Parzen estimator (S. Watanabe, arXiv 2304.11127).
+def propose(state: State) -> dict[str, Any] | None:
+    """The settings of a new trial that no trial has had; None if none was proposed in many attempts."""
+    before = list(state.trials.values())
+    proposals = (proposal(state, attempt) for attempt in range(ATTEMPTS))
+    return next((settings for settings in proposals if settings not in before), None)
+
+
+def proposal(state: State, attempt: int) -> dict[str, Any]:
+    """Settings for a new trial, by a tree-structured Parzen estimator (S. Watanabe, arXiv 2304.11127).
 
     It treats all settings together, and counts trials that are being trained as bad ones, so that several workers do
-    not try the same. The random numbers follow from the seed of the search and the number of the trial.
+    not try the same. The random numbers follow from the seed of the search, the number of the trial and the attempt.
     """
     space, number = state.plan.checked_space(), len(state.trials)
-    seed = int(np.random.SeedSequence([state.plan.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([state.plan.seed, number, attempt]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
@@ -88,7 +96,7 @@ def trials_of(state: State, space: Space, *, first_rung: bool = False) -> list[F
     for number, settings in state.trials.items():
         rungs, epochs = state.rungs(number), state.goals[number, 0].until
         value = value_at(state, number, rungs[0] if first_rung and len(rungs) > 1 else epochs)
-        failed = bool(state.reason_of(number))
+        failed = state.reason_of(number) or all(state.runs[key].over for key in state.keys_of(number))
         status = TrialState.COMPLETE if value is not None else TrialState.FAIL if failed else TrialState.RUNNING
         own = {name: of for name, of in by_name.items() if name in settings}
         params = {name: json.dumps(settings[name]) if isinstance(of, CategoricalDistribution) else settings[name]
