@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import random
-import re
 import secrets
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from tests.scale import LONG, many
 from tests.search.test_tune import processes_in, results, state_in
 from tests.servers.ssh import free_port
 from trainer.search import journal, ray_checks
+from trainer.search.trials import newest_checkpoint
 from trainer.search.winner import winner
 
 TRIALS = many(3, 24)
@@ -148,33 +148,27 @@ def kill_now_and_then(
 ) -> None:
     """After each pause, kill a trial, or what `target_of` has it end with.
 
-    A run that is killed three times without coming further has failed. So one that was killed before its first epoch
-    is left alone until it has trained another.
+    A run that is killed three times without coming further has failed. So each is killed once before its first epoch,
+    and again only after a further one.
     """
-    spared: set[str] = set()
+    epochs: dict[str, int] = {}  # of each run when it was killed
+    least = 1 if KILLS == 1 else 0
     while not over.wait(0.2 if KILLS == 1 else pause) and counts["processes killed"] < KILLS:
         trials = {pid: Path(output_of(pid)).stem for pid in trials_in(folder)}
-        further = {pid for pid, run in trials.items() if has_come_further(pid, folder / "runs" / run)}
-        candidates = [pid for pid, run in trials.items() if pid in further or run not in spared]
-        if not candidates or not any(further if KILLS == 1 else candidates):
-            continue
-        victim = random.choice(candidates)
-        (spared.discard if victim in further else spared.add)(trials[victim])
-        if (target := target_of(victim)) > 1:
+        now = {pid: epochs_of(folder / "runs" / run) for pid, run in trials.items()}
+        candidates = [pid for pid, run in trials.items() if now[pid] >= max(least, epochs.get(run, -1) + 1)]
+        victim = random.choice(candidates or [0])
+        if victim and (target := target_of(victim)) > 1:
+            epochs[trials[victim]] = now[victim]
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, signal.SIGKILL)
                 counts["processes killed"] += 1
 
 
-def has_come_further(pid: int, run: Path) -> bool:
-    """Whether a run has a checkpoint that this process has written."""
-    try:
-        ticks = int(stat_of(pid)[19])
-        boot = float(re.search(r"btime (\d+)", Path("/proc/stat").read_text())[1])  # type: ignore[index]
-        began = boot + ticks / os.sysconf("SC_CLK_TCK")
-        return any(path.stat().st_mtime > began + 1 for path in run.glob("checkpoints/*/manifest.json"))
-    except (OSError, IndexError):
-        return False
+def epochs_of(run: Path) -> int:
+    """The epochs in the newest checkpoint of a run."""
+    progress, _ = newest_checkpoint(run / "checkpoints")
+    return len(progress.get("rows", []))
 
 
 def trials_in(folder: Path) -> list[int]:
