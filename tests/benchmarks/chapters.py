@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from tests.benchmarks import fresh
 from tests.benchmarks.fresh import Outcome, medians
 from tests.benchmarks.options import Options, rows_file
+from tests.benchmarks.search import search
 from tests.benchmarks.table import Chapter, Row, side_by_side
 from tests.benchmarks.transfer import transfer
 from tests.benchmarks.whole import SHARE, limited_run, startup, whole_run
@@ -183,4 +184,5 @@ CHAPTERS: dict[str, Callable[[Options], Chapter]] = {
     "limited": limited,
     "transfer": transfer,
     "quality": quality,
+    "search": search,
 }

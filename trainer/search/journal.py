@@ -9,7 +9,8 @@ It is the truth about a search: its state, its tables and its page follow from i
     {"event": "rungs", "skipped": 1}                             the first rungs are too short for these rows
     {"event": "retry"}                                           failed runs may start again
 
-trial: null for the default. seed, fold: added to those of the variant.
+at: also in each event, the time in seconds since 1970. trial: null for the default. seed, fold: added to those of the
+variant.
 """
 
 import json

@@ -77,8 +77,8 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float, view
 
 
 def record(state: State, event: journal.Event) -> None:
-    """Write an event down, then let it count."""
-    journal.append(state.plan.folder / journal.FILE, event)
+    """Write an event down with the time, then let it count."""
+    journal.append(state.plan.folder / journal.FILE, {**event, "at": round(time.time(), 3)})
     apply(state, event)
 
 
