@@ -38,7 +38,7 @@ def end(trial: int | None, epochs: int, best: float, seed: int = 0, **changes: A
     row = {"validation_loss": best, "validation_auc": 1 - best, "test_loss": 0.77777, "train_rows": 1400.0,
            "validation_rows": 200.0, "test_rows": 400.0}  # fmt: skip
     outcome = {"code": 0 if epochs == EPOCHS else 75, "reason": "", "values": values, "best": row if epochs else {},
-               "epoch_seconds": [0.5] * epochs, "weights": "", "package": "", "seconds": 1.5 + 0.5 * epochs,
+               "epoch_seconds": [0.5] * epochs, "step": 0, "weights": "", "package": "", "seconds": 1.5 + 0.5 * epochs,
                "machine": "here"}  # fmt: skip
     return {"event": "end", "trial": trial, "seed": seed, "fold": 0} | outcome | changes
 

@@ -72,7 +72,7 @@ class SimulatedEngine:
         code = -9 if killed else 0 if done == all_epochs else Interrupted.exit_code
         package = f"packages/{job.run}.zip" if job.package and code == 0 else ""
         best = {"validation_loss": values[-1], "test_loss": values[-1]} if values else {}
-        outcome = Outcome(code, "killed by SIGKILL" * killed, values, best, [1.0] * done, "", package,
+        outcome = Outcome(code, "killed by SIGKILL" * killed, values, best, [1.0] * done, 0, "", package,
                           self.start_seconds + done - before, "here")  # fmt: skip
         return [(key, outcome)]
 

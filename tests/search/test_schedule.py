@@ -149,6 +149,23 @@ def test_a_run_that_never_comes_further_fails_with_its_reason_and_the_others_go_
     assert 2 not in ranking(state)
 
 
+def test_a_run_that_is_killed_again_and_again_goes_on_as_long_as_its_checkpoints_do() -> None:
+    class Hunted(SimulatedEngine):
+        kills = 0
+
+        def wait(self, seconds: float):  # type: ignore[no-untyped-def]
+            ((key, outcome),) = super().wait(seconds)
+            if key == Key(2) and self.kills < 10:
+                self.kills += 1
+                self.epochs.pop("sim-0002", None)
+                outcome = outcome._replace(code=-9, reason="killed", values=[], best={}, step=10 * self.kills)
+            return [(key, outcome)]
+
+    state = searched(new_plan(halving=False), Hunted(2))
+    assert state.runs[Key(2)].over
+    assert len(ranking(state)) == 27
+
+
 def test_a_trial_that_diverges_never_wins() -> None:
     class Diverging(SimulatedEngine):
         def wait(self, seconds: float):  # type: ignore[no-untyped-def]

@@ -31,6 +31,7 @@ class Run:
 
     values: list[float | None] = field(default_factory=list)  # the metric after each epoch; None: not a number
     best: dict[str, float | None] = field(default_factory=dict)  # the row of metrics.csv of the best epoch
+    step: int = 0  # steps done in the epoch after these, as far as they are in a checkpoint
     running: bool = False
     over: bool = False  # nothing is left to train
     reason: str = ""  # why it has failed
@@ -154,14 +155,14 @@ def set_goal(state: State, trial: int | None, seed: int, goal: Goal) -> None:
 
 def end(run: Run, event: Event, goal: Goal) -> None:
     """A run has ended: it is over, it pauses, it has failed, or it was stopped and will start again."""
-    before, code = run.epochs, event["code"]
+    before, code = (run.epochs, run.step), event["code"]
     run.running, run.code = False, code
     run.seconds += event["seconds"]
-    run.values, run.best = event["values"], event["best"]
+    run.values, run.best, run.step = event["values"], event["best"], event["step"]
     run.weights, run.machine = event["weights"], event["machine"]
     run.over = run.over or code == 0
     run.package = event["package"] or run.package
-    run.attempts = 0 if run.epochs > before or goal.is_reached(run) else run.attempts
+    run.attempts = 0 if (run.epochs, run.step) > before or goal.is_reached(run) else run.attempts
     if code < 0 or code in REPEATABLE:
         run.attempts += code != Interrupted.exit_code
         run.reason = event["reason"] if run.attempts >= MOST_ATTEMPTS else ""

@@ -52,6 +52,7 @@ class Outcome(NamedTuple):
     values: list[float | None]  # the metric after each epoch
     best: dict[str, float | None]  # the row of the best epoch
     epoch_seconds: list[float]
+    step: int  # steps done in the epoch after these
     weights: str  # SHA-256 of those of the best epoch
     package: str
     seconds: float
@@ -122,6 +123,7 @@ def outcome(job: Job, code: int, seconds: float, log_before: int) -> Outcome:
         values=[finite(row[metric]) for row in rows],
         best={name: finite(value) for name, value in best.items()},
         epoch_seconds=progress.get("seconds", []),
+        step=progress.get("step", 0),
         weights=manifest["best.bin"][0] if rows else "",
         package=storage.join(job.output, f"{job.run}.zip") if job.package and code == 0 else "",
         seconds=seconds,
