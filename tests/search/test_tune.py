@@ -69,6 +69,8 @@ def test_a_search_compares_its_best_trial_with_the_default_and_packages_it(calm:
     assert settings.sources["optimizer"] == "command line"
     reports = {path.parent.name for path in (calm / "runs").glob("*/report.html")}
     assert {report for report in reports if not report.endswith("-again")} == {name}
+    checkpoints = {path.parent.name for path in (calm / "runs").glob("*/checkpoints")}
+    assert {run for run in checkpoints if not run.endswith("-again")} == {name}  # no other run needs them any more
 
 
 def test_a_trial_that_diverges_is_a_row_with_its_reason(calm: Path) -> None:

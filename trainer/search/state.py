@@ -190,6 +190,18 @@ def value_at(state: State, trial: int | None, epochs: int | None, seed: int = 0)
     return mean if math.isfinite(mean) else None
 
 
+def losers(state: State, *, finished: bool) -> list[Key]:
+    """The runs whose checkpoints nothing needs: those that have ended and become no package.
+
+    A trial that is among the best so far may become one. finished: the search is over, and paused trials have lost.
+    """
+    best = {*ranking(state)[: state.plan.keep]}
+    return [
+        key for key, run in state.runs.items()
+        if not run.running and (run.over or run.reason or finished) and (key.seed or key.trial not in best)
+    ]  # fmt: skip
+
+
 def ranking(state: State) -> list[int]:
     """The trials that are trained to their end, the best first."""
     values = {trial: value_at(state, trial, None) for trial in state.trials}

@@ -17,7 +17,7 @@ from trainer.cloud import storage
 from trainer.package.publish import RUNS
 from trainer.runtime import warm
 from trainer.runtime.errors import Interrupted, StorageError
-from trainer.runtime.system import locked_folder, write_atomic
+from trainer.runtime.system import locked_folder, remove, write_atomic
 from trainer.training import checkpoint
 from trainer.training.checkpoint import MANIFEST, numbers_in
 
@@ -104,6 +104,11 @@ def end_with_search() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(LAST_WORDS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forget(run: str) -> None:
+    """Remove the checkpoints of a run that has ended; if it should go on all the same, it begins again."""
+    remove(RUNS / run / checkpoint.FOLDER)
 
 
 def log_of(job: Job) -> Path:

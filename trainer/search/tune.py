@@ -17,14 +17,14 @@ from trainer.package.console import say_lines
 from trainer.runtime import signals, system
 from trainer.runtime.command import count, run_command, say
 from trainer.runtime.errors import Interrupted, TrainerError
-from trainer.search import journal, local, ray_engine
+from trainer.search import journal, local, ray_engine, trials
 from trainer.search.new_plan import check_new_name, make_plan, with_rows
 from trainer.search.options import tune_options
 from trainer.search.plan import LOGS, check_same_plan, read_plan, write_plan
 from trainer.search.proposals import proposer
 from trainer.search.saving import check_new_variant, save_variant
 from trainer.search.schedule import Propose, next_event, short_rungs
-from trainer.search.state import Key, State, apply, replayed, run_name
+from trainer.search.state import Key, State, apply, losers, replayed, run_name
 from trainer.search.trials import Job, Outcome
 from trainer.search.view import View, viewed
 from trainer.search.winner import conclusion, winner
@@ -50,7 +50,7 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float, view
     state: of the events so far; each further one is on disk before it counts. view: what people see meanwhile.
     """
     with signals.deferred_stop() as stop_request:
-        stopping = False
+        stopping, forgotten = False, set[Key]()
         while True:
             while not stopping and engine.free and (key := next_run(state, propose)):
                 record(state, {"event": "start", **key._asdict()})
@@ -63,6 +63,7 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float, view
                 if first and state.skipped is None and key.trial is not None and outcome.epoch_seconds:
                     skipped = short_rungs(state, key.trial, outcome.seconds, outcome.epoch_seconds)
                     record(state, {"event": "rungs", "skipped": skipped})
+                forget_losers(state, forgotten)
                 if view:
                     view.ended(key)
                 check_alike(state, engine)
@@ -73,7 +74,20 @@ def search(state: State, engine: Engine, propose: Propose, deadline: float, view
                 engine.stop()
         if stop_request.signal:
             raise Interrupted(f"Stopped by {stop_request.by}. To go on, start it again with --name={state.plan.name}.")
+    if not stopping:
+        forget_losers(state, forgotten, finished=True)
     return not stopping
+
+
+def forget_losers(state: State, forgotten: set[Key], *, finished: bool = False) -> None:
+    """Remove checkpoints that nothing needs, so that a search of many trials does not fill the disk.
+
+    forgotten: the runs whose checkpoints are removed already; grows.
+    """
+    for key in losers(state, finished=finished):
+        if key not in forgotten:
+            trials.forget(run_name(state.plan, key))
+            forgotten.add(key)
 
 
 def record(state: State, event: journal.Event) -> None:
