@@ -23,7 +23,7 @@ SPACE: dict[str, Any] = {
 }
 EPOCHS = 18
 TRIALS = 27
-FEW = 6  # trials that count workers
+FEW, FEW_EPOCHS = 8, 6  # trials that count workers
 
 
 def search(options: Options) -> Chapter:
@@ -43,8 +43,8 @@ def search(options: Options) -> Chapter:
         full = events(folder, path, "full", "--no-halving", *plan)
         halved = events(folder, path, "halved", *plan)
     rows = [
-        Row(f"{FEW} trials of 2 epochs", "two workers", seconds=wall(two), ratio=wall(one) / wall(two)),
-        Row(f"{FEW} trials of 2 epochs", "one worker", seconds=wall(one),
+        Row(f"{FEW} trials of {FEW_EPOCHS} epochs", "two workers", seconds=wall(two), ratio=wall(one) / wall(two)),
+        Row(f"{FEW} trials of {FEW_EPOCHS} epochs", "one worker", seconds=wall(one),
             remark=f"{beside(one):.2f} s each beside the epochs"),
         Row(f"{TRIALS} trials of {EPOCHS} epochs", "halving", seconds=wall(halved), loss=best(halved),
             ratio=wall(full) / wall(halved), remark=f"{epochs(halved)} epochs, {epochs(halved) / epochs(full):.0%}"),

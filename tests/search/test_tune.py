@@ -164,6 +164,13 @@ def test_names_of_runs_that_are_taken_are_refused(tmp_path: Path) -> None:
     assert "packages/s-0001.zip is not of this search. Choose another --name, or remove it." in done.err
 
 
+def test_trials_that_hang_are_ended_and_if_all_do_the_search_says_so(tmp_path: Path) -> None:
+    (tmp_path / "space.json").write_text(json.dumps({"dropout": [0.1, 0.2, 0.3, 0.4]}))
+    done = tune(tmp_path, "--space=space.json", "--name=s", FLATFAB_HANG_SECONDS="0.01")
+    assert done.code == 1
+    assert "error: 3 trials failed alike: hung: no progress for 0:00:00.010000 (h:mm:ss). The logs are in" in done.err
+
+
 def test_a_stopped_search_saves_its_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "space.json").write_text(json.dumps({"dropout": [0.1, 0.2]}))
     options = ("--space=space.json", "--name=s", "--set=epochs=100000", "--set=patience=null", "--no-halving")

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ IMPORTED = (
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(IMPORTED))
+
+
+def prepare() -> None:
+    """Start the server now, so that it imports while this process does something else."""
+    forkserver.ensure_running()
 
 
 def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:

@@ -14,7 +14,7 @@ from trainer.config import names
 from trainer.config.loading import VARIANT_FILE
 from trainer.config.record import to_json
 from trainer.package.console import say_lines
-from trainer.runtime import signals, system
+from trainer.runtime import signals, system, warm
 from trainer.runtime.command import count, run_command, say
 from trainer.runtime.errors import Interrupted, TrainerError
 from trainer.search import journal, local, ray_engine, trials
@@ -134,7 +134,9 @@ def failure(state: State) -> TrainerError | Interrupted:
     kinds = {kind.exit_code: kind for kind in TrainerError.__subclasses__()}
     kind = kinds.get(failed[0].code, TrainerError)
     logs = state.plan.folder / LOGS
-    return kind(f"{count(len(failed), 'trial')} failed {alike}: {failed[0].reason} The logs are in {logs}.")
+    return kind(
+        f"{count(len(failed), 'trial')} failed {alike}: {failed[0].reason.rstrip('.')}. The logs are in {logs}."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,6 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.engine == "ray":
         ray_engine.check(options.address)
     plan = make_plan(name, options, os.environ)
+    if options.engine == "local":
+        warm.prepare()  # while the rows are read
     propose = proposer(plan)  # which may need a package that is not installed
     with system.locked_folder(plan.folder):
         if not (before := read_plan(plan.folder)):
