@@ -129,6 +129,14 @@ def test_a_trial_made_again_has_the_same_bits(calm: Path) -> None:
     assert (calm / "packages" / f"{name}-again.zip").exists()
 
 
+def test_a_run_is_not_replaced_by_its_own_copy(calm: Path) -> None:
+    name = run_name(state_in(calm).plan, Key(ranking(state_in(calm))[0]))
+    done = trainer(calm, f"--package=packages/{name}.zip", f"--run={name}", module="trainer.search.reproduce")
+    assert done.code == 2
+    assert f"--run={name} is the run to make again" in done.err
+    assert (calm / "packages" / f"{name}.zip").exists()
+
+
 def test_the_same_command_with_another_plan_is_refused(calm: Path) -> None:
     done = tune(calm, *OPTIONS, "--metric=auc")
     assert done.code == 2

@@ -25,7 +25,7 @@ from trainer.runtime.provenance import package_versions
 from trainer.search import journal
 from trainer.search.plan import SEARCHES, read_plan
 from trainer.search.state import replayed, run_name
-from trainer.search.trials import newest_checkpoint
+from trainer.search.trials import finite, newest_checkpoint
 from trainer.training import checkpoint
 
 SIDES = ("train", "validation", "test")
@@ -37,7 +37,6 @@ class Original(NamedTuple):
     name: str
     settings: Configuration
     data: dict[str, str]
-    output: str
     result: dict[str, Any]  # what must be equal; what is not known is left out
 
 
@@ -60,11 +59,11 @@ def of_trial(name: str, folder: Path = SEARCHES) -> Original:
             }
             result |= {"weights": run.weights} if run.over else {}
             configuration = plan.configuration(settings, seed=key.seed, fold=key.fold)
-            return Original(name, configuration, plan.data, plan.output, result)
+            return Original(name, configuration, plan.data, result)
     raise ConfigError(f"There is no trial {name!r} in {folder}. {did_you_mean(name, known)}")
 
 
-def of_package(package: str, output: str) -> Original:
+def of_package(package: str) -> Original:
     """The run of a package, with the number of threads that it computed with."""
     with sources.local_file(package) as path:
         members = archive.read_package(path, CHECKED.__contains__)
@@ -73,7 +72,7 @@ def of_package(package: str, output: str) -> Original:
     settings = with_settings(settings, ({"threads": threads}, "package")) if threads else settings
     sets = json.loads(members["dataset.json"])["sets"]
     data = {side: sets[side]["path"] for side in SIDES if side in sets}
-    return Original(Path(package).stem, settings, data, output, result_of(members))
+    return Original(Path(package).stem, settings, data, result_of(members))
 
 
 CHECKED = ("config.json", "environment.json", "dataset.json", "metrics.csv", "weights.npz")
@@ -100,17 +99,20 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if bool(options.trial) == bool(options.package):
         parser.error("choose what to make again: --trial=NAME or --package=PACKAGE")
-    original = of_trial(options.trial) if options.trial else of_package(options.package, options.output)
+    original = of_trial(options.trial) if options.trial else of_package(options.package)
     name = options.run or f"{original.name}-again"
     names.check_name(name, "run")
+    if name == original.name:
+        raise ConfigError(f"--run={name} is the run to make again, which would be replaced. Choose another --run.")
+    again = options.run is None  # only a run of our own is replaced
     program = importlib.import_module("trainer.__main__")  # the run stands above all folders
-    package = program.train(original.settings, data=original.data, output=options.output, name=name, restart=True)
+    package = program.train(original.settings, data=original.data, output=options.output, name=name, restart=again)
     if options.trial:
         progress, manifest = newest_checkpoint(RUNS / name / checkpoint.FOLDER)
         metric = original.settings.config.stopping_metric
-        result = {f"{metric} of epoch {row['epoch']}": row[f"validation_{metric}"] for row in progress["rows"]} | {
-            "weights": manifest["best.bin"][0]
-        }
+        result = {
+            f"{metric} of epoch {row['epoch']}": finite(row[f"validation_{metric}"]) for row in progress["rows"]
+        } | {"weights": manifest["best.bin"][0]}
     else:
         with sources.local_file(package) as path:
             result = result_of(archive.read_package(path, CHECKED.__contains__))
